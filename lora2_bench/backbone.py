@@ -1,0 +1,139 @@
+"""The pinned encoder with its classification head, and where its six linear maps are."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lora2_bench.cell import Model
+from lora2_bench.errors import UserError
+
+# The paper's names of a layer's six linear maps, and the modules below `encoder.layer.N` of each architecture.
+MAPS = ("q", "k", "v", "o", "f1", "f2")
+_FEED_FORWARD = {"attention.output.dense": "o", "intermediate.dense": "f1", "output.dense": "f2"}
+_BERT = {"attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v", **_FEED_FORWARD}
+_DEBERTA = {f"{name}_proj" if ".self." in name else name: short for name, short in _BERT.items()}
+_MAPS_OF = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
+_LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(.+)$")
+_HEAD = re.compile(r"(?:^|\.)(pooler|classifier)(?=\.)")
+
+MapKey = tuple[int, str]
+
+
+@dataclass
+class Backbone:
+    """A sequence classifier in fp32 with its tokenizer.
+
+    Attributes:
+        name: the config's name, as in `model=minilm`.
+        sha256: of the weights file; None for random weights.
+        origin: what an exported adapter calls its base model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    sha256: str | None = None
+    origin: str | None = None
+
+    def linear_maps(self, targets: list[str] | tuple[str, ...] = MAPS) -> dict[MapKey, str]:
+        """(layer, map) -> module name, for the maps in `targets`, in the model's order.
+
+        Raises UserError where the model has none of a target, or an unknown architecture.
+        """
+        kind = self.model.config.model_type
+        if kind not in _MAPS_OF:
+            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(_MAPS_OF)} encoders")
+        found: dict[MapKey, str] = {}
+        for name, module in self.model.named_modules():
+            match = _LAYER.search(name)
+            if match and isinstance(module, nn.Linear) and (short := _MAPS_OF[kind].get(match[2])) in targets:
+                found[int(match[1]), str(short)] = name
+        missing = [target for target in targets if target not in {short for _, short in found}]
+        if missing:
+            raise UserError(
+                f"method.targets has {missing[0]}, which model={self.name} lacks: choose from "
+                f"{', '.join(short for short in MAPS if short not in missing)}"
+            )
+        return found
+
+    def head_modules(self) -> list[str]:
+        """Names of the top modules of the head (pooler and classifier), which every method trains."""
+        names = {name[: match.end()] for name, _ in self.model.named_parameters() if (match := _HEAD.search(name))}
+        return sorted(names)
+
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of the head."""
+        return {name: p for name, p in self.model.named_parameters() if _HEAD.search(name)}
+
+
+def random_backbone(config: PretrainedConfig, name: str = "random") -> Backbone:
+    """A backbone of random weights, in evaluation attention for its architecture; on the device of the context."""
+    transformers.logging.set_verbosity_error()
+    return Backbone(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32), None, name)
+
+
+def load_backbone(
+    model: Model,
+    num_labels: int,
+    *,
+    cls_dropout: float | None = None,
+    path: str | None = None,
+    package: str | None = None,
+    folder: str | None = None,
+) -> Backbone:
+    """The pinned backbone with a head of `num_labels` outputs, initialised from torch's global generator.
+
+    Raises UserError where the files are missing or their hash is not the pinned one.
+    """
+    root = find_files(model, path=path, package=package, folder=folder)
+    digest = _weights_hash(root)
+    if model.source == "package" and digest != model.sha256:
+        raise UserError(
+            f"model={model.name}: sha256 of model.safetensors is {digest}, not the published {model.sha256}: reinstall "
+            f"the package {package}"
+        )
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    config = AutoConfig.from_pretrained(root, num_labels=num_labels)
+    if cls_dropout is not None:
+        config.classifier_dropout = config.cls_dropout = cls_dropout
+    network = AutoModelForSequenceClassification.from_pretrained(root, config=config, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(root)
+    return Backbone(network, tokenizer, model.name, digest, model.hub_id)
+
+
+def find_files(model: Model, *, path: str | None, package: str | None, folder: str | None) -> Path:
+    """The folder that holds a backbone's config, tokenizer and weights. No code of a package is run."""
+    if model.source == "local":
+        return Path(str(path)).expanduser()
+    if model.source == "package":
+        spec = importlib.util.find_spec(str(package))
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(f"model={model.name} needs the package {package}: pip install {str(package).replace('_', '-')}")
+        return Path(next(iter(spec.submodule_search_locations))) / str(folder)
+    from lora2_bench.hub import model_snapshot  # the hub client is needed for hub backbones only
+
+    return model_snapshot(str(model.hub_id), str(model.revision))
+
+
+def _weights_hash(root: Path) -> str:
+    """SHA-256 over the weights files of a folder (their bytes, in name order)."""
+    files = sorted(root.glob("*.safetensors")) or sorted(root.glob("pytorch_model*.bin"))
+    if not files:
+        raise UserError(f"{root.name} has no model.safetensors: give a folder with weights")
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

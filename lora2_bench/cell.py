@@ -1,0 +1,268 @@
+"""`Cell`: the science of one run, checked, frozen, and named by a hash of nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from lora2_bench.errors import UserError
+from lora2_bench.tasks.spec import TaskSpec, task_spec
+
+Section = TypeVar("Section")
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raise a one-line UserError unless `ok`."""
+    if not ok:
+        raise UserError(f"{name}={value} is not possible: {name} must be {allowed}")
+
+
+def require_int(name: str, value: object, low: int, allowed: str) -> None:
+    """Raise unless `value` is an integer of at least `low`."""
+    require(isinstance(value, int) and not isinstance(value, bool) and value >= low, name, value, allowed)
+
+
+def require_number(name: str, value: object, low: float, high: float, allowed: str) -> None:
+    """Raise unless `value` is a finite number in [low, high]."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    require(number and low <= float(value) <= high, name, value, allowed)  # type: ignore[arg-type]
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    require(value in choices, name, value, f"one of {', '.join(choices)}")
+
+
+def require_steps(name: str, value: object) -> None:
+    """Raise unless `value` is a number of steps, or a share of all steps when under 1."""
+    share = isinstance(value, float) and 0 <= value < 1
+    require(share or _whole(value), name, value, "a number of steps, or a share of all steps from 0 to under 1")
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and value == int(value)
+
+
+def in_steps(value: float, total_steps: int) -> int:
+    """A setting in steps: a share under 1 of `total_steps`, rounded, or the number of steps itself."""
+    return round(value * total_steps) if value < 1 else int(value)
+
+
+def section(cls: type[Section], values: Mapping[str, Any], name: str) -> Section:
+    """`cls` filled from one config section; unknown and missing keys are one-line errors that suggest the nearest."""
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {name}.{near[0]}?" if near else f"choose one of {', '.join(known)}"
+            raise UserError(f"{name}.{key} is not a setting: {hint}")
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if field.name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{name}.{missing[0]} has no value: add {name}.{missing[0]}=... or write it into a recipe")
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which backbone: a name and what pins its weights (never a path)."""
+
+    name: str
+    source: str
+    sha256: str | None
+    hub_id: str | None
+    revision: str | None
+
+    def __post_init__(self) -> None:
+        require_choice("model.source", self.source, ("package", "hub", "local"))
+        if self.source == "hub":
+            require(bool(self.hub_id and self.revision), "model.revision", self.revision, "a pinned commit of the hub")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which rows.
+
+    Attributes:
+        source: mini, local or hub.
+        seed: of the generator (mini only).
+        max_train, max_eval: rows at most per split; None = all.
+    """
+
+    source: str
+    seed: int | None
+    max_train: int | None
+    max_eval: int | None
+
+    def __post_init__(self) -> None:
+        require_choice("data.source", self.source, ("mini", "local", "hub"))
+        if self.source == "mini":
+            require_int("data.seed", self.seed, 0, "an integer of at least 0")
+        for name, value in (("data.max_train", self.max_train), ("data.max_eval", self.max_eval)):
+            if value is not None:
+                require_int(name, value, 1, "an integer of at least 1, or null for all rows")
+
+
+@dataclass(frozen=True)
+class Train:
+    """How it is trained. `batch_size` rows make one optimiser step, in `accumulate` parts."""
+
+    epochs: float
+    max_steps: int | None
+    batch_size: int
+    accumulate: int
+    lr: float
+    weight_decay: float
+    schedule: str
+    warmup: float
+    max_grad_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    max_length: int
+    cls_dropout: float | None
+    eval_steps: int | None
+    precision: str
+
+    def __post_init__(self) -> None:
+        require_number("train.epochs", self.epochs, 1e-9, 1e6, "a number above 0")
+        for name, value in (("max_steps", self.max_steps), ("eval_steps", self.eval_steps)):
+            if value is not None:
+                require_int(f"train.{name}", value, 1, "an integer of at least 1, or null")
+        require_int("train.batch_size", self.batch_size, 1, "an integer of at least 1")
+        require_int("train.accumulate", self.accumulate, 1, "an integer of at least 1")
+        require(
+            self.batch_size % self.accumulate == 0,
+            "train.accumulate",
+            self.accumulate,
+            f"a divisor of train.batch_size={self.batch_size}",
+        )
+        require_number("train.lr", self.lr, 1e-12, 10.0, "a number above 0, at most 10")
+        require_number("train.weight_decay", self.weight_decay, 0.0, 10.0, "a number from 0 to 10")
+        require_choice("train.schedule", self.schedule, ("linear", "cosine"))
+        require_steps("train.warmup", self.warmup)
+        require_number("train.max_grad_norm", self.max_grad_norm, 0.0, 1e6, "a number of at least 0 (0 = no clipping)")
+        require_number("train.adam_beta1", self.adam_beta1, 0.0, 1 - 1e-9, "a number from 0 to under 1")
+        require_number("train.adam_beta2", self.adam_beta2, 0.0, 1 - 1e-9, "a number from 0 to under 1")
+        require_number("train.adam_eps", self.adam_eps, 1e-30, 1.0, "a number above 0, at most 1")
+        require_int("train.max_length", self.max_length, 8, "an integer of at least 8 (tokens)")
+        if self.cls_dropout is not None:
+            require_number("train.cls_dropout", self.cls_dropout, 0.0, 0.99, "a number from 0 to 0.99, or null")
+        require_choice("train.precision", self.precision, ("fp32", "bf16"))
+
+    def total_steps(self, train_rows: int) -> int:
+        """Optimiser steps of a run over `train_rows` rows; the last batch of an epoch may be smaller."""
+        steps = max(1, math.ceil(self.epochs * self.steps_per_epoch(train_rows)))
+        return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def steps_per_epoch(self, train_rows: int) -> int:
+        """Optimiser steps of one epoch."""
+        return math.ceil(train_rows / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a checkpoint is chosen: on dev (`paper`), or on a share of train held out of it (`clean`)."""
+
+    name: str
+    held_out: float
+    split_seed: int
+
+    def __post_init__(self) -> None:
+        require_choice("protocol.name", self.name, ("paper", "clean"))
+        if self.name == "paper":
+            require(self.held_out == 0, "protocol.held_out", self.held_out, "0 under protocol=paper")
+        else:
+            require_number("protocol.held_out", self.held_out, 1e-6, 0.5, "a share of train above 0, at most 0.5")
+        require_int("protocol.split_seed", self.split_seed, 0, "an integer of at least 0")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One (backbone, task, method, size, recipe, data, protocol, seed).
+
+    Attributes:
+        method: the method's name and options, as its own `Options` checks them.
+        size: the option that the paper's K/R setting names (k, r), or None.
+    """
+
+    model: Model
+    task: str
+    method: Mapping[str, Any]
+    size: str | None
+    data: Data
+    train: Train
+    protocol: Protocol
+    seed: int
+
+    def __post_init__(self) -> None:
+        task_spec(self.task)
+        require_int("seed", self.seed, 0, "an integer of at least 0")
+        require(self.seed < 2**32, "seed", self.seed, "under 2**32")
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task's columns, labels and metrics."""
+        return task_spec(self.task)
+
+    @property
+    def size_value(self) -> int | None:
+        """The paper's K/R setting: k for LoRA², r for the baselines, None where a method has none."""
+        return None if self.size is None else self.method[self.size]
+
+    @property
+    def quotient(self) -> float | None:
+        """k / r where a method has both."""
+        return self.method["k"] / self.method["r"] if {"k", "r"} <= set(self.method) else None
+
+    @property
+    def method_label(self) -> str:
+        """The method with its size, as tables name it: `lora2 k=1`."""
+        name = self.method["name"]
+        return name if self.size is None else f"{name} {self.size}={self.size_value}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as in a record."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
+        """The inverse of `to_dict`. Raises UserError for unknown, missing or impossible values."""
+        return section(
+            cls,
+            {
+                **values,
+                "model": section(Model, values["model"], "model"),
+                "data": section(Data, values["data"], "data"),
+                "train": section(Train, values["train"], "train"),
+                "protocol": section(Protocol, values["protocol"], "protocol"),
+            },
+            "cell",
+        )
+
+    @property
+    def id(self) -> str:
+        """16 hex digits of SHA-256 over the scientific fields: the same science has the same id on any machine."""
+        text = json.dumps(_canonical(self.to_dict()), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _canonical(value: Any) -> Any:
+    """One spelling for equal science: 5 and 5.0 are one number, and a list of names (targets, terms) is a set."""
+    if isinstance(value, dict):
+        return {key: _canonical(item) for key, item in value.items()}
+    if isinstance(value, list):
+        items = [_canonical(item) for item in value]
+        return sorted(items) if all(isinstance(item, str) for item in items) else items
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

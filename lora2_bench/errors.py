@@ -1,0 +1,19 @@
+"""The errors that a user can mend: one line with the wrong value, what is allowed, and the fix."""
+
+
+class UserError(ValueError):
+    """Bad input, found before any training time is spent. Printed as one line, without a traceback."""
+
+
+class CellFailed(RuntimeError):
+    """A cell that started and could not finish (a NaN loss, say).
+
+    Attributes:
+        step: the optimiser step at which it ended, counted from 1.
+        cause: one line for the record.
+    """
+
+    def __init__(self, step: int, cause: str) -> None:
+        super().__init__(f"step {step}: {cause}")
+        self.step = step
+        self.cause = cause

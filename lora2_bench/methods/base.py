@@ -1,0 +1,107 @@
+"""The method protocol: what the training loop may ask of a method, and nothing it knows by name."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from lora2_bench.backbone import Backbone
+from lora2_bench.cell import section
+from lora2_bench.errors import UserError
+
+
+class Method(ABC):
+    """A way to fine-tune a backbone.
+
+    A subclass names its `Options`, a frozen dataclass that checks its own values, and implements `inject`. The head is
+    trained by every method. Steps are optimiser steps, counted from 1.
+    """
+
+    Options: ClassVar[type[Any]]
+
+    def __init__(self, options: Any, total_steps: int) -> None:
+        self.options = options
+        self.total_steps = total_steps
+        self.backbone: Backbone
+
+    @classmethod
+    def parse(cls, values: Mapping[str, Any]) -> Any:
+        """Checked options of a config's `method` section. Raises UserError."""
+        return section(cls.Options, values, "method")
+
+    @classmethod
+    def check(cls, options: Any, total_steps: int) -> None:
+        """Raise UserError where `options` do not fit a run of `total_steps`."""
+
+    @abstractmethod
+    def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
+        """Make the backbone trainable in this method's way; new weights are drawn from `generator` (on the CPU)."""
+
+    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """AdamW's groups: everything that trains; biases and norms are not decayed."""
+        decayed: list[nn.Parameter] = []
+        plain: list[nn.Parameter] = []
+        for name, parameter in self.trainable().items():
+            is_plain = parameter.ndim < 2 or name.endswith("bias")
+            (plain if is_plain else decayed).append(parameter)
+        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return [group for group in groups if group["params"]]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of all that trains, head included."""
+        return {name: p for name, p in self.backbone.model.named_parameters() if p.requires_grad}
+
+    def penalty(self) -> Tensor | None:
+        """A scalar added to the training loss once per step, never to an evaluation loss."""
+        return None
+
+    def after_backward(self, step: int) -> None:
+        """Called when the step's gradients are complete and clipped, before the optimiser moves."""
+
+    def after_step(self, step: int) -> None:
+        """Called after the optimiser moved, while the step's gradients still stand."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside weights and optimiser (tensors and plain data)."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+
+    def parameters(self) -> dict[str, int]:
+        """Counts: `adapter` (the paper's #Params), `head`, and `active` (what of the adapter survives pruning)."""
+        head = set(self.backbone.head_parameters())
+        adapter = sum(p.numel() for name, p in self.trainable().items() if name not in head)
+        return {"adapter": adapter, "head": sum(p.numel() for p in self.backbone.head_parameters().values()), "active": adapter}
+
+    def summary(self) -> dict[str, Any]:
+        """What the record keeps of the trained method beside its counts (kept ranks, say)."""
+        return {}
+
+    def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]] | None:
+        """Module name -> (lora_A (r×d_in), lora_B (d_out×r)) with ΔW = lora_B·lora_A exactly; None where there is none."""
+        return None
+
+
+def load_method(implementation: str) -> type[Method]:
+    """The class with the dotted name `implementation`. Raises UserError where there is none."""
+    module, _, name = implementation.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"method._target_={implementation} cannot be imported ({error}): give MODULE.CLASS") from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"method._target_={implementation} is not a Method: derive it from lora2_bench.methods.base.Method")
+    return found
+
+
+def freeze_but_head(backbone: Backbone) -> None:
+    """Stop all gradients but the head's."""
+    backbone.model.requires_grad_(False)
+    for parameter in backbone.head_parameters().values():
+        parameter.requires_grad_(True)

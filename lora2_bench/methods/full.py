@@ -1,0 +1,26 @@
+"""Full fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from lora2_bench.backbone import Backbone
+from lora2_bench.methods.base import Method
+
+
+@dataclass(frozen=True)
+class FullOptions:
+    """Full fine-tuning has no options of its own."""
+
+
+class Full(Method):
+    """Every weight of backbone and head trains."""
+
+    Options = FullOptions
+
+    def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
+        """Let every gradient flow."""
+        self.backbone = backbone
+        backbone.model.requires_grad_(True)

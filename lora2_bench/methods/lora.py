@@ -1,0 +1,57 @@
+"""LoRA (Hu et al., arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lora2_bench.cell import require_int
+from lora2_bench.methods.layers import AdaptedLinear, AdapterMethod, check_adapter_options
+
+
+@dataclass(frozen=True)
+class LoRAOptions:
+    """`r` is the rank; the addition is scaled by alpha / r."""
+
+    r: int
+    alpha: float
+    dropout: float
+    targets: list[str]
+
+    def __post_init__(self) -> None:
+        require_int("method.r", self.r, 1, "an integer of at least 1")
+        check_adapter_options(self)
+
+
+class LoRALinear(AdaptedLinear):
+    """h = x W0ᵀ + b + (alpha / r) · x Aᵀ Bᵀ, with A (r×d_in) uniform as torch's linear layers and B (d_out×r) zero."""
+
+    def __init__(self, base: nn.Linear, options: LoRAOptions, generator: torch.Generator) -> None:
+        super().__init__(base, options.dropout)
+        self.scale = options.alpha / options.r
+        bound = 1 / math.sqrt(base.in_features)
+        like = {"dtype": base.weight.dtype}
+        A = torch.empty(options.r, base.in_features, **like).uniform_(-bound, bound, generator=generator)
+        self.A = nn.Parameter(A.to(base.weight.device))
+        self.B = nn.Parameter(torch.zeros(base.out_features, options.r, **like, device=base.weight.device))
+
+    def delta(self, x: Tensor) -> Tensor:
+        """x (..., d_in) -> (..., d_out)."""
+        return self.scale * (x @ self.A.T) @ self.B.T
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A (r×d_in) and scale·B (d_out×r)."""
+        return self.A.detach(), self.scale * self.B.detach()
+
+
+class LoRA(AdapterMethod[LoRALinear]):
+    """A trainable product of rank r beside every target map."""
+
+    Options = LoRAOptions
+
+    def adapt(self, base: nn.Linear, generator: torch.Generator) -> LoRALinear:
+        """A LoRA layer over `base`."""
+        return LoRALinear(base, self.options, generator)

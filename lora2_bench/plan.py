@@ -1,0 +1,61 @@
+"""`Plan`: a cell together with where and how to run it on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.cell import Cell, require_choice, require_int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Run switches that cannot change a cell's id.
+
+    Attributes:
+        results: folder below which everything is written.
+        rerun: train a finished cell anew.
+        device: auto, cpu or cuda.
+        threads: CPU threads, or None for all cores.
+        eval_batch_size: rows per evaluation batch.
+        data_dir: folder of the `local` data source.
+        model_path: folder of a `local` backbone.
+        model_package, model_folder: Python package and folder in it that hold a `package` backbone.
+        tracker: the tracker's settings.
+    """
+
+    results: Path
+    rerun: bool = False
+    device: str = "auto"
+    threads: int | None = None
+    eval_batch_size: int = 64
+    data_dir: str | None = None
+    model_path: str | None = None
+    model_package: str | None = None
+    model_folder: str | None = None
+    tracker: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+
+    def __post_init__(self) -> None:
+        require_choice("device", self.device, ("auto", "cpu", "cuda"))
+        require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))
+        require_int("eval_batch_size", self.eval_batch_size, 1, "an integer of at least 1")
+        if self.threads is not None:
+            require_int("threads", self.threads, 1, "an integer of at least 1, or null for all cores")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One cell to run.
+
+    Attributes:
+        implementation: dotted name of the method's class.
+        cut: settings that make the run a quick look: limits, and values that differ from the recipe's.
+        command: the overrides it was asked for with, for the record.
+    """
+
+    cell: Cell
+    implementation: str
+    place: Place
+    cut: tuple[str, ...] = ()
+    command: tuple[str, ...] = ()

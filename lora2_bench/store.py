@@ -1,0 +1,115 @@
+"""Where records live: one folder per cell below `results/cells`, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.errors import UserError
+from lora2_bench.record import Record
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records below one results folder."""
+
+    results: Path
+
+    @property
+    def cells(self) -> Path:
+        """The folder of all cells."""
+        return self.results / "cells"
+
+    def folder(self, cell_id: str) -> Path:
+        """A cell's own folder."""
+        return self.cells / cell_id
+
+    def path(self, cell_id: str) -> Path:
+        """A cell's record."""
+        return self.folder(cell_id) / "record.json"
+
+    def read(self, cell_id: str) -> Record | None:
+        """The record of a cell, or None where there is none. Raises UserError where it cannot be read."""
+        path = self.path(cell_id)
+        if not path.is_file():
+            return None
+        try:
+            return read_record(path)
+        except ValueError as error:
+            raise UserError(f"{path} cannot be read ({error}): rerun=true replaces it") from None
+
+    def check_writable(self) -> None:
+        """Raise UserError where nothing can be written, before any training time is spent."""
+        try:
+            self.cells.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.cells):
+                pass
+        except OSError as error:
+            raise UserError(f"results={self.results} cannot be written ({error.strerror}): give another results=DIR") from None
+
+    def write(self, record: Record, extra: Callable[[Path], None] = lambda folder: None) -> Path:
+        """Put a cell's folder in place, with whatever `extra` writes beside the record; returns the record's path.
+
+        A finished record is replaced only by this whole new folder, so a reader sees the old cell or the new one.
+        """
+        final = self.folder(record.id)
+        with self._new_folder(record.id) as folder:
+            extra(folder)
+            write_json(folder / "record.json", record.to_dict())
+            if final.exists():
+                old = folder.with_name(folder.name + ".old")
+                os.rename(final, old)
+                os.rename(folder, final)
+                shutil.rmtree(old)
+            else:
+                os.rename(folder, final)
+        return self.path(record.id)
+
+    @contextmanager
+    def _new_folder(self, cell_id: str) -> Iterator[Path]:
+        self.cells.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{cell_id}.", dir=self.cells))
+        folder.chmod(0o755)
+        try:
+            yield folder
+        finally:
+            if folder.exists():
+                shutil.rmtree(folder)
+
+
+def read_record(path: Path) -> Record:
+    """The record in one file. Raises ValueError with the reason where it is truncated, foreign or of another schema."""
+    try:
+        return Record.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg} in line {error.lineno}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("not a record of this package") from None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON to a temporary file beside `path`, then rename it. NaN and infinity are refused."""
+    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text to a temporary file beside `path`, flush it to disk, then rename it."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

@@ -1,0 +1,70 @@
+"""A task's rows in memory, whatever their source: `Split`, `TaskData`, and the content hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+from lora2_bench.tasks.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of one split, in GLUE's own columns.
+
+    Attributes:
+        texts: text column name -> one string per row, in the spec's column order.
+        labels: class ids in the spec's label order, or scores for a regression.
+    """
+
+    texts: dict[str, list[str]]
+    labels: list[int] | list[float]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def head(self, rows: int | None) -> Split:
+        """The first `rows` rows (all of them for None)."""
+        return Split({name: column[:rows] for name, column in self.texts.items()}, self.labels[:rows])
+
+    def take(self, index: list[int]) -> Split:
+        """The rows at `index`, in that order."""
+        texts = {name: [column[i] for i in index] for name, column in self.texts.items()}
+        return Split(texts, [self.labels[i] for i in index])  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The labelled splits of one task from one source.
+
+    Attributes:
+        source: "mini", "local" or "hub".
+        splits: one `Split` per name in `spec.splits`.
+        notes: what a reader of the record must know of these rows (rows left out, and why).
+    """
+
+    spec: TaskSpec
+    source: str
+    splits: dict[str, Split]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Row counts per split."""
+        return {name: len(split) for name, split in self.splits.items()}
+
+    @property
+    def is_official(self) -> bool:
+        """True where every split has GLUE's own number of rows and the rows are not made by this package."""
+        return self.source != "mini" and all(self.rows[name] == self.spec.rows[name] for name in self.spec.splits)
+
+    def content_hash(self) -> str:
+        """SHA-256 over texts and labels in order: equal rows give an equal hash from any source."""
+        digest = hashlib.sha256()
+        for name in self.spec.splits:
+            split = self.splits[name]
+            columns = [split.texts[column] for column in self.spec.columns]
+            for row in zip(*columns, split.labels, strict=True):
+                digest.update(json.dumps([name, *row], ensure_ascii=False).encode())
+        return digest.hexdigest()

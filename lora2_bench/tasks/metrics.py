@@ -1,0 +1,101 @@
+"""GLUE's metrics as a local `evaluate.Metric`: nothing is fetched at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora2_bench.tasks.spec import TaskSpec
+
+Array = NDArray[Any]
+
+
+def matthews_correlation(predictions: Array, references: Array) -> float:
+    """Matthews correlation, -1 to 1; 0 where it is undefined (one class only)."""
+    from sklearn.metrics import matthews_corrcoef
+
+    return float(matthews_corrcoef(references, predictions))
+
+
+def accuracy(predictions: Array, references: Array) -> float:
+    """Share of equal labels, 0 to 1."""
+    return float(np.mean(predictions == references))
+
+
+def f1(predictions: Array, references: Array) -> float:
+    """F1 of class 1, 0 to 1; 0 where no row is predicted or labelled 1."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(references, predictions, zero_division=0))
+
+
+def pearson(predictions: Array, references: Array) -> float:
+    """Pearson correlation, -1 to 1; 0 where it is undefined (constant scores)."""
+    if np.ptp(predictions) == 0 or np.ptp(references) == 0:
+        return 0.0
+    return float(np.corrcoef(predictions, references)[0, 1])
+
+
+def spearman(predictions: Array, references: Array) -> float:
+    """Spearman rank correlation, -1 to 1; 0 where it is undefined."""
+    from scipy.stats import rankdata
+
+    return pearson(rankdata(predictions), rankdata(references))
+
+
+METRICS = {
+    "matthews_correlation": matthews_correlation,
+    "accuracy": accuracy,
+    "f1": f1,
+    "pearson": pearson,
+    "spearman": spearman,
+}
+
+
+@cache
+def _metric_class() -> type:
+    """The `evaluate.Metric` class; made on first use because `evaluate` takes seconds to import."""
+    import datasets
+    import evaluate
+
+    class Glue(evaluate.Metric):
+        """Every metric of one GLUE task, over predictions and references of one split."""
+
+        def __init__(self, spec: TaskSpec) -> None:
+            self.spec = spec
+            super().__init__(config_name=spec.name, keep_in_memory=True)
+
+        def _info(self) -> evaluate.MetricInfo:
+            kind = datasets.Value("float64" if self.spec.is_regression else "int64")
+            return evaluate.MetricInfo(
+                description=f"GLUE metrics of {self.spec.name}: {', '.join(self.spec.metrics)}",
+                citation="Wang et al., GLUE (arXiv 1804.07461)",
+                inputs_description="predictions and references: class ids, or scores for a regression",
+                features=datasets.Features({"predictions": kind, "references": kind}),
+            )
+
+        def _compute(self, predictions: list[Any], references: list[Any]) -> dict[str, float]:
+            given, wanted = np.asarray(predictions), np.asarray(references)
+            return {name: METRICS[name](given, wanted) for name in self.spec.metrics}
+
+    return Glue
+
+
+def glue_metric(spec: TaskSpec) -> Any:
+    """The `evaluate.Metric` of one task: `.compute(predictions=..., references=...)` -> {metric name: value}."""
+    return _metric_class()(spec)
+
+
+def main_score(spec: TaskSpec, by_split: Mapping[str, Mapping[str, float]]) -> float:
+    """The deciding number: the mean of the task's main metrics over its evaluation splits."""
+    values = [metrics[name] for metrics in by_split.values() for name in spec.main]
+    return float(np.mean(values))
+
+
+def main_name(spec: TaskSpec) -> str:
+    """What the deciding number is called: `accuracy`, `mean of accuracy and f1`, ..."""
+    return spec.main[0] if len(spec.main) == 1 else f"mean of {' and '.join(spec.main)}"

@@ -1,0 +1,45 @@
+"""Where a task's rows come from: `data=mini`, `data=local` or `data=hub`. Importing this reads and loads nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lora2_bench.errors import UserError
+from lora2_bench.tasks.data import TaskData
+from lora2_bench.tasks.spec import task_spec
+
+SOURCES = ("mini", "local", "hub")
+
+
+def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed: int = 0) -> TaskData:
+    """Load the labelled splits of one GLUE task.
+
+    Args:
+        name: the task, as in `task=rte`.
+        source: "mini" (generated), "local" (files on disk) or "hub" (cache or network).
+        glue_dir: the folder for "local"; the environment variable GLUE_DIR where None or empty.
+        mini_seed: seed of the generator for "mini".
+
+    Raises:
+        UserError: an unknown task or source, or rows that cannot be had.
+    """
+    spec = task_spec(name)
+    if source == "mini":
+        from lora2_bench.tasks.mini import mini_splits
+
+        return TaskData(spec, "mini", mini_splits(spec, mini_seed))
+    if source == "local":
+        from lora2_bench.tasks.local import load_local
+
+        folder = glue_dir or os.environ.get("GLUE_DIR")
+        if not folder:
+            raise UserError(
+                "data=local without a folder: set GLUE_DIR or data.dir=... to the GLUE files, or use data=mini"
+            )
+        return load_local(spec, Path(folder).expanduser())
+    if source == "hub":
+        from lora2_bench.tasks.hub import load_hub
+
+        return load_hub(spec)
+    raise UserError(f"data={source} is not a source of rows: choose one of {', '.join(SOURCES)}")

@@ -1,0 +1,153 @@
+"""What each GLUE task is: text columns, labels in GLUE's order, metrics and official row counts. Pure data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from lora2_bench.errors import UserError
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One GLUE task.
+
+    Attributes:
+        name: lower-case name, as in `task=rte`.
+        columns: the one or two text columns, named as in the hub's `nyu-mll/glue`.
+        labels: class names in the hub's order (index = label id); empty for the regression task.
+        metrics: every metric reported on one evaluation split.
+        main: the metrics whose mean (over dev splits too) is the task's deciding number.
+        rows: official row counts per split (the hub's, and of the download script's TSV files).
+        dev_splits: evaluation splits; MNLI has two.
+        folder: the folder's name in the official TSV layout.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    main: tuple[str, ...]
+    folder: str
+    rows: dict[str, int] = field(hash=False)
+    dev_splits: tuple[str, ...] = ("dev",)
+
+    @property
+    def is_regression(self) -> bool:
+        """True where the label is a score (STS-B: 0 to 5)."""
+        return not self.labels
+
+    @property
+    def num_labels(self) -> int:
+        """Outputs of the classification head: one per class, or one for a regression."""
+        return len(self.labels) or 1
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The labelled splits: train, then every dev split."""
+        return ("train", *self.dev_splits)
+
+
+_NOT_ENTAILMENT = ("entailment", "not_entailment")
+_PAIR = ("sentence1", "sentence2")
+
+TASKS: dict[str, TaskSpec] = {
+    spec.name: spec
+    for spec in (
+        TaskSpec(
+            name="cola",
+            columns=("sentence",),
+            labels=("unacceptable", "acceptable"),
+            metrics=("matthews_correlation", "accuracy"),
+            main=("matthews_correlation",),
+            folder="CoLA",
+            rows={"train": 8551, "dev": 1043, "test": 1063},
+        ),
+        TaskSpec(
+            name="sst2",
+            columns=("sentence",),
+            labels=("negative", "positive"),
+            metrics=("accuracy",),
+            main=("accuracy",),
+            folder="SST-2",
+            rows={"train": 67349, "dev": 872, "test": 1821},
+        ),
+        TaskSpec(
+            name="mrpc",
+            columns=_PAIR,
+            labels=("not_equivalent", "equivalent"),
+            metrics=("accuracy", "f1"),
+            main=("accuracy",),
+            folder="MRPC",
+            rows={"train": 3668, "dev": 408, "test": 1725},
+        ),
+        TaskSpec(
+            name="qqp",
+            columns=("question1", "question2"),
+            labels=("not_duplicate", "duplicate"),
+            metrics=("accuracy", "f1"),
+            main=("accuracy", "f1"),
+            folder="QQP",
+            rows={"train": 363846, "dev": 40430, "test": 390965},
+        ),
+        TaskSpec(
+            name="stsb",
+            columns=_PAIR,
+            labels=(),
+            metrics=("pearson", "spearman"),
+            main=("pearson",),
+            folder="STS-B",
+            rows={"train": 5749, "dev": 1500, "test": 1379},
+        ),
+        TaskSpec(
+            name="mnli",
+            columns=("premise", "hypothesis"),
+            labels=("entailment", "neutral", "contradiction"),
+            metrics=("accuracy",),
+            main=("accuracy",),
+            folder="MNLI",
+            rows={
+                "train": 392702,
+                "dev_matched": 9815,
+                "dev_mismatched": 9832,
+                "test_matched": 9796,
+                "test_mismatched": 9847,
+            },
+            dev_splits=("dev_matched", "dev_mismatched"),
+        ),
+        TaskSpec(
+            name="qnli",
+            columns=("question", "sentence"),
+            labels=_NOT_ENTAILMENT,
+            metrics=("accuracy",),
+            main=("accuracy",),
+            folder="QNLI",
+            rows={"train": 104743, "dev": 5463, "test": 5463},
+        ),
+        TaskSpec(
+            name="rte",
+            columns=_PAIR,
+            labels=_NOT_ENTAILMENT,
+            metrics=("accuracy",),
+            main=("accuracy",),
+            folder="RTE",
+            rows={"train": 2490, "dev": 277, "test": 3000},
+        ),
+        TaskSpec(
+            name="wnli",
+            columns=_PAIR,
+            labels=("not_entailment", "entailment"),
+            metrics=("accuracy",),
+            main=("accuracy",),
+            folder="WNLI",
+            rows={"train": 635, "dev": 71, "test": 146},
+        ),
+    )
+}
+
+
+def task_spec(name: str) -> TaskSpec:
+    """The task called `name`. Raises UserError for any other."""
+    try:
+        return TASKS[name]
+    except KeyError:
+        raise UserError(f"task={name} is not a GLUE task: choose one of {', '.join(TASKS)}") from None
