@@ -11,8 +11,14 @@ from pathlib import Path
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PretrainedConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from lora2_bench.cell import Model
 from lora2_bench.errors import UserError
@@ -37,6 +43,7 @@ class Backbone:
         name: the config's name, as in `model=minilm`.
         sha256: of the weights file; None for random weights.
         origin: what an exported adapter calls its base model.
+
     """
 
     model: PreTrainedModel
@@ -119,7 +126,9 @@ def find_files(model: Model, *, path: str | None, package: str | None, folder: s
     if model.source == "package":
         spec = importlib.util.find_spec(str(package))
         if spec is None or not spec.submodule_search_locations:
-            raise UserError(f"model={model.name} needs the package {package}: pip install {str(package).replace('_', '-')}")
+            raise UserError(
+                f"model={model.name} needs the package {package}: pip install {str(package).replace('_', '-')}"
+            )
         return Path(next(iter(spec.submodule_search_locations))) / str(folder)
     from lora2_bench.hub import model_snapshot  # the hub client is needed for hub backbones only
 

@@ -20,7 +20,8 @@ Section = TypeVar("Section")
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise a one-line UserError unless `ok`."""
     if not ok:
-        raise UserError(f"{name}={value} is not possible: {name} must be {allowed}")
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else value  # as it is typed
+        raise UserError(f"{name}={shown} is not possible: {name} must be {allowed}")
 
 
 def require_int(name: str, value: object, low: int, allowed: str) -> None:
@@ -46,7 +47,8 @@ def require_steps(name: str, value: object) -> None:
 
 
 def _whole(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and value == int(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and value >= 0 and value == int(value)  # type: ignore[operator, call-overload]
 
 
 def in_steps(value: float, total_steps: int) -> int:
@@ -56,6 +58,7 @@ def in_steps(value: float, total_steps: int) -> int:
 
 def section(cls: type[Section], values: Mapping[str, Any], name: str) -> Section:
     """`cls` filled from one config section; unknown and missing keys are one-line errors that suggest the nearest."""
+    require(isinstance(values, Mapping), name, values, f"a section: set what is in it, as {name}.NAME=VALUE")
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
         if key not in known:
@@ -96,6 +99,7 @@ class Data:
         source: mini, local or hub.
         seed: of the generator (mini only).
         max_train, max_eval: rows at most per split; None = all.
+
     """
 
     source: str
@@ -193,6 +197,7 @@ class Cell:
     Attributes:
         method: the method's name and options, as its own `Options` checks them.
         size: the option that the paper's K/R setting names (k, r), or None.
+
     """
 
     model: Model
@@ -221,7 +226,7 @@ class Cell:
 
     @property
     def quotient(self) -> float | None:
-        """k / r where a method has both."""
+        """K / r where a method has both."""
         return self.method["k"] / self.method["r"] if {"k", "r"} <= set(self.method) else None
 
     @property
@@ -232,36 +237,31 @@ class Cell:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as in a record."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
         """The inverse of `to_dict`. Raises UserError for unknown, missing or impossible values."""
-        return section(
-            cls,
-            {
-                **values,
-                "model": section(Model, values["model"], "model"),
-                "data": section(Data, values["data"], "data"),
-                "train": section(Train, values["train"], "train"),
-                "protocol": section(Protocol, values["protocol"], "protocol"),
-            },
-            "cell",
-        )
+        parts = {"model": Model, "data": Data, "train": Train, "protocol": Protocol}
+        filled: dict[str, Any] = {
+            name: section(kind, values[name], name) for name, kind in parts.items() if name in values
+        }
+        return section(cls, {**values, **filled}, "cell")
 
     @property
     def id(self) -> str:
         """16 hex digits of SHA-256 over the scientific fields: the same science has the same id on any machine."""
-        text = json.dumps(_canonical(self.to_dict()), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(canonical(self.to_dict()), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _canonical(value: Any) -> Any:
+def canonical(value: Any) -> Any:
     """One spelling for equal science: 5 and 5.0 are one number, and a list of names (targets, terms) is a set."""
     if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
+        return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list):
-        items = [_canonical(item) for item in value]
+        items = [canonical(item) for item in value]
         return sorted(items) if all(isinstance(item, str) for item in items) else items
     if isinstance(value, float) and value.is_integer():
         return int(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -24,6 +25,9 @@ _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries conf/ inside the package; a checkout has it at the top level.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
+# The composed config's names; `hydra` itself is not among them where a plan is made.
+_GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
+_SWITCHES = ("seed", "kr", "results", "rerun", "device", "threads", "eval_batch_size")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -47,24 +51,29 @@ OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
 OmegaConf.register_new_resolver("first", _first, replace=True)
 
 
-def launch(run: Callable[[Plan], None]) -> None:
+def launch(run: Callable[[Plan], object]) -> None:
     """Compose the command line's config and hand its plan to `run`; the process ends with 1 if a cell failed.
 
     A single run ends at its first error (2 for bad input, 1 for a failed cell). A multirun goes on with its other
     cells and lists the failures at the end.
     """
     failures: list[str] = []
+    composed = False
 
     def job(config: DictConfig) -> None:
+        nonlocal composed
+        composed = True
+        settings = HydraConfig.get()
+        overrides = OmegaConf.to_container(settings.overrides.task, resolve=False)  # as typed, ${...} and all
+        assert isinstance(overrides, list)
         try:
-            run(plan_from(config, tuple(HydraConfig.get().overrides.task)))
+            run(plan_from(config, tuple(overrides)))
         except (UserError, CellFailed) as error:
-            settings = HydraConfig.get()
             if settings.mode is RunMode.RUN:
                 _stop(str(error), 2 if isinstance(error, UserError) else 1)
             if "BasicLauncher" not in settings.launcher._target_:
                 raise  # another process: the launcher itself carries the failure home
-            failures.append(f"{' '.join(settings.overrides.task)}: {error}")
+            failures.append(f"{' '.join(overrides)}: {error}")
             print(f"failed: {failures[-1]}", file=sys.stderr)
 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
@@ -75,6 +84,10 @@ def launch(run: Callable[[Plan], None]) -> None:
         if traceback_wanted:
             raise
         _stop(_one_line(error), 2)
+    except ValueError as error:  # Hydra's own, as for task=null: it names no override
+        if traceback_wanted or composed:
+            raise
+        _stop(f"{' '.join(sys.argv[1:])} is not possible: {_one_line(error)}", 2)
     if failures:
         listing = "\n  ".join(failures)
         _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}", 1)
@@ -88,20 +101,34 @@ def _stop(message: str, code: int) -> None:
 def _one_line(error: BaseException) -> str:
     """A Hydra or OmegaConf error as one line with what is allowed."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.partition("/")
-        if group == "recipe":
-            model, _, method = name.partition("/")
-            return (
-                f"model={model} with method={method} has no recipe: write conf/recipe/{name}.yaml, or choose another "
-                "with recipe=MODEL/METHOD"
-            )
-        return f"{group}={name} is not known: choose one of {', '.join(error.options or ())}"
+        return _missing_choice(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if lines and lines[0].startswith("Could not override"):
-        name = lines[0].split("'")[1]
-        return f"{name} is not a setting: `--cfg job` lists all settings, `--help` the ones most used"
-    told = " ".join(line for line in lines if not line.startswith(("full_key", "object_type", "See https", "Set the env")))
+    first = lines[0] if lines else type(error).__name__
+    quoted = first.split("'")[1::2]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read ({first}): give NAME=VALUE, as in seed=3"
+    if first.startswith("Ambiguous value"):
+        return f"{quoted[0]} has several values: give one, or sweep over all of them with -m"
+    if first.startswith("Could not override"):
+        return f"{quoted[0]} is not a setting: `--cfg job` lists all settings, `--help` the ones most used"
+    told = " ".join(
+        line for line in lines if not line.startswith(("full_key", "object_type", "See https", "Set the env"))
+    )
     return told.removeprefix("UserError raised while resolving interpolation: ")
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    """What to say of `GROUP=NAME` where conf/GROUP has no NAME."""
+    group, _, name = str(error.missing_cfg_file).partition("/")
+    if group != "recipe":
+        return f"{group}={name} is not known: choose one of {', '.join(error.options or ())}"
+    model, slash, method = name.partition("/")
+    if not slash:
+        return f"recipe={name} is not possible: recipe must be MODEL/METHOD, as in recipe=minilm/lora2"
+    return (
+        f"model={model} with method={method} has no recipe: write conf/recipe/{name}.yaml, or choose another with "
+        "recipe=MODEL/METHOD"
+    )
 
 
 def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
@@ -116,15 +143,20 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error)) from None
 
+    _check_shape(values)
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if group in _GROUPS and value.startswith("["):  # Hydra merges such a list, and its last name wins unseen
+            raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
     method = dict(values["method"])
     implementation, size = method.pop("_target_"), method.pop("size")
     _check_kr(values["kr"], method, size)
     model = dict(values["model"])
-    package, folder, path = model.pop("package"), model.pop("folder"), model.pop("path")
-    if model["source"] == "local":
+    package, folder, path = (model.pop(name, None) for name in ("package", "folder", "path"))
+    if model.get("source") == "local":
         model["sha256"] = hash_folder(Path(path).expanduser())
     data = dict(values["data"])
-    data_dir = data.pop("dir")
+    data_dir = data.pop("dir", None)
 
     cell = Cell(
         model=section(Model, model, "model"),
@@ -151,6 +183,33 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     return Plan(cell, implementation, place, _cuts(values), overrides)
 
 
+def _check_shape(values: Mapping[str, Any]) -> None:
+    """Raise UserError unless every section and switch is there, and nothing else is."""
+    known = (*_GROUPS, "train", *_SWITCHES)
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise UserError(f"{name} is not a setting: " + (f"did you mean {near[0]}?" if near else "leave it out"))
+    for name in known:
+        if name not in values:
+            raise UserError(f"{name} has no value: add {name}=...")
+    for name in (*_GROUPS, "train"):
+        require(isinstance(values[name], dict), name, values[name], "a section of settings, as --cfg job shows it")
+    for group, name in (("task", "name"), ("method", "name"), ("method", "_target_"), ("tracker", "name")):
+        value = values[group].get(name)
+        require(isinstance(value, str), f"{group}.{name}", value, "a name")
+    size = values["method"].get("size")
+    options = [name for name in values["method"] if name not in ("_target_", "name", "size")]
+    known_size = "size" in values["method"] and (size is None or size in options)
+    require(known_size, "method.size", size, f"null, or one of the method's settings: {', '.join(options)}")
+    require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
+    require(isinstance(values["results"], str), "results", values["results"], "a folder")
+    folder, path = values["data"].get("dir"), values["model"].get("path")
+    require(isinstance(folder, str | None), "data.dir", folder, "a folder, or null")
+    if values["model"].get("source") == "local":
+        require(isinstance(path, str) and path != "", "model.path", path, "a backbone's folder")
+
+
 def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
     if kr is None:
         return
@@ -165,7 +224,11 @@ def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
 def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
     """The settings that cut a run or move it off its recipe, as `name=value (recipe: value)`."""
     train, data, recipe = values["train"], values["data"], values["recipe"]
-    limits = {"train.max_steps": train["max_steps"], "data.max_train": data["max_train"], "data.max_eval": data["max_eval"]}
+    limits = {
+        "train.max_steps": train["max_steps"],
+        "data.max_train": data["max_train"],
+        "data.max_eval": data["max_eval"],
+    }
     cuts = [f"{name}={value}" for name, value in limits.items() if value is not None]
     for name in ("epochs", "batch_size", "lr"):
         if train[name] != recipe[name]:
@@ -176,7 +239,9 @@ def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
 def hash_folder(path: Path) -> str:
     """SHA-256 over the model, tokenizer and config files of a backbone's folder (names and contents)."""
     if not path.is_dir():
-        raise UserError(f"model.path={path.name} is not a folder: give one with config.json, tokenizer files and weights")
+        raise UserError(
+            f"model.path={path.name} is not a folder: give one with config.json, tokenizer files and weights"
+        )
     if not any((path / name).is_file() for name in _WEIGHTS):
         raise UserError(f"model.path={path.name} has no model.safetensors: save the weights with save_pretrained first")
     digest = hashlib.sha256()

@@ -8,18 +8,17 @@ from peft import LoraConfig, TaskType
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lora2_bench.backbone import Backbone
 from lora2_bench.methods.base import Method
 
 _PREFIX = "base_model.model."
 
 
-def export_adapter(folder: Path, method: Method, backbone: Backbone) -> None:
+def export_adapter(folder: Path, method: Method) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` for a method with LoRA factors.
 
     Scales are inside lora_B, so lora_alpha equals r. The base model is named by its origin on the hub, never by a path.
     """
-    factors = method.lora_factors()
+    backbone, factors = method.backbone, method.lora_factors()
     assert factors is not None
     folder.mkdir()
     rank = len(next(iter(factors.values()))[0])
@@ -41,4 +40,6 @@ def export_adapter(folder: Path, method: Method, backbone: Backbone) -> None:
     for name, parameter in backbone.head_parameters().items():
         tensors[f"{_PREFIX}{name}"] = parameter.detach()
     config.save_pretrained(str(folder))
-    save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
+    )

@@ -23,6 +23,7 @@ class Place:
         model_path: folder of a `local` backbone.
         model_package, model_folder: Python package and folder in it that hold a `package` backbone.
         tracker: the tracker's settings.
+
     """
 
     results: Path
@@ -52,6 +53,7 @@ class Plan:
         implementation: dotted name of the method's class.
         cut: settings that make the run a quick look: limits, and values that differ from the recipe's.
         command: the overrides it was asked for with, for the record.
+
     """
 
     cell: Cell

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,25 +13,18 @@ from typing import TYPE_CHECKING, Any
 from lora2_bench.cell import Cell
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.plan import Place, Plan
-from lora2_bench.record import (
-    DONE,
-    FAILED,
-    Record,
-    code_state,
-    hardware,
-    peak_memory,
-    result_line,
-    scrub,
-    versions,
-)
+from lora2_bench.record import DONE, FAILED, Record, result_line
 from lora2_bench.store import Store, write_json
 from lora2_bench.tasks.data import Split, TaskData
-from lora2_bench.tasks.metrics import main_name
+from lora2_bench.tasks.metrics import main_name, main_score
+from lora2_bench.tasks.sources import load_task
 
 if TYPE_CHECKING:  # torch and its kin take seconds to import: a finished cell is printed without them
+    from accelerate import Accelerator
     from torch import Tensor
 
     from lora2_bench.methods.base import Method
+    from lora2_bench.tasks.batches import Encoded
     from lora2_bench.train import Outcome
 
 
@@ -45,7 +38,7 @@ def run(plan: Plan) -> Record:
     if not plan.place.rerun and (known := store.read(plan.cell.id)) is not None and known.is_done:
         print(result_line(known, path))
         return known
-    check_fit(plan, plan.cell.spec.rows["train"])
+    check_fit(plan)
     store.check_writable()
     record = run_cell(plan, store)
     print(result_line(record, path))
@@ -54,26 +47,70 @@ def run(plan: Plan) -> Record:
     return record
 
 
-def check_fit(plan: Plan, official_rows: int) -> None:
-    """Raise UserError where the method's options are impossible, or do not fit the run's steps, judged by row counts."""
+def check_fit(plan: Plan) -> None:
+    """Raise UserError where the method's options are impossible, or do not fit the steps that the row counts give.
+
+    Nothing is loaded: the task's official row counts stand for the files'. The loaded rows are checked again.
+    """
     from lora2_bench.methods.base import load_method
+    from lora2_bench.tasks.mini import TRAIN_ROWS
 
     cell = plan.cell
-    rows = 2000 if cell.data.source == "mini" else official_rows
+    rows = TRAIN_ROWS if cell.data.source == "mini" else cell.spec.rows["train"]
     rows = min(rows, cell.data.max_train or rows)
-    held_out = held_out_rows(cell, rows)
     method = load_method(plan.implementation)
-    method.check(method.parse(method_values(cell)), cell.train.total_steps(rows - held_out))
+    method.check(method.parse(cell.method), cell.train.total_steps(rows - held_out_rows(cell, rows)))
+    pick_device(plan.place)
 
 
-def method_values(cell: Cell) -> dict[str, Any]:
-    """The method's options, without its name."""
-    return {name: value for name, value in cell.method.items() if name != "name"}
+def pick_device(place: Place) -> str:
+    """`cpu` or `cuda`. Raises UserError where a GPU is asked for and there is none."""
+    import torch
+
+    found = torch.cuda.is_available()
+    if place.device == "cuda" and not found:
+        raise UserError("device=cuda: torch finds no GPU here: give device=cpu, or device=auto to take what there is")
+    return "cuda" if found and place.device != "cpu" else "cpu"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A cell's rows: those that train, those that choose the checkpoint, and those that are scored in the end.
+
+    Under `paper` the last two are the same dev splits. Under `clean` the checkpoint is chosen on rows held out of
+    train, and dev is not looked at before.
+    """
+
+    train: Split
+    choose: dict[str, Split]
+    dev: dict[str, Split]
+
+    def counts(self) -> dict[str, int]:
+        """Rows per split."""
+        return {"train": len(self.train), **{name: len(split) for name, split in (self.choose | self.dev).items()}}
 
 
 def held_out_rows(cell: Cell, rows: int) -> int:
     """Rows of train that choose the checkpoint under `protocol=clean`; 0 under `paper`."""
     return round(cell.protocol.held_out * rows)
+
+
+def prepare_rows(cell: Cell, data: TaskData) -> Rows:
+    """Cut and split a task's rows as the cell says: the same for every seed and method."""
+    train = sample(data.splits["train"], cell.data.max_train)
+    dev = {name: sample(data.splits[name], cell.data.max_eval) for name in cell.spec.dev_splits}
+    if cell.protocol.name == "paper":
+        return Rows(train, dev, dev)
+    count = held_out_rows(cell, len(train))
+    if not 0 < count < len(train):
+        raise UserError(
+            f"protocol.held_out={cell.protocol.held_out} of {len(train)} train rows leaves no rows on one side: give "
+            "another share"
+        )
+    order = list(range(len(train)))
+    random.Random(cell.protocol.split_seed).shuffle(order)
+    held_out = train.take(sorted(order[:count]))
+    return Rows(train.take(sorted(order[count:])), {"held_out": held_out}, dev)
 
 
 def sample(split: Split, rows: int | None) -> Split:
@@ -83,51 +120,35 @@ def sample(split: Split, rows: int | None) -> Split:
     return split.take(sorted(random.Random(0).sample(range(len(split)), rows)))
 
 
-def prepare_rows(cell: Cell, data: TaskData) -> tuple[Split, dict[str, Split], dict[str, Split]]:
-    """(train, splits that choose the checkpoint, splits that are scored in the end), cut as the cell says.
+@dataclass(frozen=True)
+class Setup:
+    """What training needs: the injected method, tokenised rows, and the device's accelerator."""
 
-    Under `paper` the last two are the same dev splits. Under `clean` the checkpoint is chosen on rows held out of
-    train, and dev is not looked at before.
-    """
-    train = sample(data.splits["train"], cell.data.max_train)
-    dev = {name: sample(data.splits[name], cell.data.max_eval) for name in cell.spec.dev_splits}
-    count = held_out_rows(cell, len(train))
-    if cell.protocol.name == "paper":
-        return train, dev, dev
-    if not 0 < count < len(train):
-        raise UserError(
-            f"protocol.held_out={cell.protocol.held_out} of {len(train)} train rows leaves no rows on one side: give "
-            "another share"
-        )
-    order = list(range(len(train)))
-    random.Random(cell.protocol.split_seed).shuffle(order)
-    held_out = train.take(sorted(order[:count]))
-    return train.take(sorted(order[count:])), {"held_out": held_out}, dev
+    method: Method
+    train: Encoded
+    choose: dict[str, Encoded]
+    dev: dict[str, Encoded]
+    accelerator: Accelerator
 
 
-def run_cell(plan: Plan, store: Store) -> Record:
-    """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed."""
+def set_up(plan: Plan, rows: Rows) -> Setup:
+    """Load the backbone, tokenise the rows and inject the method, all drawn from the cell's seed."""
     import torch
 
-    from lora2_bench import train as loop
     from lora2_bench.backbone import load_backbone
     from lora2_bench.methods.base import load_method
     from lora2_bench.tasks.batches import encode
-    from lora2_bench.tasks.sources import load_task
-    from lora2_bench.tracker import make_tracker
+    from lora2_bench.train import make_accelerator
 
     cell, place = plan.cell, plan.place
-    started = time.perf_counter()
-    device = pick_device(place)
     if place.threads:
         torch.set_num_threads(place.threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.use_deterministic_algorithms(True, warn_only=True)
 
-    data = load_task(cell.task, cell.data.source, glue_dir=place.data_dir, mini_seed=cell.data.seed or 0)
-    train_split, choose_splits, dev_splits = prepare_rows(cell, data)
-    total_steps = cell.train.total_steps(len(train_split))
+    total_steps = cell.train.total_steps(len(rows.train))
     kind = load_method(plan.implementation)
-    options = kind.parse(method_values(cell))
+    options = kind.parse(cell.method)
     kind.check(options, total_steps)
 
     torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
@@ -139,105 +160,98 @@ def run_cell(plan: Plan, store: Store) -> Record:
         package=place.model_package,
         folder=place.model_folder,
     )
-    assert backbone.tokenizer is not None
+    tokenizer = backbone.tokenizer
+    assert tokenizer is not None
 
-    def encoded(split: Split) -> Any:
-        return encode(split, cell.spec, backbone.tokenizer, cell.train.max_length)  # type: ignore[arg-type]
+    def encoded(splits: dict[str, Split]) -> dict[str, Encoded]:
+        return {name: encode(split, cell.spec, tokenizer, cell.train.max_length) for name, split in splits.items()}
 
-    train_rows = encoded(train_split)
-    choose_rows = {name: encoded(split) for name, split in choose_splits.items()}
-    method = kind(options, total_steps)
-    accelerator = loop.make_accelerator(cell.train.precision, device)
+    dev = encoded(rows.dev)
+    choose = dev if rows.choose is rows.dev else encoded(rows.choose)
+    accelerator = make_accelerator(cell.train.precision, pick_device(place))
     backbone.model.to(accelerator.device)
+    method = kind(options, total_steps)
     method.inject(backbone, torch.Generator().manual_seed(cell.seed))
+    return Setup(method, encoded({"train": rows.train})["train"], choose, dev, accelerator)
 
-    facts: dict[str, Any] = {
-        "main_metric": main_name(cell.spec),
-        "data": {
-            "source": data.source,
-            "rows": {"train": len(train_split), **{name: len(s) for name, s in (choose_splits | dev_splits).items()}},
-            "source_rows": data.rows,
-            "official": data.is_official,
-            "sha256": data.content_hash(),
-            "notes": data.notes,
-        },
-        "backbone": {"name": backbone.name, "sha256": backbone.sha256},
-        "parameters": method.parameters(),
-        "size": {"name": cell.size, "value": cell.size_value, "quotient": cell.quotient},
-    }
+
+def run_cell(plan: Plan, store: Store) -> Record:
+    """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed."""
+    from lora2_bench.tracker import make_tracker
+    from lora2_bench.train import train
+
+    cell, place = plan.cell, plan.place
+    started = time.perf_counter()
+    data = load_task(cell.task, cell.data.source, glue_dir=place.data_dir, mini_seed=cell.data.seed or 0)
+    rows = prepare_rows(cell, data)
+    setup = set_up(plan, rows)
+    facts = facts_of(cell, data, rows, setup.method)
     tracker = make_tracker(place.tracker, cell, place.results)
-    ready = time.perf_counter()
-
-    def record(status: str, result: dict[str, Any], times: dict[str, Any], error: dict[str, Any] | None = None) -> Record:
-        facts_of_run = {
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.perf_counter() - started, 3),
-            "seconds_to_first_step": round(ready - started, 3),
-            **times,
-            "memory": peak_memory(device),
-            "versions": versions(),
-            "code": code_state(),
-            "hardware": hardware(device, torch.get_num_threads()),
-            "command": [scrub(part) for part in plan.command],
-        }
-        labels = {"id": cell.id, "cell": cell.to_dict(), "label": cell.method_label, "cut": list(plan.cut)}
-        return Record(**labels, status=status, result={**facts, **result}, run=facts_of_run, error=error)
-
+    times: dict[str, Any] = {"seconds_to_first_step": round(time.perf_counter() - started, 3)}
+    outcome: Outcome | None = None
+    error: dict[str, Any] | None = None
     try:
-        outcome = loop.train(
+        outcome = train(
             cell,
-            method,
-            train_rows,
-            choose_rows,
-            accelerator,
+            setup.method,
+            setup.train,
+            setup.choose,
+            setup.accelerator,
             eval_batch_size=place.eval_batch_size,
             on_evaluation=tracker.evaluation,
         )
     except CellFailed as failure:
-        failed = record(FAILED, {}, {}, {"step": failure.step, "cause": failure.cause})
-        tracker.finish(failed)
-        store.write(failed)
-        return failed
+        error = {"step": failure.step, "cause": failure.cause}
 
-    result = results_of(method, outcome)
-    loop.load_trained_state(method, outcome.best_state)
-    if cell.protocol.name == "clean":
-        dev_rows = {name: encoded(split) for name, split in dev_splits.items()}
-        logits, metrics = loop.score(backbone.model, cell.spec, dev_rows, accelerator, place.eval_batch_size)
-        result["best"] = {"step": outcome.best_step, "score": loop.main_score(cell.spec, metrics), "metrics": metrics}
-        result["last"] = None  # dev is scored once
-        predictions = prediction_table(dev_splits, {"best": logits})
-    else:
-        predictions = prediction_table(dev_splits, {"best": outcome.best, "last": outcome.last})
-
-    done = record(DONE, result, {"seconds_per_step": round(outcome.seconds_per_step, 6)})
+    predictions: dict[str, Any] = {}
+    if outcome is not None:
+        times["seconds_per_step"] = round(outcome.seconds_per_step, 6)
+        facts |= results_of(setup.method, outcome)
+        predictions = score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size)
+    times["seconds"] = round(time.perf_counter() - started, 3)
+    record = Record(
+        id=cell.id,
+        status=DONE if error is None else FAILED,
+        cell=cell.to_dict(),
+        label=cell.method_label,
+        cut=list(plan.cut),
+        result=facts,
+        run=run_facts(plan, times, setup.accelerator.device.type),
+        error=error,
+    )
 
     def beside(folder: Path) -> None:
         write_json(folder / "predictions.json", predictions)
-        if method.lora_factors() is not None:
+        if setup.method.lora_factors() is not None:
             from lora2_bench.export import export_adapter
 
-            export_adapter(folder / "adapter", method, backbone)
+            export_adapter(folder / "adapter", setup.method)
 
-    store.write(done, beside)
-    tracker.finish(done)
-    return done
+    store.write(record, beside if record.is_done else None)
+    tracker.finish(record)
+    return record
 
 
-def pick_device(place: Place) -> str:
-    """`cpu` or `cuda`. Raises UserError where a GPU is asked for and there is none."""
-    import torch
-
-    if place.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: torch finds no GPU here: give device=cpu, or device=auto to take what there is")
-    device = "cpu" if place.device == "cpu" or not torch.cuda.is_available() else "cuda"
-    if device == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
-    return device
+def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method) -> dict[str, Any]:
+    """What a record says of the rows, the backbone and the method before training."""
+    return {
+        "main_metric": main_name(cell.spec),
+        "size": {"name": cell.size, "value": cell.size_value, "quotient": cell.quotient},
+        "data": {
+            "source": data.source,
+            "official": data.is_official,
+            "source_rows": data.rows,
+            "rows": rows.counts(),
+            "sha256": data.content_hash(),
+            "notes": data.notes,
+        },
+        "backbone": {"name": method.backbone.name, "sha256": method.backbone.sha256},
+        "parameters": method.parameters(),
+    }
 
 
 def results_of(method: Method, outcome: Outcome) -> dict[str, Any]:
-    """The part of a record that training gives. `best` and `last` are on the splits that choose the checkpoint."""
+    """What training gives a record; `best` and `last` on the splits that choose the checkpoint."""
     by_step = {evaluation.step: evaluation for evaluation in outcome.evaluations}
 
     def at(step: int) -> dict[str, Any]:
@@ -254,6 +268,22 @@ def results_of(method: Method, outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def score_dev(
+    cell: Cell, setup: Setup, rows: Rows, outcome: Outcome, facts: dict[str, Any], eval_batch_size: int
+) -> dict[str, Any]:
+    """Go back to the best checkpoint and give the dev predictions; under `clean`, dev's one scoring happens here."""
+    from lora2_bench.train import load_trained_state, score
+
+    load_trained_state(setup.method, outcome.best_state)
+    if cell.protocol.name == "paper":
+        return prediction_table(rows.dev, {"best": outcome.best, "last": outcome.last})
+    model = setup.method.backbone.model
+    logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size)
+    facts["best"] = {"step": outcome.best_step, "score": main_score(cell.spec, metrics), "metrics": metrics}
+    facts["last"] = None
+    return prediction_table(rows.dev, {"best": logits})
+
+
 def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
     """Per split: labels in row order, and the logits of each named checkpoint to nine digits (exact for float32)."""
 
@@ -263,4 +293,19 @@ def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tenso
     return {
         name: {"labels": split.labels, **{when: exact(by_split[name]) for when, by_split in logits.items()}}
         for name, split in splits.items()
+    }
+
+
+def run_facts(plan: Plan, times: dict[str, Any], device: str) -> dict[str, Any]:
+    """What may differ between two runs of one cell: times, memory, versions, code, hardware, command."""
+    from lora2_bench.machine import code_state, hardware, peak_memory, scrub, versions
+
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **times,
+        "memory": peak_memory(device),
+        "versions": versions(),
+        "code": code_state(),
+        "hardware": hardware(device),
+        "command": [scrub(part) for part in plan.command],
     }

@@ -52,24 +52,31 @@ class Store:
             with tempfile.TemporaryFile(dir=self.cells):
                 pass
         except OSError as error:
-            raise UserError(f"results={self.results} cannot be written ({error.strerror}): give another results=DIR") from None
+            raise UserError(
+                f"results={self.results} cannot be written ({error.strerror}): give another results=DIR"
+            ) from None
 
-    def write(self, record: Record, extra: Callable[[Path], None] = lambda folder: None) -> Path:
+    def write(self, record: Record, extra: Callable[[Path], None] | None = None) -> Path:
         """Put a cell's folder in place, with whatever `extra` writes beside the record; returns the record's path.
 
         A finished record is replaced only by this whole new folder, so a reader sees the old cell or the new one.
         """
         final = self.folder(record.id)
         with self._new_folder(record.id) as folder:
-            extra(folder)
+            if extra is not None:
+                extra(folder)
             write_json(folder / "record.json", record.to_dict())
             if final.exists():
                 old = folder.with_name(folder.name + ".old")
-                os.rename(final, old)
-                os.rename(folder, final)
+                final.rename(old)
+                try:
+                    folder.rename(final)
+                except BaseException:
+                    old.rename(final)
+                    raise
                 shutil.rmtree(old)
             else:
-                os.rename(folder, final)
+                folder.rename(final)
         return self.path(record.id)
 
     @contextmanager
@@ -103,13 +110,14 @@ def write_json(path: Path, values: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write text to a temporary file beside `path`, flush it to disk, then rename it."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except BaseException:
-        os.unlink(name)
+        temporary.unlink()
         raise

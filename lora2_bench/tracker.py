@@ -48,7 +48,11 @@ class WandbTracker(Tracker):
         if self._run is not None:
             with _Shielded():
                 values = asdict(evaluation)
-                flat = {f"{split}/{name}": value for split, group in values.pop("metrics").items() for name, value in group.items()}
+                flat = {
+                    f"{split}/{name}": value
+                    for split, group in values.pop("metrics").items()
+                    for name, value in group.items()
+                }
                 self._run.log({**values, **flat}, step=evaluation.step)
 
     def finish(self, record: Record) -> None:

@@ -36,6 +36,7 @@ class Evaluation:
         score: the task's deciding number.
         metrics: split -> {metric: value}, with the mean loss (without any penalty).
         train_loss: mean training loss since the evaluation before, without the penalty.
+
     """
 
     step: int
@@ -56,6 +57,7 @@ class Outcome:
         best_state: trained weights at the best step, on the CPU.
         steps, epochs: how far it went.
         seconds_per_step: mean wall time of a training step, evaluations left out.
+
     """
 
     evaluations: list[Evaluation]
@@ -89,7 +91,7 @@ def train(
     accelerator: Accelerator,
     *,
     eval_batch_size: int,
-    on_evaluation: Callable[[Evaluation], None] = lambda evaluation: None,
+    on_evaluation: Callable[[Evaluation], None],
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
@@ -129,7 +131,9 @@ def train(
             loss = _backward(model, method, batch, settings.accumulate, accelerator)
             if not math.isfinite(loss_now := loss.item()):
                 bar.close()
-                raise CellFailed(step, f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer")
+                raise CellFailed(
+                    step, f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer"
+                )
             if settings.max_grad_norm > 0:
                 accelerator.clip_grad_norm_(trained, settings.max_grad_norm)
             method.after_backward(step)
@@ -150,7 +154,9 @@ def train(
                 evaluation = Evaluation(step, round(passes, 4), main_score(spec, metrics), metrics, mean_loss)
                 if not math.isfinite(evaluation.score):
                     bar.close()
-                    raise CellFailed(step, f"the score is {evaluation.score}: the model's outputs are no finite numbers")
+                    raise CellFailed(
+                        step, f"the score is {evaluation.score}: the model's outputs are no finite numbers"
+                    )
                 evaluations.append(evaluation)
                 on_evaluation(evaluation)
                 if evaluation.score > best_score:
@@ -168,8 +174,10 @@ def train(
     return Outcome(evaluations, best_step, best, last, best_state, step, round(epochs, 4), training_seconds / step)
 
 
-def _backward(model: nn.Module, method: Method, batch: dict[str, Tensor], parts: int, accelerator: Accelerator) -> Tensor:
-    """Gradients of one step's loss and penalty, in `parts` pieces that add up to the whole batch's; the loss (detached)."""
+def _backward(
+    model: nn.Module, method: Method, batch: dict[str, Tensor], parts: int, accelerator: Accelerator
+) -> Tensor:
+    """Gradients of one step's loss and penalty, in `parts` pieces that add up to the whole batch; returns the loss."""
     rows = len(batch["labels"])
     size = math.ceil(rows / parts)
     total = torch.zeros((), device=accelerator.device)
@@ -210,12 +218,17 @@ def score(
         out = torch.empty(len(rows), spec.num_labels)
         for numbers in by_length(rows.lengths(), batch_size):
             batch = rows.collate([rows[number] for number in numbers])
-            inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key not in ("labels", "index")}
+            inputs = {
+                key: value.to(accelerator.device) for key, value in batch.items() if key not in ("labels", "index")
+            }
             with accelerator.autocast():
                 out[numbers] = model(**inputs).logits.float().cpu()
         references = torch.tensor(rows.labels)
         values: dict[str, Any] = metric.compute(predictions=predictions_of(out), references=rows.labels)
-        metrics[name] = {**{key: float(value) for key, value in values.items()}, "loss": loss_of(out, references).item()}
+        metrics[name] = {
+            **{key: float(value) for key, value in values.items()},
+            "loss": loss_of(out, references).item(),
+        }
         logits[name] = out
     return logits, metrics
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lora2_bench.errors import UserError
-from lora2_bench.tasks.hub import prefetch
-from lora2_bench.tasks.spec import TASKS
+from lora2_bench.hub import model_snapshot
+from lora2_bench.tasks.hub import HUB_ID, load_hub
+from lora2_bench.tasks.spec import TASKS, task_spec
 
 MODEL_CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "model"
 
@@ -47,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = [name for name in wanted if name not in models]
         if unknown:
             raise UserError(f"--models {' '.join(unknown)}: choose from {', '.join(models)}")
-        prefetch(options.tasks, [models[name] for name in wanted])
+        for spec in [task_spec(name) for name in options.tasks]:
+            rows = ", ".join(f"{name} {count}" for name, count in load_hub(spec).rows.items())
+            print(f"{HUB_ID} {spec.name}: {rows} rows", flush=True)
+        for hub_id, revision in (models[name] for name in wanted):
+            model_snapshot(hub_id, revision)
+            print(f"{hub_id} at {revision}: ready", flush=True)
     except UserError as error:
         print(f"prefetch: {error}", file=sys.stderr)
         return 2

@@ -31,8 +31,8 @@ class Method(ABC):
 
     @classmethod
     def parse(cls, values: Mapping[str, Any]) -> Any:
-        """Checked options of a config's `method` section. Raises UserError."""
-        return section(cls.Options, values, "method")
+        """Checked options of a cell's `method` (without its name). Raises UserError."""
+        return section(cls.Options, without_name(values), "method")
 
     @classmethod
     def check(cls, options: Any, total_steps: int) -> None:
@@ -77,14 +77,18 @@ class Method(ABC):
         """Counts: `adapter` (the paper's #Params), `head`, and `active` (what of the adapter survives pruning)."""
         head = set(self.backbone.head_parameters())
         adapter = sum(p.numel() for name, p in self.trainable().items() if name not in head)
-        return {"adapter": adapter, "head": sum(p.numel() for p in self.backbone.head_parameters().values()), "active": adapter}
+        return {
+            "adapter": adapter,
+            "head": sum(p.numel() for p in self.backbone.head_parameters().values()),
+            "active": adapter,
+        }
 
     def summary(self) -> dict[str, Any]:
         """What the record keeps of the trained method beside its counts (kept ranks, say)."""
         return {}
 
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]] | None:
-        """Module name -> (lora_A (r×d_in), lora_B (d_out×r)) with ΔW = lora_B·lora_A exactly; None where there is none."""
+        """Module name -> (lora_A (r×d_in), lora_B (d_out×r)), with ΔW = lora_B·lora_A exactly; None without such."""
         return None
 
 
@@ -96,8 +100,15 @@ def load_method(implementation: str) -> type[Method]:
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"method._target_={implementation} cannot be imported ({error}): give MODULE.CLASS") from None
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise UserError(f"method._target_={implementation} is not a Method: derive it from lora2_bench.methods.base.Method")
+        raise UserError(
+            f"method._target_={implementation} is not a Method: derive it from lora2_bench.methods.base.Method"
+        )
     return found
+
+
+def without_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's `method` mapping, less the name that every method has."""
+    return {key: value for key, value in values.items() if key != "name"}
 
 
 def freeze_but_head(backbone: Backbone) -> None:

@@ -26,6 +26,7 @@ class BudgetOptions:
         t_final: steps at the end with fixed masks; under 1 a share of all steps.
         delta_t: steps between two choices of ranks.
         beta1, beta2: decay of the running means of sensitivity and of its deviation.
+
     """
 
     target_r: float | None
@@ -50,7 +51,7 @@ class BudgetOptions:
             return
         if self.target_r > rank:
             raise UserError(
-                f"method.budget.target_r={self.target_r} is above method.r={rank}: give at most {rank}, or null to keep all"
+                f"method.budget.target_r={self.target_r} is above method.r={rank}: give at most {rank}, or null for all"
             )
         t_init, t_final = in_steps(self.t_init, total_steps), in_steps(self.t_final, total_steps)
         if t_init + t_final >= total_steps:
@@ -62,7 +63,7 @@ class BudgetOptions:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The cubic schedule: `start` ranks in all until t_init, falling to `target` at total - t_final (AdaLoRA, eq. 12)."""
+    """The cubic schedule (AdaLoRA, eq. 12): `start` ranks until t_init, falling to `target` at total - t_final."""
 
     start: int
     target: int
@@ -121,6 +122,7 @@ class RankedMatrix:
         gate: (r,) parameter whose zeros switch ranks off.
         per_rank: (parameter, dimension that counts ranks) whose mean score is added to each rank's.
         shared: parameters of all ranks together, whose mean score is added to every rank's (eq. 8's large factors).
+
     """
 
     gate: nn.Parameter
@@ -134,13 +136,13 @@ class BudgetAllocator:
     def __init__(self, matrices: Sequence[RankedMatrix], options: BudgetOptions, total_steps: int) -> None:
         self.matrices = list(matrices)
         self.masks = [torch.ones_like(matrix.gate, dtype=torch.bool, requires_grad=False) for matrix in matrices]
-        start = sum(matrix.gate.numel() for matrix in matrices)
+        self.kept = [matrix.gate.numel() for matrix in matrices]  # ranks kept per matrix
         self.schedule: Schedule | None = None
         self._sensitivity: dict[int, Sensitivity] = {}
         if options.target_r is None:
             return
         self.schedule = Schedule(
-            start=start,
+            start=sum(self.kept),
             target=round(options.target_r * len(self.matrices)),
             t_init=in_steps(options.t_init, total_steps),
             t_final=in_steps(options.t_final, total_steps),
@@ -174,14 +176,14 @@ class BudgetAllocator:
             for sensitivity in self._sensitivity.values():
                 sensitivity.update()
         if self.schedule.chooses(step):
-            self.masks = keep_highest(self.scores(), self.schedule.ranks(step))
+            self._set_masks(keep_highest(self.scores(), self.schedule.ranks(step)))
         if self.schedule.chooses(step) or self.schedule.is_final(step):
             for matrix, mask in zip(self.matrices, self.masks, strict=True):
                 matrix.gate.mul_(mask)
 
-    def kept(self) -> list[int]:
-        """Ranks kept per matrix."""
-        return [int(mask.sum()) for mask in self.masks]
+    def _set_masks(self, masks: Sequence[Tensor]) -> None:
+        self.masks = list(masks)
+        self.kept = [int(mask.sum()) for mask in self.masks]
 
     def state_dict(self) -> dict[str, Any]:
         """Masks and running means, in the order of the matrices."""
@@ -194,7 +196,7 @@ class BudgetAllocator:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self.masks = [mask.clone() for mask in state["masks"]]
+        self._set_masks([mask.clone() for mask in state["masks"]])
         means = [self._sensitivity[id(p)] for p in self._scored() if id(p) in self._sensitivity]
         for sensitivity, mean, deviation in zip(means, state["mean"], state["deviation"], strict=True):
             sensitivity.mean.copy_(mean)
@@ -207,4 +209,4 @@ def keep_highest(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     order = torch.argsort(flat, descending=True, stable=True)
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[order[:keep]] = True
-    return list(mask.split([score.numel() for score in scores]))
+    return list(torch.split(mask, [score.numel() for score in scores]))

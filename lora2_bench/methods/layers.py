@@ -22,8 +22,9 @@ class AdaptedLinear(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (..., d_in) -> (..., d_out)."""
-        return self.base(x) + self.delta(self.dropout(x))
+        """X (..., d_in) -> (..., d_out)."""
+        base: Tensor = self.base(x)
+        return base + self.delta(self.dropout(x))
 
     @abstractmethod
     def delta(self, x: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class AdapterMethod(Method, Generic[Layer]):
         self.layers = {}
         for key, name in self._names.items():
             parent, _, leaf = name.rpartition(".")
-            layer = self.adapt(backbone.model.get_submodule(name), generator)  # type: ignore[arg-type]
+            layer = self.adapt(backbone.model.get_submodule(name), generator)
             setattr(backbone.model.get_submodule(parent), leaf, layer)
             self.layers[key] = layer
 

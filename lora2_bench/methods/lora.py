@@ -33,13 +33,13 @@ class LoRALinear(AdaptedLinear):
         super().__init__(base, options.dropout)
         self.scale = options.alpha / options.r
         bound = 1 / math.sqrt(base.in_features)
-        like = {"dtype": base.weight.dtype}
-        A = torch.empty(options.r, base.in_features, **like).uniform_(-bound, bound, generator=generator)
-        self.A = nn.Parameter(A.to(base.weight.device))
-        self.B = nn.Parameter(torch.zeros(base.out_features, options.r, **like, device=base.weight.device))
+        W = base.weight
+        drawn = torch.empty(options.r, base.in_features, dtype=W.dtype).uniform_(-bound, bound, generator=generator)
+        self.A = nn.Parameter(drawn.to(W.device))
+        self.B = nn.Parameter(torch.zeros(base.out_features, options.r, dtype=W.dtype, device=W.device))
 
     def delta(self, x: Tensor) -> Tensor:
-        """x (..., d_in) -> (..., d_out)."""
+        """X (..., d_in) -> (..., d_out)."""
         return self.scale * (x @ self.A.T) @ self.B.T
 
     def factors(self) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """LoRA² (arXiv 2408.06854): two low-rank levels, an orthogonality regulariser, and a rank budget on the inner level.
 
-The paper's letters disagree between its equations; here A (k×d_in) and D (d_out×k) are the large outer factors, B (r×k),
-E (r) and C (k×r) the small inner ones, P = Aᵀ Bᵀ (d_in×r) and Q = Cᵀ Dᵀ (r×d_out).
+The paper's letters disagree between its equations; here A (k×d_in) and D (d_out×k) are the large outer factors,
+B (r×k), E (r) and C (k×r) the small inner ones, P = Aᵀ Bᵀ (d_in×r) and Q = Cᵀ Dᵀ (r×d_out).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lora2_bench.backbone import Backbone
 from lora2_bench.cell import require, require_choice, require_int, require_number, section
+from lora2_bench.methods.base import without_name
 from lora2_bench.methods.budget import BudgetAllocator, BudgetOptions, RankedMatrix
 from lora2_bench.methods.layers import AdaptedLinear, AdapterMethod, check_adapter_options
 
@@ -29,6 +30,7 @@ class RegOptions:
         on: which terms: `uv` (A and B), `UV` (C and D), `PQ` (P and Q).
         form: `norm_mean`, the mean of the unsquared Frobenius norms; `squared_sum`, the sum of squares (eq. 5).
         gamma: weight in the training loss; 0 switches it off.
+
     """
 
     on: list[str]
@@ -37,7 +39,12 @@ class RegOptions:
 
     def __post_init__(self) -> None:
         known = isinstance(self.on, list | tuple) and all(term in TERMS for term in self.on)
-        require(known and len(set(self.on)) == len(self.on), "method.reg.on", self.on, f"a list of some of {', '.join(TERMS)}")
+        require(
+            known and len(set(self.on)) == len(self.on),
+            "method.reg.on",
+            self.on,
+            f"a list of some of {', '.join(TERMS)}",
+        )
         require_choice("method.reg.form", self.form, ("norm_mean", "squared_sum"))
         require_number("method.reg.gamma", self.gamma, 0.0, 1e6, "a number of at least 0")
 
@@ -73,7 +80,9 @@ class LoRA2Linear(AdaptedLinear):
         k, r = options.k, options.r
 
         def normal(rows: int, columns: int) -> nn.Parameter:
-            drawn = torch.empty(rows, columns, dtype=base.weight.dtype).normal_(0.0, options.init_std, generator=generator)
+            drawn = torch.empty(rows, columns, dtype=base.weight.dtype).normal_(
+                0.0, options.init_std, generator=generator
+            )
             return nn.Parameter(drawn.to(base.weight.device))
 
         self.A = normal(k, base.in_features)
@@ -87,7 +96,7 @@ class LoRA2Linear(AdaptedLinear):
         return self.scale * (self.B.T * self.E) @ self.C.T
 
     def delta(self, x: Tensor) -> Tensor:
-        """x (..., d_in) -> (..., d_out), from left to right: no d_in×d_out matrix is ever built."""
+        """X (..., d_in) -> (..., d_out), from left to right: no d_in×d_out matrix is ever built."""
         return ((x @ self.A.T) @ self.middle()) @ self.D.T
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -107,7 +116,7 @@ class LoRA2Linear(AdaptedLinear):
         return [gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device) for gram in grams]
 
     def active_parameters(self, kept: int) -> int:
-        """Parameters in use with `kept` ranks: a rank is one E, a row of B and a column of C; without any, A and D rest."""
+        """Parameters in use with `kept` ranks: each has one E, a row of B and a column of C; A and D serve them all."""
         outer = self.A.numel() + self.D.numel()
         return kept * (1 + 2 * len(self.A)) + (outer if kept else 0)
 
@@ -124,7 +133,7 @@ class LoRA2(AdapterMethod[LoRA2Linear]):
             "reg": section(RegOptions, values.get("reg", {}), "method.reg"),
             "budget": section(BudgetOptions, values.get("budget", {}), "method.budget"),
         }
-        return section(LoRA2Options, {**values, **nested}, "method")
+        return section(LoRA2Options, {**without_name(values), **nested}, "method")
 
     @classmethod
     def check(cls, options: LoRA2Options, total_steps: int) -> None:
@@ -147,18 +156,18 @@ class LoRA2(AdapterMethod[LoRA2Linear]):
 
     def parameters(self) -> dict[str, int]:
         """Counts; `active` leaves out the ranks that the budget has switched off."""
-        kept = zip(self.layers.values(), self.budget.kept(), strict=True)
+        kept = zip(self.layers.values(), self.budget.kept, strict=True)
         return {**super().parameters(), "active": sum(layer.active_parameters(rank) for layer, rank in kept)}
 
     def penalty(self) -> Tensor | None:
-        """gamma times the regulariser over all layers (eq. 5, or the released code's mean of norms)."""
+        """Gamma times the regulariser over all layers (eq. 5, or the released code's mean of norms)."""
         reg = self.options.reg
         if reg.gamma == 0 or not reg.on:
             return None
         deviations = [d for layer in self.layers.values() for d in layer.deviations(reg.on)]
         if reg.form == "squared_sum":
-            return reg.gamma * torch.stack([d.square().sum() for d in deviations]).sum()
-        return reg.gamma * torch.stack([torch.linalg.matrix_norm(d) for d in deviations]).mean()
+            return torch.stack([d.square().sum() for d in deviations]).sum().mul(reg.gamma)
+        return torch.stack([d.norm() for d in deviations]).mean().mul(reg.gamma)
 
     def after_step(self, step: int) -> None:
         """Score the ranks and prune to the budget."""
@@ -174,7 +183,7 @@ class LoRA2(AdapterMethod[LoRA2Linear]):
 
     def summary(self) -> dict[str, Any]:
         """Ranks kept per layer and map (the paper's Figure 3), and in all."""
-        kept = self.budget.kept()
+        kept = self.budget.kept
         ranks: dict[str, dict[str, int]] = {}
         for (layer, name), rank in zip(self.layers, kept, strict=True):
             ranks.setdefault(str(layer), {})[name] = rank

@@ -28,6 +28,7 @@ class Encoded(Dataset[dict[str, object]]):
         types: token type ids, where the tokenizer has them.
         labels: class ids or scores.
         pad: id and type id of padding.
+
     """
 
     ids: list[list[int]]
@@ -49,7 +50,7 @@ class Encoded(Dataset[dict[str, object]]):
         return [len(row) for row in self.ids]
 
     def collate(self, rows: Sequence[dict[str, object]]) -> dict[str, Tensor]:
-        """One batch, padded on the right to its longest row: input_ids, attention_mask, labels, index (all (rows, ...))."""
+        """One batch, padded on the right to its longest row: input_ids, attention_mask (rows, width), labels, index."""
         ids = [row["ids"] for row in rows]
         width = max(len(row) for row in ids)  # type: ignore[arg-type]
         dtype = torch.float32 if isinstance(self.labels[0], float) else torch.int64
@@ -72,7 +73,7 @@ def encode(split: Split, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max
     """Tokenise a split, pairs cut to `max_length` tokens from the longer side."""
     longest = getattr(tokenizer, "model_max_length", max_length)
     if max_length > longest:
-        raise UserError(f"train.max_length={max_length} is above the backbone's {longest} tokens: give at most {longest}")
+        raise UserError(f"train.max_length={max_length} is above the backbone's {longest} tokens: give less")
     columns = [split.texts[name] for name in spec.columns]
     coded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
     types = coded["token_type_ids"] if "token_type_ids" in tokenizer.model_input_names else None

@@ -16,6 +16,7 @@ class Split:
     Attributes:
         texts: text column name -> one string per row, in the spec's column order.
         labels: class ids in the spec's label order, or scores for a regression.
+
     """
 
     texts: dict[str, list[str]]
@@ -31,7 +32,7 @@ class Split:
     def take(self, index: list[int]) -> Split:
         """The rows at `index`, in that order."""
         texts = {name: [column[i] for i in index] for name, column in self.texts.items()}
-        return Split(texts, [self.labels[i] for i in index])  # type: ignore[arg-type]
+        return Split(texts, [self.labels[i] for i in index])
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TaskData:
         source: "mini", "local" or "hub".
         splits: one `Split` per name in `spec.splits`.
         notes: what a reader of the record must know of these rows (rows left out, and why).
+
     """
 
     spec: TaskSpec

@@ -144,13 +144,12 @@ def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
     # Binary, since only \n ends a line: in text mode a lone \r would too, and str.splitlines knows eight more.
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            if number == 1:
-                raw = raw.removeprefix(codecs.BOM_UTF8)
+            content = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
             try:
-                yield number, raw.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+                yield number, content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(
-                    f"{name} line {number}: not UTF-8 (byte 0x{raw[error.start]:02x}): save the file as UTF-8"
+                    f"{name} line {number}: not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8"
                 ) from None
 
 
@@ -234,7 +233,6 @@ def _read_shard(path: Path, spec: TaskSpec) -> Split:
 
     name = f"{path.parent.name}/{path.name}"
     try:
-        # ParquetFile and not read_table: the latter makes columns of folder names that look like "key=value".
         with pyarrow.parquet.ParquetFile(path) as file:
             features = Features.from_arrow_schema(file.schema_arrow)
             _check_features(features, spec, name)

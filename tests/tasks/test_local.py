@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from lora2_bench.errors import UserError
 from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.local import load_local, read_parquet
+from lora2_bench.tasks.local import load_local
 from lora2_bench.tasks.spec import TASKS, TaskSpec
 
 GLUE_DIR = os.environ.get("GLUE_DIR")
@@ -333,13 +333,6 @@ def test_a_broken_parquet_file_is_one_line(tmp_path: Path) -> None:
     folder = write_parquet(tmp_path, data)
     (folder / "train-00000-of-00001.parquet").write_bytes(b"<html>404</html>")
     assert "rte/train-00000-of-00001.parquet is not a readable parquet file" in message(data.spec, tmp_path)
-
-
-def test_folder_names_of_the_form_key_value_add_no_columns(tmp_path: Path) -> None:
-    data = rte_data(tmp_path)
-    parent = tmp_path / "label=3"
-    parent.mkdir()
-    assert read_parquet(data.spec, write_parquet(parent, data)) == data.splits
 
 
 def test_both_layouts_at_once_are_refused(tmp_path: Path) -> None:

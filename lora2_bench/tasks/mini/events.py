@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from random import Random
+from collections.abc import Iterable
 
-from lora2_bench.tasks.mini.lexicon import Lexicon, Meaning, a, participle, past
+from lora2_bench.tasks.mini.lexicon import Lexicon, Meaning, Source, a, participle, past
 
 Event = dict[str, Meaning]
 """Slot -> meaning."""
@@ -14,9 +14,9 @@ World = dict[str, Lexicon]
 """Slot -> the lexicon that fills it."""
 
 
-def draw_event(world: World, rng: Random, dev: bool) -> Event:
+def draw_event(world: World, source: Source) -> Event:
     """One meaning per slot of the world."""
-    return {slot: lexicon.draw(rng, dev) for slot, lexicon in world.items()}
+    return {slot: lexicon.draw(source) for slot, lexicon in world.items()}
 
 
 def first_wording(event: Event) -> Wording:
@@ -24,34 +24,43 @@ def first_wording(event: Event) -> Wording:
     return {slot: meaning[0] for slot, meaning in event.items()}
 
 
-def draw_wording(event: Event, rng: Random) -> Wording:
+def draw_wording(event: Event, source: Source) -> Wording:
     """A wording of the event, drawn per slot."""
-    return {slot: rng.choice(meaning) for slot, meaning in event.items()}
-
-
-def other_wording(meaning: Meaning, wording: str, rng: Random) -> str:
-    """A wording of the meaning that is not `wording`."""
-    return rng.choice([other for other in meaning if other != wording])
+    return {slot: source.rng.choice(meaning) for slot, meaning in event.items()}
 
 
 def retell(
-    event: Event, told: Wording, touched: list[str], changed: list[str], world: World, rng: Random, dev: bool
+    event: Event,
+    told: Wording,
+    source: Source,
+    *,
+    world: World,
+    reworded: Iterable[str],
+    changed: Iterable[str] = (),
 ) -> Wording:
-    """Tell `event` again: other words in the touched slots, and another meaning in those that are also changed.
+    """Tell the event again: in other words in the `reworded` slots, with another meaning in the `changed` ones.
 
-    As many words differ from `told` whether or not a meaning changed, so that counting shared words tells nothing.
+    A changed slot takes the wording of its new meaning that stands where the reworded one would: neither the number of
+    words shared with `told` nor any word alone then tells whether a meaning has changed.
     """
     retold = dict(told)
-    for slot in touched:
-        if slot in changed:
-            retold[slot] = rng.choice(world[slot].draw(rng, dev, other_than=event[slot]))
-        else:
-            retold[slot] = other_wording(event[slot], told[slot], rng)
+    for slots, differs in ((reworded, False), (changed, True)):
+        for slot in slots:
+            meaning = world[slot].draw(source, other_than=event[slot]) if differs else event[slot]
+            retold[slot] = meaning[1 - event[slot].index(told[slot])]
     return retold
 
 
+def near_or_far(slots: list[str], source: Source) -> list[str]:
+    """One or two of the slots: the facts to change.
+
+    One is the near miss that the tasks are about; two is what a small adapter learns the comparison from quickly.
+    """
+    return slots[: source.rng.randint(1, 2)]
+
+
 def sentence(words: str) -> str:
-    """The words as a sentence: first letter large, a full stop at the end, no gaps left by empty slots."""
+    """The words as a sentence: a capital, a full stop unless it is a question, no gaps left by empty slots."""
     text = " ".join(words.split())
     return text[0].upper() + text[1:] + ("" if text.endswith("?") else ".")
 
@@ -63,6 +72,6 @@ def active(wording: Wording, *details: str) -> str:
 
 
 def passive(wording: Wording, *details: str) -> str:
-    """`In Paris a bike was bought by the doctor.`"""
+    """`In Paris a bike was bought by the doctor.`, with the details (slots) in the order given."""
     head = " ".join(wording[slot] for slot in details)
     return sentence(f"{head} {a(wording['item'])} was {participle(wording['action'])} by the {wording['person']}")

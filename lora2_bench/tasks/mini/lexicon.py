@@ -1,7 +1,8 @@
 """The words of the generated tasks: lexicons of meanings, each with a part that only dev splits may use.
 
-A table is written as `wording/other wording, ...`: wordings between commas share one meaning, and in tables of kinds
-(`CITIES`, `KINDS`) the first is the narrower one. Verbs stand in their base form.
+A table is written as `wording/other wording, ...`: the two wordings between commas share one meaning, and in tables of
+kinds (`CITIES`, `KINDS`, `TIMES`) the first is the narrower one, so that it entails the second. Verbs stand in their
+base form.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-Meaning = tuple[str, ...]
-"""The wordings of one meaning, interchangeable in a sentence (in a table of kinds: the narrower one first)."""
+Meaning = tuple[str, str]
+"""The two wordings of one meaning, interchangeable in a sentence (in a table of kinds: the narrower one first)."""
 
 
 def _meanings(table: str) -> tuple[Meaning, ...]:
-    return tuple(tuple(entry.split("/")) for entry in " ".join(table.split()).split(", "))
+    entries = " ".join(table.split()).split(", ")
+    return tuple((first, second) for first, second in (entry.split("/") for entry in entries))
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,7 @@ class Lexicon:
 PEOPLE = Lexicon.of(
     """doctor/physician, lawyer/attorney, child/kid, teacher/instructor, thief/burglar, cop/policeman, writer/author,
     boss/manager, cook/chef, priest/pastor, soldier/trooper, merchant/trader, guest/visitor, student/pupil,
-    actor/performer, scientist/researcher, singer/vocalist, king/monarch, worker/employee, neighbor/man next door,
-    painter/artist, maid/housekeeper""",
+    actor/movie star, scientist/researcher, singer/vocalist, king/monarch, worker/employee, maid/housekeeper""",
     """guard/watchman, barber/hairdresser, tourist/traveler, judge/magistrate, driver/chauffeur, prisoner/inmate,
     reporter/journalist, nanny/babysitter""",
 )
@@ -74,30 +75,22 @@ PEOPLE = Lexicon.of(
 ITEMS = Lexicon.of(
     """bike/bicycle, sofa/couch, car/automobile, rug/carpet, mug/cup, purse/handbag, hat/cap, photo/picture,
     gift/present, rock/stone, television/TV, fridge/refrigerator, sweater/pullover, truck/lorry, movie/film,
-    shovel/spade, pan/skillet, bucket/pail, stove/cooker, coat/jacket, jewel/gem, gun/firearm, watch/clock, vase/jar,
+    shovel/spade, pan/skillet, bucket/pail, stove/cooker, coat/jacket, gun/firearm, watch/clock, vase/jar,
     map/chart""",
-    """rabbit/bunny, cab/taxi, torch/flashlight, sack/bag, blanket/quilt, jet/airplane, phone/telephone,
+    """pillow/cushion, cab/taxi, torch/flashlight, sack/bag, blanket/quilt, jet/airplane, phone/telephone,
     journal/diary""",
 )
 
 KINDS = Lexicon.of(
-    """rose/flower, oak/tree, hammer/tool, guitar/instrument, dog/animal, apple/fruit, novel/book, gown/dress,
-    diamond/gemstone, sandwich/meal, beer/drink, dagger/weapon""",
+    """rose/flower, oak/tree, guitar/musical instrument, poodle/dog, apple/fruit, novel/book, gown/dress,
+    diamond/gemstone, sandwich/meal, beer/drink""",
     """necklace/piece of jewelry, parrot/bird, yacht/boat, carrot/vegetable""",
 )
 
 ACTIONS = Lexicon.of(
     """buy/purchase, repair/fix, find/discover, hide/conceal, destroy/wreck, get/receive, lose/misplace,
-    throw away/discard, examine/inspect, steal/rob, want/desire, bring back/return, choose/select, sell/trade away""",
-    """clean/wash, pick up/collect, need/require, adore/love""",
-)
-
-PLACES = Lexicon.of(
-    """in the shop/in the store, in the woods/in the forest, in the harbor/in the port, in the cellar/in the basement,
-    at the inn/at the hotel, on the road/on the street, on the shore/on the beach, at the office/at work,
-    in the yard/in the garden, at the chapel/at the church, at the pub/at the bar, in the house/at home""",
-    """in the flat/in the apartment, in the jail/in the prison, at the hospital/at the clinic,
-    in the village/in the small town""",
+    throw away/discard, examine/inspect, steal/swipe, want/desire, bring back/return, choose/select, clean/wash""",
+    """pick up/collect, need/require, adore/love, keep/retain""",
 )
 
 CITIES = Lexicon.of(
@@ -106,10 +99,79 @@ CITIES = Lexicon.of(
     """in Sydney/in Australia, in Athens/in Greece, in Dublin/in Ireland, in Stockholm/in Sweden""",
 )
 
+PLACES = Lexicon.of(
+    """in the shop/in the store, in the woods/in the forest, in the cellar/in the basement, at the inn/at the hotel,
+    on the road/on the street, at the office/at work, in the yard/in the garden, at the chapel/at the church,
+    at the pub/at the bar, at school/in the classroom""",
+    """in the flat/in the apartment, in the jail/in the prison, at the hospital/at the clinic,
+    in the village/in the small town""",
+)
+
 TIMES = Lexicon.of(
     """at noon/at midday, at dawn/at sunrise, at night/after dark, in autumn/in the fall, in December/in winter,
     in July/in summer, on Sunday/at the weekend, in the 1990s/last century""",
     """at dusk/at sunset, in April/in spring, before lunch/in the morning""",
+)
+
+REASONS = Lexicon.of(
+    """because it was cheap/because of the low price, because it was pretty/because of its beauty,
+    because it was old/because of its age, because it was useful/because of its usefulness,
+    because it was famous/because of its fame""",
+    """because it was rare/because of its rarity, because it was heavy/because of its weight""",
+)
+
+# MNLI's mismatched genre: the sea and the farm, none of it in any train split.
+RURAL_PEOPLE = Lexicon.of(
+    """sailor/seaman, captain/skipper, fisherman/angler, pirate/buccaneer, farmer/grower, shepherd/herder,
+    hunter/trapper, miller/grinder of corn, blacksmith/metalworker, cowboy/ranch hand""",
+    """fishmonger/seller of fish, ferryman/boatman""",
+)
+RURAL_ITEMS = Lexicon.of(
+    """ship/vessel, rope/cord, barrel/cask, hen/chicken, pony/horse, pig/hog, donkey/mule, trout/fish, rifle/shotgun,
+    plough/plow, basket/hamper, tractor/farm vehicle""",
+    """canoe/kayak, rooster/cockerel""",
+)
+RURAL_ACTIONS = Lexicon.of(
+    "catch/capture, haul/drag, raise/lift, chase/pursue, trade/swap, load/pack, feed/nourish, hunt/stalk",
+    "tow/pull, trap/snare",
+)
+RURAL_PLACES = Lexicon.of(
+    """in the harbor/in the port, on the shore/on the beach, in the barn/in the shed, in the meadow/in the pasture,
+    on the ocean/at sea, by the stream/by the creek, on the hill/on the slope, in the bog/in the swamp""",
+    "near the cliff/near the precipice, on the pier/on the jetty",
+)
+RURAL_TIMES = Lexicon.of(
+    """during the storm/during the tempest, at high tide/at high water, at harvest/when the crops were cut,
+    in the drought/in the dry spell, during the fog/in the mist""",
+    "at milking time/while the cows were milked, in the frost/in the freezing cold",
+)
+
+# These two are told apart by gender alone: their pairs are men and women of a kind, not one person in two wordings.
+MEN = Lexicon.of(
+    """king/prince, father/dad, uncle/nephew, boy/young man, monk/friar, husband/bridegroom, grandfather/grandpa,
+    waiter/salesman, policeman/fireman, son/brother, old gentleman/old man, actor/cowboy""",
+    "businessman/landlord, duke/emperor, stepfather/godfather, headmaster/schoolboy",
+)
+WOMEN = Lexicon.of(
+    """queen/princess, mother/mom, aunt/niece, girl/young woman, nun/abbess, wife/bride, grandmother/grandma,
+    waitress/saleswoman, policewoman/maid, daughter/sister, old lady/old woman, actress/ballerina""",
+    "businesswoman/landlady, duchess/empress, stepmother/godmother, headmistress/schoolgirl",
+)
+RELATIONS = Lexicon.of(
+    """was left near/was left beside, stood behind/stood in front of, was moved away from/was kept apart from,
+    was placed next to/was put close to, was hidden from/was kept away from, fell on/landed on""",
+    "was taken from/was removed from, was seen with/was spotted with",
+)
+STATES = Lexicon.of(
+    """old/ancient, dirty/filthy, wet/soaked, cold/freezing, big/large, small/little, heavy/weighty, hot/warm,
+    famous/well known, clean/spotless, lost/missing, strange/odd, dangerous/unsafe""",
+    "tall/high, noisy/loud, popular/well liked",
+)
+
+INTENTS = Lexicon.of(
+    """how can I/what is the best way to, where can I/which place is good to, when should I/what is the right time to,
+    why should I/what is the reason to, how much does it cost to/what is the price to""",
+    "who can help me/which person could help to, is it legal to/does the law allow people to",
 )
 
 _IRREGULAR = {
@@ -122,7 +184,12 @@ _IRREGULAR = {
     "steal": ("stole", "stolen"),
     "bring": ("brought", "brought"),
     "choose": ("chose", "chosen"),
-    "sell": ("sold", "sold"),
+    "swap": ("swapped", "swapped"),
+    "catch": ("caught", "caught"),
+    "drag": ("dragged", "dragged"),
+    "keep": ("kept", "kept"),
+    "feed": ("fed", "fed"),
+    "trap": ("trapped", "trapped"),
 }
 
 
@@ -145,6 +212,15 @@ def past(verb: str) -> str:
 def participle(verb: str) -> str:
     """Past participle of a base form, its particle kept."""
     return _inflect(verb, 1)
+
+
+def plural_of(noun: str) -> str:
+    """Plural of a regular noun."""
+    if noun.endswith(("ch", "sh", "s", "x")):
+        return noun + "es"
+    if noun.endswith("y") and noun[-2] not in "aeiou":
+        return noun[:-1] + "ies"
+    return noun + "s"
 
 
 def a(noun: str) -> str:

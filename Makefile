@@ -1,0 +1,53 @@
+# make help lists the targets. PYTHON chooses the interpreter that makes .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+RESULTS ?= results
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format tables prefetch wheel lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+# The stamp is renewed when the lock or the metadata changes: then, and only then, is anything installed.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "error: $$($(PYTHON) --version) is too old: give one with make PYTHON=python3.11 (or newer)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+run: $(VENV)/.installed  ## train and score the default cell (LoRA² on MiniLM, generated RTE), no network needed
+	$(RUN) -m lora2_bench method=lora2 task=rte results=$(RESULTS)
+
+test: $(VENV)/.installed  ## run the test suite (GLUE_DIR=path/to/glue adds the tests on real files)
+	$(RUN) -m pytest -n auto
+
+lint: $(VENV)/.installed  ## style, import rules, types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+
+format: $(VENV)/.installed  ## let ruff put the code in order
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+tables: $(VENV)/.installed  ## records below RESULTS (default: results) -> RESULTS/tables
+	$(RUN) -m lora2_bench.report tables --results $(RESULTS)
+
+prefetch: $(VENV)/.installed  ## fill the hub's cache with GLUE and the paper's backbones, for a cluster without network
+	$(RUN) scripts/prefetch.py
+
+wheel: $(VENV)/.installed  ## build dist/*.whl, conf/ included
+	$(RUN) -m build --wheel --no-isolation
+
+lock: $(VENV)/.installed  ## write requirements.lock from what .venv holds now
+	{ echo '# What make run and make test install: every version pinned. Written by make lock.'; \
+	  $(RUN) -m pip freeze --exclude-editable | sed 's/+cpu$$//'; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:  ## remove .venv and build files; results stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

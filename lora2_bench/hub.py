@@ -1,0 +1,104 @@
+"""The Hugging Face hub at pinned revisions: the local cache first, the network only for what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Thread
+
+from lora2_bench.errors import UserError
+
+# What a backbone needs: configuration, tokenizer and weights.
+_MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+# DeBERTaV3 has no other weights on the hub; torch reads them with its weights-only loader, which runs no pickled code.
+_OLD_WEIGHTS = "pytorch_model.bin"
+# The client retries an unreachable hub for over 20 s, and longer where packets vanish: so ask once, briefly, before.
+_ANSWER_SECONDS = 5.0
+
+
+def model_snapshot(hub_id: str, revision: str) -> Path:
+    """The folder of a backbone's files in the hub cache, fetched where they are not there yet.
+
+    Raises UserError where they are not cached and the hub does not answer (within 10 s), or there are no weights.
+    """
+    folder = cached(hub_id, "model", revision, [*_MODEL_FILES, _OLD_WEIGHTS])
+    if folder is not None and has_model(folder):
+        return folder
+    reason = why_unreachable()
+    if reason is not None:
+        raise UserError(
+            f"{hub_id} is not in the hub cache and could not be fetched ({reason}): fill the cache where there is a "
+            "network (`make prefetch`), use model=local model.path=DIR, or model=minilm"
+        )
+    folder = fetch(hub_id, "model", revision, list(_MODEL_FILES))
+    if not has_model(folder):
+        folder = fetch(hub_id, "model", revision, [_OLD_WEIGHTS])
+    if not has_model(folder):
+        raise UserError(f"{hub_id} at {revision} has no config.json or no weights: pin a revision that has both")
+    return folder
+
+
+def has_model(folder: Path) -> bool:
+    """True where a folder holds a configuration and weights."""
+    weights = any(folder.glob("*.safetensors")) or (folder / _OLD_WEIGHTS).is_file()
+    return (folder / "config.json").is_file() and weights
+
+
+def cached(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str]) -> Path | None:
+    """The snapshot's folder in the hub cache, which may hold a part of the files only; None without one. No network."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, repo_type=repo_type, revision=revision, allow_patterns=list(patterns), local_files_only=True
+            )
+        )
+    except LocalEntryNotFoundError:
+        return None
+
+
+def fetch(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str]) -> Path:
+    """Download the top-level or task files that match into the hub cache; any failure is a UserError of one line."""
+    from huggingface_hub import snapshot_download
+
+    # A model's subfolders hold exports to other formats (onnx/...), a dataset's hold the tasks.
+    nested = ["*/*"] if repo_type == "model" else None
+    try:
+        return Path(
+            snapshot_download(
+                hub_id, repo_type=repo_type, revision=revision, allow_patterns=list(patterns), ignore_patterns=nested
+            )
+        )
+    except Exception as error:  # the client, its HTTP library and the disk have no common class; all end the same way
+        raise UserError(f"{hub_id} at {revision}: {_one_line(error)}") from error
+
+
+def why_unreachable() -> str | None:
+    """Why the hub cannot be used now, or None if it answers. Takes _ANSWER_SECONDS at most."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            status = get_session().head(constants.ENDPOINT, timeout=_ANSWER_SECONDS).status_code
+        except Exception as error:  # whatever went wrong, there was no answer
+            outcome.append(f"{constants.ENDPOINT}: {_one_line(error)}")
+        else:
+            # A proxy that finds no way to the hub answers in its place, with 502 to 504.
+            outcome.append(None if status < 500 else f"{constants.ENDPOINT} answers HTTP {status}")
+
+    # A thread of its own, since no timeout covers a name server that does not answer; a daemon, so as to exit freely.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ANSWER_SECONDS)
+    return outcome[0] if outcome else f"{constants.ENDPOINT} does not answer within {_ANSWER_SECONDS:g} s"
+
+
+def _one_line(error: Exception) -> str:
+    """The error's class and the start of its text, without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

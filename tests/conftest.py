@@ -1,0 +1,134 @@
+"""What tests share: tiny backbones on disk, and the user's own entry called in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+ARCHITECTURES = ("bert", "roberta", "deberta-v2")
+
+
+def tiny_config(architecture: str, vocab_size: int = 400) -> Any:
+    """A two-layer configuration whose widths all differ, so that a mixed-up dimension fails."""
+    from transformers import BertConfig, DebertaV2Config, RobertaConfig
+
+    sizes: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 40,
+        "max_position_embeddings": 80,
+    }
+    if architecture == "bert":
+        return BertConfig(**sizes)
+    if architecture == "roberta":
+        return RobertaConfig(**sizes, pad_token_id=1, bos_token_id=0, eos_token_id=2, type_vocab_size=1)
+    return DebertaV2Config(
+        **sizes,
+        relative_attention=True,
+        position_buckets=8,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        type_vocab_size=0,
+        pad_token_id=0,
+    )
+
+
+def _tokenizer(architecture: str, folder: Path) -> Any:
+    """A tokenizer of the architecture's own kind, trained on a few sentences of the package's generated data."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import BertTokenizer, DebertaV2Tokenizer, RobertaTokenizer
+
+    from lora2_bench.tasks.sources import load_task
+
+    train = load_task("rte", "mini").splits["train"]
+    texts = [text for column in train.texts.values() for text in column[:300]]
+    if architecture == "bert":
+        words = sorted({word for text in texts for word in text.lower().replace(".", " .").split()})
+        vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words][:400]
+        (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
+        return BertTokenizer.from_pretrained(str(folder))
+    if architecture == "roberta":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        tokenizer.train_from_iterator(texts, trainer)
+        tokenizer.model.save(str(folder))
+        return RobertaTokenizer.from_pretrained(str(folder))
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=special, unk_token="[UNK]", show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    vocab = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    return DebertaV2Tokenizer(vocab=vocab)
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Architecture -> folder of a random tiny backbone with its own tokenizer, as save_pretrained leaves it."""
+    made: dict[str, Path] = {}
+
+    def folder_of(architecture: str) -> Path:
+        if architecture not in made:
+            import torch
+            from transformers import AutoModel
+
+            folder = tmp_path_factory.mktemp(f"tiny_{architecture}")
+            tokenizer = _tokenizer(architecture, folder)
+            torch.manual_seed(0)
+            AutoModel.from_config(tiny_config(architecture, vocab_size=max(len(tokenizer), 400))).save_pretrained(folder)
+            tokenizer.model_max_length = 64
+            tokenizer.save_pretrained(folder)
+            made[architecture] = folder
+        return made[architecture]
+
+    return folder_of
+
+
+@dataclass
+class Told:
+    """What a command left: its exit code, what it printed, and its last line."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line on standard output."""
+        return self.out.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """Call `python -m lora2_bench ARGUMENTS` as a user would, in this process."""
+    from lora2_bench.__main__ import main
+
+    def call(*arguments: str) -> Told:
+        monkeypatch.setattr(sys, "argv", ["lora2_bench", *arguments])
+        capfd.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capfd.readouterr()
+        return Told(code, out, err)
+
+    return call

@@ -1,0 +1,102 @@
+"""Records as a run leaves them, made without training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from lora2_bench.cell import Cell, Data, Model, Protocol, Train
+from lora2_bench.record import DONE, FAILED, Record
+from lora2_bench.tasks.spec import TASKS
+
+METRIC = {"cola": "matthews_correlation", "stsb": "pearson"}
+METHODS: dict[str, tuple[str | None, dict[str, Any]]] = {
+    "full": (None, {"name": "full"}),
+    "lora": ("r", {"name": "lora", "r": 8, "alpha": 16, "targets": ["q", "v"]}),
+    "lora2": ("k", {"name": "lora2", "k": 1, "r": 8, "alpha": 16, "targets": ["q", "k", "v", "o", "f1", "f2"]}),
+}
+
+
+def make_cell(
+    task: str = "rte",
+    method: str = "lora2",
+    *,
+    seed: int = 0,
+    model: str = "minilm",
+    source: str = "mini",
+    protocol: str = "paper",
+    options: dict[str, Any] | None = None,
+    max_train: int | None = None,
+    **train: Any,
+) -> Cell:
+    """A cell with every field given, independent of conf/; `options` and `train` replace values."""
+    size, values = METHODS[method]
+    recipe = Train(
+        epochs=5,
+        max_steps=None,
+        batch_size=32,
+        accumulate=1,
+        lr=1e-3,
+        weight_decay=0.0,
+        schedule="linear",
+        warmup=0.06,
+        max_grad_norm=1.0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_eps=1e-8,
+        max_length=128,
+        cls_dropout=None,
+        eval_steps=None,
+        precision="fp32",
+    )
+    return Cell(
+        model=Model(model, "package", "ab" * 32, None, None),
+        task=task,
+        method={**values, **(options or {})},
+        size=size,
+        data=Data(source, 0 if source == "mini" else None, max_train, None),
+        train=dataclasses.replace(recipe, **train),
+        protocol=Protocol(protocol, 0.1 if protocol == "clean" else 0.0, 0),
+        seed=seed,
+    )
+
+
+def make_record(
+    cell: Cell, best: float = 0.8, last: float = 0.75, *, official: bool = True, cut: tuple[str, ...] = (), **facts: Any
+) -> Record:
+    """The record of a finished cell with these scores; `facts` replace parts of its result."""
+    metric = METRIC.get(cell.task, "accuracy")
+    adapter = {"full": 1000, "lora": 240, "lora2": 120}[cell.method["name"]] * (cell.size_value or 1)
+
+    def at(step: int, score: float) -> dict[str, Any]:
+        return {"step": step, "score": score, "metrics": {metric: score}}
+
+    result = {
+        "main_metric": metric,
+        "size": {"name": cell.size, "value": cell.size_value, "quotient": cell.quotient},
+        "data": {
+            "source": cell.data.source,
+            "official": official and cell.data.source != "mini",
+            "source_rows": TASKS[cell.task].rows,
+            "rows": {"train": 2000, "dev": 400},
+            "sha256": "cd" * 32,
+            "notes": [],
+        },
+        "backbone": {"name": cell.model.name, "sha256": "ab" * 32},
+        "parameters": {"adapter": adapter, "head": 50, "active": adapter - 20},
+        "evaluations": [at(63, best), at(126, last)],
+        "best": at(63, best),
+        "last": at(126, last) if cell.protocol.name == "paper" else None,
+        "steps": 126,
+        "epochs": 2.0,
+        **facts,
+    }
+    run = {"finished": "2025-01-01T00:00:00+00:00", "seconds": 12.34, "command": [f"task={cell.task}"]}
+    return Record(cell.id, DONE, cell.to_dict(), cell.method_label, list(cut), result, run)
+
+
+def make_failed(cell: Cell, step: int = 7, cause: str = "the loss is nan") -> Record:
+    """The record of a cell that ended early."""
+    record = make_record(cell)
+    keep = {name: record.result[name] for name in ("main_metric", "size", "data", "backbone", "parameters")}
+    return dataclasses.replace(record, status=FAILED, result=keep, error={"step": step, "cause": cause})

@@ -1,0 +1,73 @@
+"""The paper's parameter counts, from the architectures' configurations on the meta device."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import DebertaV2Config, RobertaConfig
+
+from lora2_bench.backbone import Backbone, random_backbone
+from tests.methods.helpers import make_method
+
+ALL = ["q", "k", "v", "o", "f1", "f2"]
+
+
+def deberta_v3_base() -> Backbone:
+    """12 layers of width 768 and 3072, as microsoft/deberta-v3-base."""
+    config = DebertaV2Config(
+        vocab_size=128100,
+        hidden_size=768,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        intermediate_size=3072,
+        relative_attention=True,
+        position_buckets=256,
+        pos_att_type=["p2c", "c2p"],
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        position_biased_input=False,
+        type_vocab_size=0,
+    )
+    with torch.device("meta"):
+        return random_backbone(config)
+
+
+def roberta_large() -> Backbone:
+    """24 layers of width 1024 and 4096, as FacebookAI/roberta-large."""
+    config = RobertaConfig(
+        vocab_size=50265,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+    )
+    with torch.device("meta"):
+        return random_backbone(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "count"),
+    [
+        ("lora2", {"k": 1, "targets": ALL}, 167_616),  # Table 1: 0.17M; Table 4: 167.6k
+        ("lora2", {"k": 8, "targets": ALL}, 1_336_896),  # Table 1: 1.33M
+        ("lora2", {"k": 1, "targets": ["q", "k"]}, 37_440),  # Table 4: 37.4k
+        ("lora2", {"k": 1, "targets": ["q", "v"]}, 37_440),  # Table 4: 37.4k
+        ("lora2", {"k": 1, "targets": ["q", "k", "v"]}, 56_160),  # Table 4: 56.2k
+        ("lora", {"r": 1, "targets": ALL}, 165_888),  # Table 1: 0.17M
+        ("lora", {"r": 8, "targets": ALL}, 1_327_104),  # Table 1: 1.33M
+    ],
+)
+def test_deberta_v3_base(method: str, changes: dict[str, object], count: int) -> None:
+    ranks = {"r": 8} if method == "lora2" else {}
+    assert make_method(method, deberta_v3_base(), **{**ranks, **changes}).parameters()["adapter"] == count
+
+
+def test_roberta_large_k1() -> None:
+    assert make_method("lora2", roberta_large(), k=1, r=8, targets=ALL).parameters()["adapter"] == 445_824
+
+
+def test_full_fine_tuning_of_deberta_v3_base() -> None:
+    counts = make_method("full", deberta_v3_base()).parameters()
+    assert counts["adapter"] + counts["head"] == 184_423_682  # Table 1: 184M

@@ -1,0 +1,438 @@
+"""The command line's side of a run: what stops before training, with which line; and every published recipe."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from lora2_bench.config import CONF, launch, plan_from
+from lora2_bench.errors import CellFailed, UserError
+from lora2_bench.plan import Plan
+from lora2_bench.run import check_fit
+from lora2_bench.tasks.spec import TASKS
+from tests.composed import composed, leaves, plan_of, weights_folder
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+RECIPES = sorted((CONF / "recipe").glob("*/*.yaml"))
+
+
+@dataclass
+class Told:
+    code: int
+    out: str
+    err: str
+    plans: list[Plan]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Told]]:
+    """`python -m lora2_bench ARGUMENTS` in this process, up to where a run would begin to load things."""
+
+    def call(*arguments: str, run: Callable[[Plan], Any] = check_fit) -> Told:
+        monkeypatch.setattr(sys, "argv", ["lora2_bench", *arguments])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        plans: list[Plan] = []
+
+        def taken(plan: Plan) -> None:
+            plans.append(plan)
+            run(plan)
+
+        code = 0
+        try:
+            launch(taken)
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Told(code, *capfd.readouterr(), plans)
+
+    return call
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, cwd=cwd, check=False, timeout=120
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+# Wrong command lines -> what the one line must say: the value, and what is allowed or the way out.
+WRONG_COMMANDS = {
+    "task=foo": ["task=foo", *TASKS],
+    "model=foo": ["model=foo", *MODELS],
+    "method=foo": ["method=foo", "full", "lora", "lora2"],
+    "data=foo": ["data=foo", "mini", "local", "hub"],
+    "protocol=foo": ["protocol=foo", "paper", "clean"],
+    "tracker=foo": ["tracker=foo", "none", "wandb"],
+    "task=null": ["task=null"],
+    "data=3": ["data=3"],
+    "task=rte,mrpc": ["task=rte,mrpc", "-m"],
+    "task=[rte,mrpc]": ["task=[rte,mrpc]", "-m task=A,B"],
+    "train.foo=1": ["train.foo", "--cfg job"],
+    "+train.learning_rate=1": ["train.learning_rate", "lr"],
+    "+method.aplha=1": ["method.aplha", "did you mean method.alpha?"],
+    "+sed=1": ["sed", "did you mean seed?"],
+    "+nothing.like.it=1": ["nothing", "leave it out"],
+    "seed": ["seed", "NAME=VALUE"],
+    "=3": ["=3"],
+    "kr=[1": ["kr=[1", "NAME=VALUE"],
+    "recipe=foo": ["recipe=foo", "MODEL/METHOD"],
+    "recipe=minilm/foo": ["model=minilm", "method=foo", "recipe=MODEL/METHOD"],
+    "model=deberta_v3_base task=wnli": ["task=wnli", "deberta_v3_base", "lora2", "cola", "recipe=MODEL/METHOD"],
+    "method=full kr=8": ["kr=8", "method=full", "leave kr out"],
+    "kr=8 method.k=4": ["method.k=4", "kr=8"],
+    "model=local": ["model.path", "model.path=..."],
+    "train.lr=${foo}": ["foo"],
+    "~train.lr": ["train.lr", "train.lr=..."],
+}
+
+
+@pytest.mark.parametrize("line", WRONG_COMMANDS)
+def test_a_wrong_command_stops_with_one_line(line: str, command: Callable[..., Told]) -> None:
+    told = command(*line.split())
+    assert told.code == 2, told
+    assert told.err.startswith("error: ")
+    assert told.err.count("\n") == 1, told.err
+    assert told.out == ""
+    for part in WRONG_COMMANDS[line]:
+        assert part in told.err
+
+
+# Wrong values in an otherwise good config. Name, value, what the line must say beside NAME=VALUE.
+NAN, INF = float("nan"), float("inf")
+WRONG_VALUES: list[tuple[str, Any, str]] = [
+    ("kr", 0, "at least 1"),
+    ("kr", -3, "at least 1"),
+    ("kr", "x", "an integer"),
+    ("kr", 1.5, "an integer"),
+    ("seed", -1, "at least 0"),
+    ("seed", "x", "an integer"),
+    ("seed", 1.5, "an integer"),
+    ("seed", True, "an integer"),
+    ("seed", 2**32, "under 2**32"),
+    ("rerun", "maybe", "true or false"),
+    ("results", None, "a folder"),
+    ("device", "tpu", "auto, cpu, cuda"),
+    ("threads", 0, "at least 1"),
+    ("eval_batch_size", 0, "at least 1"),
+    ("tracker.name", "foo", "none, wandb"),
+    ("train.batch_size", 0, "at least 1"),
+    ("train.batch_size", 8.5, "an integer"),
+    ("train.accumulate", 0, "at least 1"),
+    ("train.accumulate", 5, "a divisor of train.batch_size=32"),
+    ("train.lr", NAN, "a number above 0"),
+    ("train.lr", INF, "a number above 0"),
+    ("train.lr", 0, "a number above 0"),
+    ("train.lr", -1e-3, "a number above 0"),
+    ("train.lr", "fast", "a number above 0"),
+    ("train.lr", None, "a number above 0"),
+    ("train.epochs", 0, "a number above 0"),
+    ("train.epochs", -1, "a number above 0"),
+    ("train.epochs", NAN, "a number above 0"),
+    ("train.max_steps", 0, "at least 1, or null"),
+    ("train.eval_steps", 0, "at least 1, or null"),
+    ("train.weight_decay", -0.1, "from 0"),
+    ("train.schedule", "constant", "linear, cosine"),
+    ("train.warmup", -1, "a share of all steps"),
+    ("train.warmup", 1.5, "a share of all steps"),
+    ("train.warmup", INF, "a share of all steps"),
+    ("train.warmup", NAN, "a share of all steps"),
+    ("train.max_grad_norm", -1, "at least 0"),
+    ("train.adam_beta1", 1, "under 1"),
+    ("train.adam_beta2", -0.1, "under 1"),
+    ("train.adam_eps", 0, "above 0"),
+    ("train.max_length", 4, "at least 8"),
+    ("train.cls_dropout", 1, "0.99"),
+    ("train.precision", "fp16", "fp32, bf16"),
+    ("data.max_train", 0, "at least 1"),
+    ("data.max_eval", -5, "at least 1"),
+    ("data.seed", None, "an integer"),
+    ("data.dir", 3, "a folder"),
+    ("protocol.held_out", 0.2, "0 under protocol=paper"),
+    ("protocol.split_seed", -1, "at least 0"),
+    ("model.source", "zip", "package, hub, local"),
+    ("method.k", 0, "at least 1"),
+    ("method.k", 2.0, "an integer"),
+    ("method.r", 0, "at least 1"),
+    ("method.alpha", 0, "above 0"),
+    ("method.dropout", 1.0, "0.99"),
+    ("method.targets", ["q", "x"], "q, k, v, o, f1, f2"),
+    ("method.targets", ["q", "q"], "without repeats"),
+    ("method.targets", [], "q, k, v, o, f1, f2"),
+    ("method.targets", "q", "a list"),
+    ("method.init_std", 0, "above 0"),
+    ("method.score", "half", "reduced, full"),
+    ("method.size", "foo", "k, r"),
+    ("method.reg.on", ["uv", "zz"], "uv, UV, PQ"),
+    ("method.reg.on", "uv", "a list"),
+    ("method.reg.form", "cubic", "norm_mean, squared_sum"),
+    ("method.reg.gamma", -1, "at least 0"),
+    ("method.budget.target_r", 9, "at most 8"),
+    ("method.budget.target_r", -1, "at least 0"),
+    ("method.budget.t_init", -1, "a share of all steps"),
+    ("method.budget.delta_t", 0, "at least 1"),
+    ("method.budget.beta1", 1, "under 1"),
+    ("method._target_", "lora2_bench.run.run", "derive it from"),
+    ("method._target_", "nowhere.LoRA", "cannot be imported"),
+    ("method._target_", "LoRA", "MODULE.CLASS"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), WRONG_VALUES, ids=lambda part: str(part)[:30])
+def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(UserError) as told:
+        check_fit(plan_of(changes={name: value}))
+    message = str(told.value)
+    typed = {None: "null", True: "true"}.get(value, value) if not isinstance(value, list) else value
+    assert f"{name}={typed}" in message
+    assert allowed in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("name", ["train", "task", "model", "data", "protocol", "tracker", "method", "recipe"])
+@pytest.mark.parametrize("value", [3, None, "x"])
+def test_a_section_that_is_overwritten_is_named(name: str, value: Any) -> None:
+    config = composed()
+    OmegaConf.resolve(config)
+    config[name] = value
+    with pytest.raises(UserError, match=f"{name}=(3|null|x) is not possible"):
+        plan_from(config)
+
+
+@pytest.mark.parametrize("name", ["method.reg", "method.budget"])
+def test_a_section_of_a_method_that_is_overwritten_is_named(name: str) -> None:
+    config = composed()
+    OmegaConf.update(config, name, 3, merge=False)
+    with pytest.raises(UserError, match=f"{name}=3 is not possible"):
+        check_fit(plan_from(config))
+
+
+@pytest.mark.parametrize("name", [name for name in leaves(composed()) if not name.startswith(("recipe.", "hydra."))])
+def test_a_value_that_is_taken_away_never_ends_in_a_traceback(name: str) -> None:
+    """Most are named as missing; where a folder or path is not needed, nothing happens."""
+    config = composed()
+    OmegaConf.resolve(config)
+    section, _, key = name.rpartition(".")
+    del (OmegaConf.select(config, section) if section else config)[key]
+    try:
+        check_fit(plan_from(config))
+    except UserError as error:
+        assert key in str(error)
+        assert "\n" not in str(error)
+    else:
+        assert name in {"data.dir", "model.path", "model.package", "model.folder", "tracker.name"}
+
+
+def test_budget_phases_over_the_number_of_steps_are_named_with_both_numbers() -> None:
+    changes = {"method.budget.t_init": 200, "method.budget.t_final": 115}
+    with pytest.raises(UserError) as told:
+        check_fit(plan_of(changes=changes))
+    for part in ("t_init=200", "t_final=115", "315 steps", "method.budget.t_init=0.1"):
+        assert part in str(told.value)
+    check_fit(plan_of(changes={**changes, "method.budget.t_final": 114}))
+
+
+@pytest.mark.parametrize(("name", "value"), [("train.max_steps", 100), ("data.max_train", 600), ("train.epochs", 1)])
+def test_a_cut_run_is_measured_by_its_own_steps(name: str, value: int) -> None:
+    changes = {"method.budget.t_init": 60, "method.budget.t_final": 60}
+    check_fit(plan_of(changes=changes))
+    with pytest.raises(UserError, match="must be under the run's"):
+        check_fit(plan_of(changes={**changes, name: value}))
+
+
+def test_a_local_backbone_needs_a_folder_with_weights(tmp_path: Path) -> None:
+    for path, said in ((tmp_path / "nowhere", "not a folder"), (tmp_path, "no model.safetensors")):
+        with pytest.raises(UserError, match=said) as told:
+            plan_of("model=local", changes={"model.path": str(path)})
+        assert f"model.path={path.name}" in str(told.value)
+    with pytest.raises(UserError, match="model.path=null is not possible"):
+        plan_of("model=local", changes={"model.path": None})
+
+
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(UserError, match="device=cuda: torch finds no GPU here: give device=cpu"):
+        check_fit(plan_of(changes={"device": "cuda"}))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_recipe_makes_a_cell_that_fits(model: str, method: str, tmp_path: Path) -> None:
+    config = composed(f"model={model}", f"method={method}", "data=hub")
+    config.model.path = str(weights_folder(tmp_path / "mine"))
+    without: list[str] = []
+    for task in TASKS:
+        config.task.name = task
+        try:
+            plan = plan_from(config)
+        except UserError as error:
+            assert f"task={task} has no recipe for model={model} with method={method}" in str(error)
+            without.append(task)
+            continue
+        check_fit(plan)
+        assert plan.cut == ()
+        assert (plan.cell.task, plan.cell.model.name, plan.cell.method["name"]) == (task, model, method)
+    assert without in ([], ["wnli"])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_recipe_says_where_its_values_are_from(path: Path) -> None:
+    head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
+    assert head is not None, "a recipe begins with a comment"
+    assert re.search(r"Source: |chosen: ", head[0])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_value_of_a_recipe_is_used(method: str) -> None:
+    texts = [(CONF / "config.yaml").read_text(), (CONF / "method" / f"{method}.yaml").read_text()]
+    used = {name for text in texts for name in re.findall(r"\$\{recipe\.(\w+)\}", text)}
+    for model in MODELS:
+        unused = set(composed(f"model={model}", f"method={method}").recipe) - used
+        # LoRA² takes over LoRA's recipe where nobody published one for it.
+        assert unused == set(), f"recipe/{model}/{method}.yaml"
+
+
+def test_every_choice_of_help_exists_and_every_choice_is_in_help() -> None:
+    told = yaml.safe_load((CONF / "hydra" / "help" / "lora2_bench.yaml").read_text())["template"]
+    for group in ("model", "task", "method", "data", "protocol", "tracker"):
+        line = re.search(rf"^ +{group} +(.+)$", told, re.MULTILINE)
+        assert line is not None, group
+        choices = {re.match(r"\w+", part)[0] for part in re.sub(r"\(.*?\)", "", line[1]).replace(" ", "").split(",")}  # type: ignore[index]
+        assert choices == {path.stem for path in (CONF / group).glob("*.yaml")}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cut"),
+    [
+        ({}, ()),
+        ({"seed": 3, "kr": 8, "train.weight_decay": 0.1, "method.alpha": 8}, ()),
+        ({"train.lr": 1e-3, "train.epochs": 5.0}, ()),
+        ({"train.max_steps": 10}, ("train.max_steps=10",)),
+        ({"data.max_train": 64, "data.max_eval": 32}, ("data.max_train=64", "data.max_eval=32")),
+        ({"train.lr": 5e-4}, ("train.lr=0.0005 (recipe: 0.001)",)),
+        (
+            {"train.epochs": 1, "train.batch_size": 16},
+            ("train.epochs=1 (recipe: 5)", "train.batch_size=16 (recipe: 32)"),
+        ),
+    ],
+    ids=str,
+)
+def test_a_quick_look_is_marked_as_cut(changes: dict[str, Any], cut: tuple[str, ...]) -> None:
+    assert plan_of(changes=changes).cut == cut
+
+
+def test_a_recipe_of_another_task_follows_the_task() -> None:
+    config = composed("model=deberta_v3_base", "task=cola", "data=hub")
+    values = {}
+    for task in ("cola", "mrpc"):
+        config.task.name = task
+        cell = plan_from(config).cell
+        values[task] = (cell.train.lr, cell.train.epochs, cell.train.warmup, cell.method["budget"]["target_r"])
+    assert values == {"cola": (8e-4, 25, 100, 3), "mrpc": (1e-3, 30, 0.1, 1)}
+
+
+def test_kr_sets_the_methods_own_size() -> None:
+    assert plan_of(changes={"kr": 8}).cell.method["k"] == 8
+    assert plan_of(changes={"kr": 8}).cell.method["r"] == 8
+    assert plan_of("method=lora", changes={"kr": 4}).cell.method["r"] == 4
+    assert plan_of(changes={"kr": 8, "method.k": 8}).cell.size_value == 8
+
+
+def test_the_place_of_a_plan_is_what_was_asked_for(tmp_path: Path) -> None:
+    changes = {"results": str(tmp_path), "device": "cpu", "threads": 1, "eval_batch_size": 7, "rerun": True}
+    place = plan_of(changes={**changes, "data.dir": "/glue"}).place
+    assert (place.results, place.device, place.threads, place.eval_batch_size) == (tmp_path, "cpu", 1, 7)
+    assert (place.rerun, place.data_dir) == (True, "/glue")
+
+
+def test_a_good_command_reaches_the_run_with_its_overrides_as_typed(command: Callable[..., Told]) -> None:
+    told = command("task=cola", "method=lora", "train.eval_steps=${train.batch_size}")
+    assert (told.code, told.err) == (0, "")
+    (plan,) = told.plans
+    assert plan.command == ("task=cola", "method=lora", "train.eval_steps=${train.batch_size}")
+    assert plan.cell.train.eval_steps == 32
+
+
+def test_a_failed_cell_ends_with_one_line_and_code_1(command: Callable[..., Told]) -> None:
+    def fails(plan: Plan) -> None:
+        raise CellFailed(7, "the loss is nan")
+
+    told = command("seed=1", run=fails)
+    assert (told.code, told.err) == (1, "error: step 7: the loss is nan\n")
+
+
+def test_a_sweep_goes_on_after_a_bad_cell_and_lists_it(
+    command: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = command("-m", "seed=0,-1,2", f"results={tmp_path}", run=lambda plan: None)
+    assert told.code == 1
+    assert [plan.cell.seed for plan in told.plans] == [0, 2]
+    assert "1 of this sweep's cells failed" in told.err
+    assert "seed=-1 is not possible" in told.err.splitlines()[-1]
+
+
+def test_a_single_run_leaves_no_hydra_files(
+    command: Callable[..., Told], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("seed=1", run=lambda plan: None).code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_own_entry_stops_with_code_2_and_one_line(tmp_path: Path) -> None:
+    done = python("-m", "lora2_bench", f"results={tmp_path}", "method=full", "kr=8")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: kr=8 does not fit method=full, which has no size: leave kr out\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+WITHOUT_TORCH = """
+import sys
+from lora2_bench.__main__ import main
+sys.argv = ["lora2_bench", *sys.argv[1:]]
+try:
+    main()
+    code = 0
+except SystemExit as stop:
+    code = stop.code or 0
+heavy = {"torch", "transformers", "accelerate", "datasets", "pandas", "peft"} & set(sys.modules)
+print("HEAVY", *sorted(heavy), file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_cfg_job_shows_a_config_that_can_be_read_and_loads_nothing_heavy() -> None:
+    done = python("-c", WITHOUT_TORCH, "--cfg", "job", "--resolve", "task=mrpc", "kr=8")
+    assert (done.returncode, done.stderr) == (0, "HEAVY\n")
+    shown = yaml.safe_load(done.stdout)
+    assert (shown["task"], shown["method"]["k"], shown["train"]["lr"]) == ({"name": "mrpc"}, 8, 1e-3)
+    assert "${" not in done.stdout
+
+
+def test_cfg_job_unresolved_and_help_load_nothing_heavy() -> None:
+    done = python("-c", WITHOUT_TORCH, "--cfg", "job")
+    assert (done.returncode, done.stderr) == (0, "HEAVY\n")
+    assert list(yaml.safe_load(done.stdout)["train"])[:3] == ["epochs", "max_steps", "batch_size"]
+    done = python("-c", WITHOUT_TORCH, "--help")
+    assert (done.returncode, done.stderr) == (0, "HEAVY\n")
+    assert "python -m lora2_bench method=lora2 task=rte" in done.stdout
+    assert max(len(line) for line in done.stdout.splitlines()) <= 120
+    assert "${" not in done.stdout
+
+
+def test_a_config_that_cannot_be_resolved_is_told_in_one_line(command: Callable[..., Told]) -> None:
+    told = command("--cfg", "job", "--resolve", "model=deberta_v3_base", "task=wnli")
+    assert told.code == 2
+    assert told.err.startswith("error: task=wnli has no recipe")
+    assert told.err.count("\n") == 1
