@@ -32,14 +32,14 @@ _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def _by_task(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
-    """The resolver `${by_task:{cola: 1, ...}}`: a recipe's value for the chosen task."""
+    """The resolver `${by_task:{cola: 1, ...}}`: a recipe's value for the chosen task, or for `default`."""
     task = _root_.task.name
-    if task not in table:
+    if task not in table and "default" not in table:
         raise UserError(
             f"task={task} has no recipe for model={_root_.model.name} with method={_root_.method.name}: choose one of "
             f"{', '.join(table)}, or another recipe=MODEL/METHOD"
         )
-    return table[task]
+    return table[task] if task in table else table["default"]
 
 
 def _first(*values: Any) -> Any:
@@ -88,6 +88,9 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted or composed:
             raise
         _stop(f"{' '.join(sys.argv[1:])} is not possible: {_one_line(error)}", 2)
+    finally:
+        if not traceback_wanted:
+            del os.environ["HYDRA_FULL_ERROR"]
     if failures:
         listing = "\n  ".join(failures)
         _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}", 1)

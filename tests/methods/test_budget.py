@@ -46,7 +46,9 @@ def test_exactly_the_highest_scores_stay(values: list[list[float]], data: st.Dat
     keep = data.draw(st.integers(0, sum(map(len, values))))
     masks = keep_highest([torch.tensor(row, dtype=torch.float64) for row in values], keep)
     kept = [v for row, mask in zip(values, masks, strict=True) for v, m in zip(row, mask.tolist(), strict=True) if m]
-    dropped = [v for row, mask in zip(values, masks, strict=True) for v, m in zip(row, mask.tolist(), strict=True) if not m]
+    dropped = [
+        v for row, mask in zip(values, masks, strict=True) for v, m in zip(row, mask.tolist(), strict=True) if not m
+    ]
     assert len(kept) == keep  # also among equal scores
     assert not kept or not dropped or min(kept) >= max(dropped)
 
@@ -72,7 +74,11 @@ class SlowBudget:
             for i, layer in enumerate(self.layers):
                 for name in "ABECD" if self.full else "BEC":
                     for j, (p, g) in enumerate(
-                        zip(before[i][name].flatten().tolist(), getattr(layer, name).grad.flatten().tolist(), strict=True)
+                        zip(
+                            before[i][name].flatten().tolist(),
+                            getattr(layer, name).grad.flatten().tolist(),
+                            strict=True,
+                        )
                     ):
                         key = (i, name, j)
                         sensitivity = abs(p * g)
@@ -123,7 +129,9 @@ def test_importance_and_masks_follow_the_equations(score: str) -> None:
         optimizer.zero_grad()
         assert [mask.tolist() for mask in method.budget.masks] == slow.masks
         for i, scores in enumerate(method.budget.scores()):
-            torch.testing.assert_close(scores.tolist(), [slow.importance(i, rank) for rank in range(3)], rtol=1e-9, atol=0)
+            torch.testing.assert_close(
+                scores.tolist(), [slow.importance(i, rank) for rank in range(3)], rtol=1e-9, atol=0
+            )
         seen.add(sum(map(sum, slow.masks)))
         if step >= total - 5:  # the final phase: what is masked stays zero
             for layer, mask in zip(method.layers.values(), method.budget.masks, strict=True):

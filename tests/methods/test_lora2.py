@@ -69,7 +69,9 @@ def test_layer_gradients_agree_with_finite_differences(k: int, r: int) -> None:
 @pytest.mark.parametrize("form", ["norm_mean", "squared_sum"])
 @pytest.mark.parametrize("terms", [["uv"], ["UV"], ["PQ"], ["uv", "UV"], ["uv", "UV", "PQ"]])
 def test_penalty_is_the_regulariser_of_eq_5(form: str, terms: list[str]) -> None:
-    method = make_method("lora2", make_backbone("bert", dtype=torch.float64), reg__on=terms, reg__form=form, reg__gamma=0.3)
+    method = make_method(
+        "lora2", make_backbone("bert", dtype=torch.float64), reg__on=terms, reg__form=form, reg__gamma=0.3
+    )
     assert isinstance(method, LoRA2)
     norms = []
     for layer in method.layers.values():
@@ -135,7 +137,9 @@ def test_model_gradients_agree_with_finite_differences() -> None:
             parameter.sub_(direction, alpha=2 * step)
             down = total()
             parameter.add_(direction, alpha=step)
-        assert float((parameter.grad * direction).sum()) == pytest.approx(float(up - down) / (2 * step), rel=1e-5, abs=1e-9)
+        assert float((parameter.grad * direction).sum()) == pytest.approx(
+            float(up - down) / (2 * step), rel=1e-5, abs=1e-9
+        )
 
 
 def test_no_penalty_without_weight_or_terms() -> None:

@@ -1,4 +1,7 @@
-"""Records -> tables: made records give the golden files, byte by byte. After a wanted change: python -m tests.report.test_tables"""
+"""Records -> tables: made records give the golden files, byte by byte.
+
+After a wanted change of layout, `python -m tests.report.test_tables` writes the golden files anew: read the diff.
+"""
 
 from __future__ import annotations
 

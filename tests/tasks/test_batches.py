@@ -60,7 +60,10 @@ def test_padding_is_on_the_right_and_masked() -> None:
     assert batch["token_type_ids"].tolist() == [[0, 3, 3], [0, 0, 1]]
     assert batch["labels"].tolist() == [0, 1] and batch["labels"].dtype == torch.int64
     assert batch["index"].tolist() == [1, 0]
-    assert Encoded([[1]], None, [2.5], (0, 0)).collate([{"index": 0, "ids": [1], "label": 2.5}])["labels"].dtype == torch.float32
+    assert (
+        Encoded([[1]], None, [2.5], (0, 0)).collate([{"index": 0, "ids": [1], "label": 2.5}])["labels"].dtype
+        == torch.float32
+    )
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta-v2"])
@@ -68,7 +71,9 @@ def test_pairs_are_cut_to_length_and_joined(tiny_folders, architecture: str) -> 
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_folders(architecture))
-    split = Split({"sentence1": ["Anna gave the book to Ben. " * 9, "Anna left."], "sentence2": ["Ben left.", "Yes."]}, [0, 1])
+    split = Split(
+        {"sentence1": ["Anna gave the book to Ben. " * 9, "Anna left."], "sentence2": ["Ben left.", "Yes."]}, [0, 1]
+    )
     rows = encode(split, task_spec("rte"), tokenizer, 20)
     assert max(rows.lengths()) == 20 and min(rows.lengths()) < 20
     joined = tokenizer("Anna left.", "Yes.")

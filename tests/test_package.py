@@ -1,0 +1,103 @@
+"""What is installed: a wheel that carries its configs and runs from any folder, and modules that load quickly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lora2_bench
+from lora2_bench.config import CONF
+
+ROOT = Path(__file__).resolve().parent.parent
+METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+# Modules that a table, a finished cell or a wrong command needs: none of them may load torch.
+TORCH_FREE = ["__init__", "__main__", "cell", "config", "errors", "plan", "record", "run", "store"]
+TORCH_FREE += ["report.__init__", "report.aggregate", "report.tables", "tasks.spec", "tasks.data", "tasks.sources"]
+
+
+def run(*command: str, cwd: Path, pythonpath: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPATH", None)
+    if pythonpath is not None:
+        environment["PYTHONPATH"] = str(pythonpath)
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=environment, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the files that make it: the checkout stays as it is."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", METADATA["readme"], *METADATA["license-files"]):
+        shutil.copy2(ROOT / name, source)
+    for name in ("lora2_bench", "conf"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    run("-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), cwd=source)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.wheel
+def test_the_wheel_runs_from_any_folder_with_its_own_configs(wheel: Path, tmp_path: Path) -> None:
+    installed, elsewhere = tmp_path / "installed", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    run(
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(installed),
+        str(wheel),
+        cwd=tmp_path,
+    )
+    code = "import lora2_bench.config as c; print(c.__file__); print(c.CONF)"
+    module, conf = run("-c", code, cwd=elsewhere, pythonpath=installed).stdout.split()
+    assert Path(module).is_relative_to(installed), "the installed copy must be the one that runs"
+    assert Path(conf) == installed / "lora2_bench" / "conf"
+    done = run(
+        "-m", "lora2_bench", "--cfg", "job", "--resolve", "task=cola", "kr=8", cwd=elsewhere, pythonpath=installed
+    )
+    shown = yaml.safe_load(done.stdout)
+    assert (shown["task"]["name"], shown["method"]["k"], shown["train"]["batch_size"]) == ("cola", 8, 32)
+    assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.wheel
+def test_the_wheel_carries_every_config_and_module_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if ".dist-info/" not in name}
+        entry = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lora2_bench").rglob("*.py")}
+    configs = {f"lora2_bench/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")}
+    assert packed == modules | configs
+    assert "lora2-bench = lora2_bench.__main__:main" in entry
+
+
+@pytest.mark.wheel
+def test_the_version_is_one_number(wheel: Path) -> None:
+    assert wheel.name == f"lora2_bench-{lora2_bench.__version__}-py3-none-any.whl"
+
+
+def test_torch_free_modules_import_without_torch() -> None:
+    names = [f"lora2_bench.{name}".removesuffix(".__init__") for name in TORCH_FREE]
+    heavy = {"torch", "transformers", "accelerate", "peft", "datasets", "evaluate", "wandb"}
+    code = f"import importlib, sys\nfor name in {names}:\n importlib.import_module(name)\n"
+    code += f" print(name, *sorted({heavy} & set(sys.modules)))"
+    assert run("-c", code, cwd=ROOT).stdout.splitlines() == names
