@@ -43,7 +43,6 @@ class Backbone:
         name: the config's name, as in `model=minilm`.
         sha256: of the weights file; None for random weights.
         origin: what an exported adapter calls its base model.
-
     """
 
     model: PreTrainedModel
@@ -116,7 +115,16 @@ def load_backbone(
         config.classifier_dropout = config.cls_dropout = cls_dropout
     network = AutoModelForSequenceClassification.from_pretrained(root, config=config, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(root)
+    if (positions := _positions(config)) is not None:  # a tokenizer need not know its model's limit
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     return Backbone(network, tokenizer, model.name, digest, model.hub_id)
+
+
+def _positions(config: PretrainedConfig) -> int | None:
+    """The longest input in tokens; None for DeBERTa, whose positions are relative."""
+    if config.model_type == "roberta":  # positions are counted from the padding id on
+        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
+    return int(config.max_position_embeddings) if config.model_type == "bert" else None
 
 
 def find_files(model: Model, *, path: str | None, package: str | None, folder: str | None) -> Path:

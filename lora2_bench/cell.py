@@ -99,7 +99,6 @@ class Data:
         source: mini, local or hub.
         seed: of the generator (mini only).
         max_train, max_eval: rows at most per split; None = all.
-
     """
 
     source: str
@@ -197,7 +196,6 @@ class Cell:
     Attributes:
         method: the method's name and options, as its own `Options` checks them.
         size: the option that the paper's K/R setting names (k, r), or None.
-
     """
 
     model: Model

@@ -183,7 +183,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
         model_folder=folder,
         tracker=values["tracker"],
     )
-    return Plan(cell, implementation, place, _cuts(values), overrides)
+    return Plan(cell, implementation, place, _cuts(values), overrides, values)
 
 
 def _check_shape(values: Mapping[str, Any]) -> None:

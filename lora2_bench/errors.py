@@ -11,7 +11,6 @@ class CellFailed(RuntimeError):
     Attributes:
         step: the optimiser step at which it ended, counted from 1.
         cause: one line for the record.
-
     """
 
     def __init__(self, step: int, cause: str) -> None:

@@ -29,6 +29,15 @@ def scrub(text: str) -> str:
     return re.sub(r"\b(?:hf_[A-Za-z0-9]{8,}|wandb_v\d_\w{8,}|[0-9a-f]{40,}(?![0-9a-f]))", "***", text)
 
 
+def scrubbed(value: Any) -> Any:
+    """`value`, plain data, with every string in it scrubbed."""
+    if isinstance(value, dict):
+        return {name: scrubbed(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [scrubbed(item) for item in value]
+    return scrub(value) if isinstance(value, str) else value
+
+
 def versions() -> dict[str, str]:
     """Versions of this package, Python and the libraries that can change a number."""
     found = {"lora2_bench": __version__, "python": platform.python_version()}

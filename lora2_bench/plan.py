@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ class Place:
         model_path: folder of a `local` backbone.
         model_package, model_folder: Python package and folder in it that hold a `package` backbone.
         tracker: the tracker's settings.
-
     """
 
     results: Path
@@ -53,7 +53,7 @@ class Plan:
         implementation: dotted name of the method's class.
         cut: settings that make the run a quick look: limits, and values that differ from the recipe's.
         command: the overrides it was asked for with, for the record.
-
+        config: the whole composed config, for the record.
     """
 
     cell: Cell
@@ -61,3 +61,4 @@ class Plan:
     place: Place
     cut: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)

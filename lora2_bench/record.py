@@ -23,7 +23,6 @@ class Record:
         run: what may differ between two runs of the same cell: times, memory, versions, code, hardware, command.
         error: step and cause of a failed cell.
         schema: version of this layout.
-
     """
 
     id: str

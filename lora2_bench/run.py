@@ -36,6 +36,7 @@ def run(plan: Plan) -> Record:
     store = Store(plan.place.results)
     path = str(store.path(plan.cell.id))
     if not plan.place.rerun and (known := store.read(plan.cell.id)) is not None and known.is_done:
+        check_same_rows(plan, known)
         print(result_line(known, path))
         return known
     check_fit(plan)
@@ -45,6 +46,23 @@ def run(plan: Plan) -> Record:
     if record.error is not None:
         raise CellFailed(record.error["step"], record.error["cause"])
     return record
+
+
+def check_same_rows(plan: Plan, known: Record) -> None:
+    """Raise UserError where the files of `data=local` hold other rows than the stored record was made from.
+
+    A cell's id has no path in it, so that records can be merged from any machine; where the files are not here (a
+    merged record), there is nothing to compare.
+    """
+    folder = plan.place.data_dir
+    if plan.cell.data.source != "local" or not folder or not Path(folder).expanduser().is_dir():
+        return
+    data = load_task(plan.cell.task, "local", glue_dir=folder)
+    if data.content_hash() != known.result["data"]["sha256"]:
+        raise UserError(
+            f"data.dir={folder} has other rows ({data.rows}) than the stored record of this cell "
+            f"({known.result['data']['source_rows']}): give another results=DIR, or rerun=true to replace it"
+        )
 
 
 def check_fit(plan: Plan) -> None:
@@ -91,8 +109,14 @@ class Rows:
 
 
 def held_out_rows(cell: Cell, rows: int) -> int:
-    """Rows of train that choose the checkpoint under `protocol=clean`; 0 under `paper`."""
-    return round(cell.protocol.held_out * rows)
+    """Rows of train that choose the checkpoint under `protocol=clean`; 0 under `paper`. Raises UserError for none."""
+    count = round(cell.protocol.held_out * rows)
+    if cell.protocol.name == "clean" and not 0 < count < rows:
+        raise UserError(
+            f"protocol.held_out={cell.protocol.held_out} of {rows} train rows leaves no rows on one side: give another "
+            "share"
+        )
+    return count
 
 
 def prepare_rows(cell: Cell, data: TaskData) -> Rows:
@@ -102,11 +126,6 @@ def prepare_rows(cell: Cell, data: TaskData) -> Rows:
     if cell.protocol.name == "paper":
         return Rows(train, dev, dev)
     count = held_out_rows(cell, len(train))
-    if not 0 < count < len(train):
-        raise UserError(
-            f"protocol.held_out={cell.protocol.held_out} of {len(train)} train rows leaves no rows on one side: give "
-            "another share"
-        )
     order = list(range(len(train)))
     random.Random(cell.protocol.split_seed).shuffle(order)
     held_out = train.take(sorted(order[:count]))
@@ -297,8 +316,8 @@ def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tenso
 
 
 def run_facts(plan: Plan, times: dict[str, Any], device: str) -> dict[str, Any]:
-    """What may differ between two runs of one cell: times, memory, versions, code, hardware, command."""
-    from lora2_bench.machine import code_state, hardware, peak_memory, scrub, versions
+    """What may differ between two runs of one cell: times, memory, versions, code, hardware, command and its paths."""
+    from lora2_bench.machine import code_state, hardware, peak_memory, scrubbed, versions
 
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -307,5 +326,6 @@ def run_facts(plan: Plan, times: dict[str, Any], device: str) -> dict[str, Any]:
         "versions": versions(),
         "code": code_state(),
         "hardware": hardware(device),
-        "command": [scrub(part) for part in plan.command],
+        "command": scrubbed(plan.command),
+        "config": scrubbed(plan.config),
     }

@@ -36,7 +36,6 @@ class Evaluation:
         score: the task's deciding number.
         metrics: split -> {metric: value}, with the mean loss (without any penalty).
         train_loss: mean training loss since the evaluation before, without the penalty.
-
     """
 
     step: int
@@ -57,7 +56,6 @@ class Outcome:
         best_state: trained weights at the best step, on the CPU.
         steps, epochs: how far it went.
         seconds_per_step: mean wall time of a training step, evaluations left out.
-
     """
 
     evaluations: list[Evaluation]

@@ -177,7 +177,7 @@ def test_a_loss_that_is_no_number_ends_with_step_and_cause(monkeypatch: pytest.M
         return original(logits, labels) * (float("nan") if calls == 3 else 1.0)
 
     monkeypatch.setattr(loop, "loss_of", loss_of)
-    with pytest.raises(CellFailed, match="the training loss is nan: lower train.lr=0.01") as failure:
+    with pytest.raises(CellFailed, match=r"the training loss is nan: lower train\.lr=0\.01") as failure:
         run(make_cell(eval_steps=None))
     assert failure.value.step == 3
 

@@ -26,7 +26,6 @@ class BudgetOptions:
         t_final: steps at the end with fixed masks; under 1 a share of all steps.
         delta_t: steps between two choices of ranks.
         beta1, beta2: decay of the running means of sensitivity and of its deviation.
-
     """
 
     target_r: float | None
@@ -122,7 +121,6 @@ class RankedMatrix:
         gate: (r,) parameter whose zeros switch ranks off.
         per_rank: (parameter, dimension that counts ranks) whose mean score is added to each rank's.
         shared: parameters of all ranks together, whose mean score is added to every rank's (eq. 8's large factors).
-
     """
 
     gate: nn.Parameter

@@ -30,7 +30,6 @@ class RegOptions:
         on: which terms: `uv` (A and B), `UV` (C and D), `PQ` (P and Q).
         form: `norm_mean`, the mean of the unsquared Frobenius norms; `squared_sum`, the sum of squares (eq. 5).
         gamma: weight in the training loss; 0 switches it off.
-
     """
 
     on: list[str]

@@ -15,6 +15,9 @@ def main() -> None:
     parser.add_argument("what", choices=["tables"], help="tables: method × task, mean ± sd over seeds")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder with cells/ (default: results)")
     arguments = parser.parse_args()
+    if not arguments.results.is_dir():
+        print(f"error: --results {arguments.results} is no folder: run a cell, or name its results", file=sys.stderr)
+        sys.exit(2)
     try:
         written = write_tables(arguments.results)
     except OSError as error:

@@ -29,24 +29,24 @@ def load_records(results: Path) -> list[Record]:
     return records
 
 
-def scores(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per finished cell and protocol: `paper` (best dev), `last`, `clean`. Scores are 0 to 100.
+def data_name(record: Record) -> str:
+    """The data source; `<source>-sample` where real files do not hold GLUE's own rows, which never meet whole tasks."""
+    source = str(record.cell["data"]["source"])
+    return source if source == "mini" or record.result["data"]["official"] else f"{source}-sample"
 
-    A record of real data whose rows are not GLUE's own gets the data name `<source>-sample`: it never meets whole tasks
-    in one table.
-    """
+
+def scores(records: Iterable[Record]) -> pd.DataFrame:
+    """One row per finished cell and protocol: `paper` (best dev), `last`, `clean`. Scores are 0 to 100."""
     rows: list[dict[str, Any]] = []
     for record in records:
         if not record.is_done:
             continue
         cell, result = record.cell, record.result
-        source = cell["data"]["source"]
-        is_sample = source != "mini" and not result["data"]["official"]
         science = {name: value for name, value in canonical(cell).items() if name not in ("seed", "task")}
         common = {
             "id": record.id,
             "model": cell["model"]["name"],
-            "data": f"{source}-sample" if is_sample else source,
+            "data": data_name(record),
             "method": record.label,
             "cut": "; ".join(record.cut),
             "task": cell["task"],

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from lora2_bench.report.aggregate import load_records, over_seeds, scores
+from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
 from lora2_bench.store import write_text
 from lora2_bench.tasks.spec import TASKS
 
@@ -41,7 +41,6 @@ def write_tables(results: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     records = load_records(results)
     table = over_seeds(scores(records))
-    unfinished = sum(not record.is_done for record in records)
     if table.empty:
         path = folder / "empty.md"
         write_text(path, "No finished cell yet. Run one: `python -m lora2_bench method=lora2 task=rte`\n")
@@ -52,12 +51,16 @@ def write_tables(results: Path) -> list[Path]:
         place = folder / f"{model}-{data}"
         place.mkdir(exist_ok=True)
         write_text(place / "scores.csv", part[_COLUMNS].round(4).to_csv(index=False, lineterminator="\n"))
-        write_text(place / "scores.md", markdown(str(model), str(data), part, unfinished))
+        failed = sum(
+            not record.is_done and record.cell["model"]["name"] == model and data_name(record) == data
+            for record in records
+        )
+        write_text(place / "scores.md", markdown(str(model), str(data), part, failed))
         written += [place / "scores.md", place / "scores.csv"]
     return written
 
 
-def markdown(model: str, data: str, table: pd.DataFrame, unfinished: int = 0) -> str:
+def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str:
     """One table per protocol: 100 × each task's deciding metric, as mean ± sd (seeds)."""
     lines = [f"# {model} on {data} data", ""]
     if data == "mini":
@@ -80,8 +83,8 @@ def markdown(model: str, data: str, table: pd.DataFrame, unfinished: int = 0) ->
         lines.append("")
     metrics = ", ".join(f"{task} {table[table['task'] == task]['metric'].iloc[0]}" for task in tasks)
     lines += [f"100 × the metric, mean ± standard deviation (seeds). Metrics: {metrics}."]
-    if unfinished:
-        lines += ["", f"{unfinished} cell(s) failed and are in no table: their records say why."]
+    if failed:
+        lines += ["", f"{failed} cell(s) failed and are in no table: their records say why."]
     return "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,6 @@ class Encoded(Dataset[dict[str, object]]):
         types: token type ids, where the tokenizer has them.
         labels: class ids or scores.
         pad: id and type id of padding.
-
     """
 
     ids: list[list[int]]

@@ -16,7 +16,6 @@ class Split:
     Attributes:
         texts: text column name -> one string per row, in the spec's column order.
         labels: class ids in the spec's label order, or scores for a regression.
-
     """
 
     texts: dict[str, list[str]]
@@ -43,7 +42,6 @@ class TaskData:
         source: "mini", "local" or "hub".
         splits: one `Split` per name in `spec.splits`.
         notes: what a reader of the record must know of these rows (rows left out, and why).
-
     """
 
     spec: TaskSpec

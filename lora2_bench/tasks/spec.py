@@ -20,7 +20,6 @@ class TaskSpec:
         rows: official row counts per split (the hub's, and of the download script's TSV files).
         dev_splits: evaluation splits; MNLI has two.
         folder: the folder's name in the official TSV layout.
-
     """
 
     name: str
