@@ -21,7 +21,7 @@ def model_snapshot(hub_id: str, revision: str) -> Path:
 
     Raises UserError where they are not cached and the hub does not answer (within 10 s), or there are no weights.
     """
-    folder = cached(hub_id, "model", revision, [*_MODEL_FILES, _OLD_WEIGHTS])
+    folder = cached(hub_id, "model", revision, _MODEL_FILES)
     if folder is not None and has_model(folder):
         return folder
     reason = why_unreachable()
@@ -46,33 +46,37 @@ def has_model(folder: Path) -> bool:
 
 def cached(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str]) -> Path | None:
     """The snapshot's folder in the hub cache, which may hold a part of the files only; None without one. No network."""
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        return Path(
-            snapshot_download(
-                hub_id, repo_type=repo_type, revision=revision, allow_patterns=list(patterns), local_files_only=True
-            )
-        )
+        return _snapshot(hub_id, repo_type, revision, patterns, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
 
 
 def fetch(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str]) -> Path:
     """Download the top-level or task files that match into the hub cache; any failure is a UserError of one line."""
-    from huggingface_hub import snapshot_download
-
-    # A model's subfolders hold exports to other formats (onnx/...), a dataset's hold the tasks.
-    nested = ["*/*"] if repo_type == "model" else None
     try:
-        return Path(
-            snapshot_download(
-                hub_id, repo_type=repo_type, revision=revision, allow_patterns=list(patterns), ignore_patterns=nested
-            )
-        )
+        return _snapshot(hub_id, repo_type, revision, patterns, local_files_only=False)
     except Exception as error:  # the client, its HTTP library and the disk have no common class; all end the same way
         raise UserError(f"{hub_id} at {revision}: {_one_line(error)}") from error
+
+
+def _snapshot(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str], *, local_files_only: bool) -> Path:
+    """The client's snapshot folder for the files that match."""
+    from huggingface_hub import snapshot_download
+
+    return Path(
+        snapshot_download(
+            hub_id,
+            repo_type=repo_type,
+            revision=revision,
+            allow_patterns=list(patterns),
+            # A model's subfolders hold exports to other formats (onnx/...), a dataset's hold the tasks.
+            ignore_patterns=["*/*"] if repo_type == "model" else None,
+            local_files_only=local_files_only,
+        )
+    )
 
 
 def why_unreachable() -> str | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lora2_bench.errors import UserError
-from lora2_bench.hub import model_snapshot
+from lora2_bench.hub import model_snapshot, why_unreachable
 from lora2_bench.tasks.hub import HUB_ID, load_hub
 from lora2_bench.tasks.spec import TASKS, task_spec
 
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         unknown = [name for name in wanted if name not in models]
         if unknown:
             raise UserError(f"--models {' '.join(unknown)}: choose from {', '.join(models)}")
+        reason = why_unreachable()
+        if reason is not None:
+            raise UserError(f"nothing can be fetched ({reason}): run this where there is a network")
         for spec in [task_spec(name) for name in options.tasks]:
             rows = ", ".join(f"{name} {count}" for name, count in load_hub(spec).rows.items())
             print(f"{HUB_ID} {spec.name}: {rows} rows", flush=True)

@@ -115,6 +115,33 @@ def test_a_finished_cell_is_printed_and_not_trained(
     assert [entry.name for entry in (tmp_path / "cells").iterdir()] == [path.parent.name]
 
 
+def test_other_files_do_not_pass_for_the_finished_cell(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    """A cell's id has no path in it: other rows under the same name must be seen, and missing files are no matter."""
+
+    def write(folder: Path, count: int) -> None:
+        (folder / "RTE").mkdir(parents=True)
+        for split in ("train", "dev"):
+            rows = [f"{i}\tAnna saw Ben {i}.\tBen was seen.\t{('not_' * (i % 2))}entailment" for i in range(count)]
+            text = "\n".join(["index\tsentence1\tsentence2\tlabel", *rows]) + "\n"
+            (folder / "RTE" / f"{split}.tsv").write_text(text, encoding="utf-8")
+
+    write(tmp_path / "one", 16)
+    write(tmp_path / "copy", 16)
+    write(tmp_path / "other", 17)
+    quick = [argument for argument in QUICK if not argument.startswith("data.max")]
+    common = (*tiny(tiny_folders("bert")), *quick, "data=local", f"results={tmp_path / 'results'}")
+    first = bench(*common, f"data.dir={tmp_path / 'one'}")
+    assert first.code == 0, first.err
+    assert bench(*common, f"data.dir={tmp_path / 'copy'}").last == first.last
+    assert bench(*common, f"data.dir={tmp_path / 'gone'}").last == first.last
+    told = bench(*common, f"data.dir={tmp_path / 'other'}")
+    assert told.code == 2 and "has other rows" in told.err and "rerun=true to replace it" in told.err
+    assert bench(*common, f"data.dir={tmp_path / 'other'}", "rerun=true").code == 0
+    (record,) = records_of(tmp_path / "results")
+    assert record["result"]["data"]["source_rows"] == {"train": 17, "dev": 17}
+    assert record["result"]["data"]["official"] is False
+
+
 def test_nothing_is_written_outside_results(
     bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

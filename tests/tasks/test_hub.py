@@ -192,22 +192,27 @@ def test_offline_mode_makes_no_request(stub: StubHub, tmp_path: Path) -> None:
     assert stub.requests == []
 
 
-def test_prefetch_takes_data_and_safetensors_models(stub: StubHub, tmp_path: Path) -> None:
+def test_a_model_is_fetched_once_with_safetensors_or_else_its_old_weights(stub: StubHub, tmp_path: Path) -> None:
     wanted = {"config.json", "tokenizer.json", "merges.txt", "spm.model", "model.safetensors"}
     refused = {"pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "onnx/config.json"}
+    old = {"config.json": b"{}", "pytorch_model.bin": b"x", "tf_model.h5": b"x"}
     stub.repositories[f"models/{MODEL_ID}"] = (MODEL_REVISION, {name: name.encode() for name in wanted | refused})
-    pickled = {"config.json": b"{}", "pytorch_model.bin": b"x"}
-    stub.repositories["models/someone/pickled"] = (MODEL_REVISION, pickled)
-    models = [("someone/pickled", MODEL_REVISION), (MODEL_ID, MODEL_REVISION)]
+    stub.repositories["models/someone/old"] = (MODEL_REVISION, old)
+    stub.repositories["models/someone/empty"] = (MODEL_REVISION, {"config.json": b"{}"})
     home = tmp_path / "home"
-    done = run(
-        ["-c", f"from lora2_bench.tasks.hub import prefetch; prefetch(['rte'], {models!r})"], home, stub.endpoint
-    )
-    assert f"{HUB_ID} rte: train 3, dev 2 rows" in done.stdout
-    (snapshot,) = home.glob(f"hub/models--someone--tiny/snapshots/{MODEL_REVISION}")
-    assert {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()} == wanted
-    # A model without safetensors is an error, but only after all else has been fetched.
-    assert f"no config.json or no *.safetensors in someone/pickled at {MODEL_REVISION}" in done.stderr
+
+    def fetched(hub_id: str) -> str:
+        code = f"from lora2_bench.hub import model_snapshot; print(model_snapshot({hub_id!r}, {MODEL_REVISION!r}))"
+        done = run(["-c", code], home, stub.endpoint)
+        return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+    for hub_id, files in ((MODEL_ID, wanted), ("someone/old", {"config.json", "pytorch_model.bin"})):
+        snapshot = Path(fetched(hub_id))
+        assert {path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()} == files
+    assert f"someone/empty at {MODEL_REVISION} has no config.json or no weights" in fetched("someone/empty")
+    stub.close()
+    assert Path(fetched(MODEL_ID)).is_dir() and Path(fetched("someone/old")).is_dir()
+    assert "make prefetch" in fetched("someone/never")
 
 
 def test_the_script_reports_an_absent_hub_in_one_line(tmp_path: Path) -> None:
