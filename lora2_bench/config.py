@@ -84,6 +84,8 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted:
             raise
         _stop(_one_line(error), 2)
+    except CellFailed as error:  # from a launcher's other process
+        _stop(str(error), 1)
     except ValueError as error:  # Hydra's own, as for task=null: it names no override
         if traceback_wanted or composed:
             raise

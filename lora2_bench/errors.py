@@ -14,6 +14,9 @@ class CellFailed(RuntimeError):
     """
 
     def __init__(self, step: int, cause: str) -> None:
-        super().__init__(f"step {step}: {cause}")
+        super().__init__(step, cause)  # both, so that it can be pickled on its way home from another process
         self.step = step
         self.cause = cause
+
+    def __str__(self) -> str:
+        return f"step {self.step}: {self.cause}"

@@ -18,6 +18,8 @@ from lora2_bench import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "scikit-learn", "scipy")
 
+_PINS = ("sha256", "revision")
+
 
 def scrub(text: str) -> str:
     """`text` without home or other absolute paths, and without anything that looks like a token."""
@@ -30,9 +32,9 @@ def scrub(text: str) -> str:
 
 
 def scrubbed(value: Any) -> Any:
-    """`value`, plain data, with every string in it scrubbed."""
+    """`value`, plain data, with every string in it scrubbed, but for the hashes that pin a backbone."""
     if isinstance(value, dict):
-        return {name: scrubbed(item) for name, item in value.items()}
+        return {name: item if name in _PINS else scrubbed(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [scrubbed(item) for item in value]
     return scrub(value) if isinstance(value, str) else value

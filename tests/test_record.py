@@ -119,3 +119,12 @@ values = (
 @given(st.lists(st.text(string.ascii_lowercase + "_", min_size=1), min_size=1, max_size=3).map(".".join), values)
 def test_scrub_keeps_ordinary_overrides(name: str, value: str) -> None:
     assert scrub(f"{name}={value}") == f"{name}={value}"
+
+
+def test_a_failure_comes_home_from_another_process() -> None:
+    import pickle
+
+    from lora2_bench.errors import CellFailed
+
+    copy = pickle.loads(pickle.dumps(CellFailed(7, "the training loss is nan")))
+    assert (copy.step, copy.cause, str(copy)) == (7, "the training loss is nan", "step 7: the training loss is nan")

@@ -222,6 +222,13 @@ def test_a_multirun_goes_on_after_a_failure_and_lists_it(bench: Bench, tiny_fold
     assert record["label"] == "lora r=2"
 
 
+def test_a_multirun_over_processes(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    sweep = ("-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"results={tmp_path}", "method=lora", "seed=0,1")
+    told = bench(*sweep, *tiny(tiny_folders("bert")), *QUICK)
+    assert told.code == 0, told.err
+    assert sorted(record["cell"]["seed"] for record in records_of(tmp_path)) == [0, 1]
+
+
 @pytest.mark.parametrize("task", ["stsb", "mnli", "qqp", "cola"])
 def test_other_kinds_of_tasks(task: str, bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
     arguments = [argument for argument in QUICK if not argument.startswith("task=")]
