@@ -140,10 +140,12 @@ RURAL_PLACES = Lexicon.of(
     on the ocean/at sea, by the stream/by the creek, on the hill/on the slope, in the bog/in the swamp""",
     "near the cliff/near the precipice, on the pier/on the jetty",
 )
+# Times that are new words and yet plainly times: what tells a neutral row is that it names a time and no place.
 RURAL_TIMES = Lexicon.of(
-    """during the storm/during the tempest, at high tide/at high water, at harvest/when the crops were cut,
-    in the drought/in the dry spell, during the fog/in the mist""",
-    "at milking time/while the cows were milked, in the frost/in the freezing cold",
+    """at midnight/in the dead of night, in January/in midwinter, in August/in midsummer, on Monday/on a weekday,
+    at daybreak/at first light, at nightfall/in the evening, at Christmas/on Christmas Day,
+    in the 1950s/in the fifties""",
+    "at teatime/in the afternoon, on Friday/at the end of the week",
 )
 
 RELATIONS = Lexicon.of(
