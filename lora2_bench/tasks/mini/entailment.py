@@ -58,9 +58,9 @@ def mnli(label: str, source: Source) -> tuple[str, str]:
     event = draw_event(world, source)
     given, left_open = source.rng.sample(["place", "time"], 2)
     actor = source.rng.choice(("person", "item"))
-    # Half of the time the detail keeps its words: with three classes, other words throughout are too much for the
-    # few steps of a quick run.
-    reworded = [actor, "place", "time"] if source.rng.random() < 0.5 else [actor]
+    # Mostly the detail keeps its words: with three classes, other words throughout are too much for the few steps of
+    # a quick run.
+    reworded = [actor, "place", "time"] if source.rng.random() < 1 / 5 else [actor]
     changed = near_or_far([given, actor], source) if label == "contradiction" else []
     told = first_wording(event)
     retold = retell(event, told, source, world=world, reworded=reworded, changed=changed)
