@@ -212,10 +212,17 @@ def test_the_command_prints_the_tables_and_loads_nothing_heavy(tmp_path: Path) -
 
 
 def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    done = report("tables", "--results", str(tmp_path / "file"))
+    (tmp_path / "tables").write_text("")
+    done = report("tables", "--results", str(tmp_path))
     assert done.returncode == 2
-    assert done.stderr == f"error: {tmp_path}/file/tables cannot be written (Not a directory)\n"
+    assert done.stderr == f"error: {tmp_path}/tables cannot be written (File exists)\n"
+
+
+def test_a_results_folder_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    done = report("tables", "--results", str(tmp_path / "typo"))
+    assert done.returncode == 2
+    assert done.stderr == f"error: --results {tmp_path}/typo is no folder: run a cell, or name its results\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 if __name__ == "__main__":
