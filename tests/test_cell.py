@@ -147,7 +147,7 @@ def test_a_local_backbones_config_file_is_part_of_it(tmp_path: Path) -> None:
         ({"method.targets": ["q", "k", "v"]}, {"method.targets": ["v", "q", "k"]}),
         ({"method.reg.on": ["uv", "PQ"]}, {"method.reg.on": ["PQ", "uv"]}),
         ({"kr": 4}, {"method.k": 4}),
-        ({}, {"train.lr": 1e-3}),
+        ({"recipe.lr": 1e-3}, {"train.lr": 1e-3}),
     ],
     ids=["epochs", "alpha", "targets", "terms", "size", "the recipe's own value"],
 )
