@@ -180,7 +180,7 @@ def _backward(
     size = math.ceil(rows / parts)
     total = torch.zeros((), device=accelerator.device)
     for start in range(0, rows, size):
-        piece = {name: tensor[start : start + size] for name, tensor in batch.items() if name != "index"}
+        piece = {name: tensor[start : start + size] for name, tensor in batch.items()}
         labels = piece.pop("labels")
         with accelerator.autocast():
             logits = model(**piece).logits
@@ -216,9 +216,7 @@ def score(
         out = torch.empty(len(rows), spec.num_labels)
         for numbers in by_length(rows.lengths(), batch_size):
             batch = rows.collate([rows[number] for number in numbers])
-            inputs = {
-                key: value.to(accelerator.device) for key, value in batch.items() if key not in ("labels", "index")
-            }
+            inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
             with accelerator.autocast():
                 out[numbers] = model(**inputs).logits.float().cpu()
         references = torch.tensor(rows.labels)

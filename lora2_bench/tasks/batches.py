@@ -39,7 +39,7 @@ class Encoded(Dataset[dict[str, object]]):
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, object]:
-        row: dict[str, object] = {"index": index, "ids": self.ids[index], "label": self.labels[index]}
+        row: dict[str, object] = {"ids": self.ids[index], "label": self.labels[index]}
         if self.types is not None:
             row["types"] = self.types[index]
         return row
@@ -49,7 +49,7 @@ class Encoded(Dataset[dict[str, object]]):
         return [len(row) for row in self.ids]
 
     def collate(self, rows: Sequence[dict[str, object]]) -> dict[str, Tensor]:
-        """One batch, padded on the right to its longest row: input_ids, attention_mask (rows, width), labels, index."""
+        """One batch, padded on the right to its longest row: input_ids, attention_mask (rows, width), labels."""
         ids = [row["ids"] for row in rows]
         width = max(len(row) for row in ids)  # type: ignore[arg-type]
         dtype = torch.float32 if isinstance(self.labels[0], float) else torch.int64
@@ -57,7 +57,6 @@ class Encoded(Dataset[dict[str, object]]):
             "input_ids": _padded(ids, width, self.pad[0]),
             "attention_mask": _padded([[1] * len(row) for row in ids], width, 0),  # type: ignore[arg-type]
             "labels": torch.tensor([row["label"] for row in rows], dtype=dtype),
-            "index": torch.tensor([row["index"] for row in rows]),
         }
         if self.types is not None:
             batch["token_type_ids"] = _padded([row["types"] for row in rows], width, self.pad[1])

@@ -59,11 +59,7 @@ def test_padding_is_on_the_right_and_masked() -> None:
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert batch["token_type_ids"].tolist() == [[0, 3, 3], [0, 0, 1]]
     assert batch["labels"].tolist() == [0, 1] and batch["labels"].dtype == torch.int64
-    assert batch["index"].tolist() == [1, 0]
-    assert (
-        Encoded([[1]], None, [2.5], (0, 0)).collate([{"index": 0, "ids": [1], "label": 2.5}])["labels"].dtype
-        == torch.float32
-    )
+    assert Encoded([[1]], None, [2.5], (0, 0)).collate([{"ids": [1], "label": 2.5}])["labels"].dtype == torch.float32
 
 
 @pytest.mark.parametrize("architecture", ["bert", "roberta", "deberta-v2"])
