@@ -224,7 +224,7 @@ class Cell:
 
     @property
     def quotient(self) -> float | None:
-        """K / r where a method has both."""
+        """k / r where a method has both."""
         return self.method["k"] / self.method["r"] if {"k", "r"} <= set(self.method) else None
 
     @property

@@ -17,8 +17,7 @@ import torch
 from lora2_bench import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "scikit-learn", "scipy")
-
-_PINS = ("sha256", "revision")
+_PINS = ("sha256", "revision")  # settings that hold a hash, which would pass for a token
 
 
 def scrub(text: str) -> str:

@@ -22,7 +22,7 @@ class AdaptedLinear(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """X (..., d_in) -> (..., d_out)."""
+        """x (..., d_in) -> (..., d_out)."""
         base: Tensor = self.base(x)
         return base + self.delta(self.dropout(x))
 

@@ -39,7 +39,7 @@ class LoRALinear(AdaptedLinear):
         self.B = nn.Parameter(torch.zeros(base.out_features, options.r, dtype=W.dtype, device=W.device))
 
     def delta(self, x: Tensor) -> Tensor:
-        """X (..., d_in) -> (..., d_out)."""
+        """x (..., d_in) -> (..., d_out)."""
         return self.scale * (x @ self.A.T) @ self.B.T
 
     def factors(self) -> tuple[Tensor, Tensor]:

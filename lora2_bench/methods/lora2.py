@@ -95,7 +95,7 @@ class LoRA2Linear(AdaptedLinear):
         return self.scale * (self.B.T * self.E) @ self.C.T
 
     def delta(self, x: Tensor) -> Tensor:
-        """X (..., d_in) -> (..., d_out), from left to right: no d_in×d_out matrix is ever built."""
+        """x (..., d_in) -> (..., d_out), from left to right: no d_in×d_out matrix is ever built."""
         return ((x @ self.A.T) @ self.middle()) @ self.D.T
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -159,7 +159,7 @@ class LoRA2(AdapterMethod[LoRA2Linear]):
         return {**super().parameters(), "active": sum(layer.active_parameters(rank) for layer, rank in kept)}
 
     def penalty(self) -> Tensor | None:
-        """Gamma times the regulariser over all layers (eq. 5, or the released code's mean of norms)."""
+        """gamma times the regulariser over all layers (eq. 5, or the released code's mean of norms)."""
         reg = self.options.reg
         if reg.gamma == 0 or not reg.on:
             return None
