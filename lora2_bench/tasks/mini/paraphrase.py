@@ -72,12 +72,10 @@ def qnli(label: str, source: Source) -> tuple[str, str]:
     """Where, when or why something was done, and a sentence that says so, or says something else of it."""
     event = draw_event(_ANSWERS, source)
     told = draw_wording(event, source)
-    given = asked = source.rng.choice(list(_ASKS))
-    changed: list[str] = []
-    if label == "not_entailment" and source.rng.random() < 0.5:
-        given = source.rng.choice([slot for slot in _ASKS if slot != asked])
-    elif label == "not_entailment":
-        changed = ["item"]
+    asked = source.rng.choice(list(_ASKS))
+    wrong = [] if label == "entailment" else near_or_far(source.rng.sample(["answer", "item"], 2), source)
+    given = source.rng.choice([slot for slot in _ASKS if slot != asked]) if "answer" in wrong else asked
+    changed = ["item"] if "item" in wrong else []
     retold = retell(event, told, source, world=_ANSWERS, reworded=["item"], changed=changed)
     question = sentence(f"{_ASKS[asked]} did the {told['person']} {told['action']} the {told['item']}?")
     return question, active(retold, given)
