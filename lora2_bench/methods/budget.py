@@ -90,6 +90,10 @@ class Schedule:
         """True where the choice of ranks is fixed."""
         return step > self.total - self.t_final
 
+    def scores(self, step: int) -> bool:
+        """True where the running means take in `step`: until the last choice, which goes by the step before it."""
+        return step < self.total - self.t_final
+
 
 class Sensitivity:
     """S(p) = Ī·Ū of one parameter: running means of I = |p·∇p| and of its deviation |I - Ī| (AdaLoRA, eq. 8 to 10)."""
@@ -136,6 +140,7 @@ class BudgetAllocator:
         self.masks = [torch.ones_like(matrix.gate, dtype=torch.bool, requires_grad=False) for matrix in matrices]
         self.kept = [matrix.gate.numel() for matrix in matrices]  # ranks kept per matrix
         self.schedule: Schedule | None = None
+        self.agreement: list[dict[str, int]] = []  # per choice, where the score has a shared part
         self._sensitivity: dict[int, Sensitivity] = {}
         if options.target_r is None:
             return
@@ -153,15 +158,15 @@ class BudgetAllocator:
     def _scored(self) -> list[nn.Parameter]:
         return [p for m in self.matrices for p in (m.gate, *(p for p, _ in m.per_rank), *m.shared)]
 
-    def scores(self) -> list[Tensor]:
-        """One (r,) float64 tensor of importance per matrix (LoRA², eq. 8 or 9; AdaLoRA, eq. 7)."""
-        return [self._score(matrix) for matrix in self.matrices]
+    def scores(self, *, shared: bool = True) -> list[Tensor]:
+        """One (r,) float64 tensor of importance per matrix (LoRA², eq. 8; without `shared`, eq. 9; AdaLoRA, eq. 7)."""
+        return [self._score(matrix, shared) for matrix in self.matrices]
 
-    def _score(self, matrix: RankedMatrix) -> Tensor:
+    def _score(self, matrix: RankedMatrix, shared: bool) -> Tensor:
         total = self._sensitivity[id(matrix.gate)].score()
         for parameter, rank_dim in matrix.per_rank:
             total = total + self._sensitivity[id(parameter)].score().mean(dim=1 - rank_dim)
-        for parameter in matrix.shared:
+        for parameter in matrix.shared if shared else ():
             total = total + self._sensitivity[id(parameter)].score().mean()
         return total
 
@@ -170,11 +175,14 @@ class BudgetAllocator:
         """Update the scores and, where the schedule says so, the masks; masked gates are set to zero."""
         if self.schedule is None:
             return
-        if not self.schedule.is_final(step):
+        if self.schedule.scores(step):
             for sensitivity in self._sensitivity.values():
                 sensitivity.update()
         if self.schedule.chooses(step):
-            self._set_masks(keep_highest(self.scores(), self.schedule.ranks(step)))
+            scores = self.scores()
+            self._set_masks(keep_highest(scores, self.schedule.ranks(step)))
+            if any(matrix.shared for matrix in self.matrices):
+                self.agreement.append({"step": step, **agreement(scores, self.scores(shared=False), sum(self.kept))})
         if self.schedule.chooses(step) or self.schedule.is_final(step):
             for matrix, mask in zip(self.matrices, self.masks, strict=True):
                 matrix.gate.mul_(mask)
@@ -190,11 +198,13 @@ class BudgetAllocator:
             "masks": [mask.clone() for mask in self.masks],
             "mean": [s.mean.clone() for s in means],
             "deviation": [s.deviation.clone() for s in means],
+            "agreement": list(self.agreement),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
         self._set_masks([mask.clone() for mask in state["masks"]])
+        self.agreement = list(state["agreement"])
         means = [self._sensitivity[id(p)] for p in self._scored() if id(p) in self._sensitivity]
         for sensitivity, mean, deviation in zip(means, state["mean"], state["deviation"], strict=True):
             sensitivity.mean.copy_(mean)
@@ -208,3 +218,19 @@ def keep_highest(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
     mask = torch.zeros_like(flat, dtype=torch.bool)
     mask[order[:keep]] = True
     return list(torch.split(mask, [score.numel() for score in scores]))
+
+
+def agreement(scores: Sequence[Tensor], other: Sequence[Tensor], keep: int) -> dict[str, int]:
+    """How far two scorings of the same ranks choose alike.
+
+    `kept` ranks are chosen by each; `across` of them by both, when each chooses over all matrices together; `within` by
+    both, when the other scoring has to keep as many in each matrix as `scores` keeps there.
+    """
+    masks = keep_highest(scores, keep)
+    rivals = keep_highest(other, keep)
+    inside = [keep_highest([score], int(mask.sum()))[0] for score, mask in zip(other, masks, strict=True)]
+
+    def common(theirs: Sequence[Tensor]) -> int:
+        return sum(int((one & two).sum()) for one, two in zip(masks, theirs, strict=True))
+
+    return {"kept": keep, "across": common(rivals), "within": common(inside)}

@@ -181,9 +181,10 @@ class LoRA2(AdapterMethod[LoRA2Linear]):
         self.budget.load_state_dict(state["budget"])
 
     def summary(self) -> dict[str, Any]:
-        """Ranks kept per layer and map (the paper's Figure 3), and in all."""
+        """Ranks kept per layer and map (the paper's Figure 3), and in all; with score=full, how far eq. 9 agrees."""
         kept = self.budget.kept
         ranks: dict[str, dict[str, int]] = {}
         for (layer, name), rank in zip(self.layers, kept, strict=True):
             ranks.setdefault(str(layer), {})[name] = rank
-        return {"ranks": ranks, "ranks_kept": sum(kept), "ranks_initial": self.options.r * len(kept)}
+        summary = {"ranks": ranks, "ranks_kept": sum(kept), "ranks_initial": self.options.r * len(kept)}
+        return summary | ({"score_agreement": self.budget.agreement} if self.options.score == "full" else {})

@@ -70,7 +70,7 @@ class SlowBudget:
         o, n = self.options, len(self.layers)
         r = self.layers[0].E.numel()
         end = self.total - o.t_final
-        if t <= end:
+        if t < end:
             for i, layer in enumerate(self.layers):
                 for name in "ABECD" if self.full else "BEC":
                     for j, (p, g) in enumerate(
