@@ -7,9 +7,10 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from lora2_bench.errors import UserError
 from lora2_bench.tasks.spec import TaskSpec, task_spec
@@ -57,7 +58,10 @@ def in_steps(value: float, total_steps: int) -> int:
 
 
 def section(cls: type[Section], values: Mapping[str, Any], name: str) -> Section:
-    """`cls` filled from one config section; unknown and missing keys are one-line errors that suggest the nearest."""
+    """`cls` filled from one config section, and its dataclass fields from the sections inside.
+
+    Raises UserError for unknown and missing keys, with the nearest known one.
+    """
     require(isinstance(values, Mapping), name, values, f"a section: set what is in it, as {name}.NAME=VALUE")
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
     for key in values:
@@ -72,7 +76,13 @@ def section(cls: type[Section], values: Mapping[str, Any], name: str) -> Section
     ]
     if missing:
         raise UserError(f"{name}.{missing[0]} has no value: add {name}.{missing[0]}=... or write it into a recipe")
-    return cls(**values)
+    kinds = get_type_hints(cls)
+    inner = {
+        key: section(kinds[key], value, f"{name}.{key}")
+        for key, value in values.items()
+        if dataclasses.is_dataclass(kinds[key]) and not dataclasses.is_dataclass(value)
+    }
+    return cls(**{**values, **inner})
 
 
 @dataclass(frozen=True)
@@ -196,6 +206,7 @@ class Cell:
     Attributes:
         method: the method's name and options, as its own `Options` checks them.
         size: the option that the paper's K/R setting names (k, r), or None.
+        init_from: id of the finished cell whose adapter this one starts from, or None for the untouched backbone.
     """
 
     model: Model
@@ -206,9 +217,13 @@ class Cell:
     train: Train
     protocol: Protocol
     seed: int
+    init_from: str | None = None
 
     def __post_init__(self) -> None:
         task_spec(self.task)
+        if self.init_from is not None:
+            known = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None
+            require(known, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
         require_int("seed", self.seed, 0, "an integer of at least 0")
         require(self.seed < 2**32, "seed", self.seed, "under 2**32")
 
@@ -250,7 +265,10 @@ class Cell:
     @property
     def id(self) -> str:
         """16 hex digits of SHA-256 over the scientific fields: the same science has the same id on any machine."""
-        text = json.dumps(canonical(self.to_dict()), sort_keys=True, separators=(",", ":"))
+        values = self.to_dict()
+        if self.init_from is None:  # a later field: cells without it keep the ids they had
+            del values["init_from"]
+        text = json.dumps(canonical(values), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

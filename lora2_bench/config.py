@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.plan import Place, Plan
+from lora2_bench.tasks.spec import task_spec
 
 _PACKAGE = Path(__file__).resolve().parent
 # An installed wheel carries conf/ inside the package; a checkout has it at the top level.
@@ -27,7 +29,7 @@ CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / 
 
 # The composed config's names; `hydra` itself is not among them where a plan is made.
 _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
-_SWITCHES = ("seed", "kr", "results", "rerun", "device", "threads", "eval_batch_size")
+_SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "eval_batch_size")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -47,8 +49,14 @@ def _first(*values: Any) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def _in_proportion(value: float | None, now: float, then: float) -> float | None:
+    """The resolver `${in_proportion:value,now,then}`: value · now / then, for a value chosen where `now` was `then`."""
+    return None if value is None else value if now == then else value * now / then
+
+
 OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
 OmegaConf.register_new_resolver("first", _first, replace=True)
+OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
 
 
 def launch(run: Callable[[Plan], object]) -> None:
@@ -156,6 +164,9 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     method = dict(values["method"])
     implementation, size = method.pop("_target_"), method.pop("size")
     _check_kr(values["kr"], method, size)
+    train = values["train"]
+    if "budget" in method:
+        method["budget"], train = _scaled(method["budget"], train, values["recipe"], values["task"]["name"])
     model = dict(values["model"])
     package, folder, path = (model.pop(name, None) for name in ("package", "folder", "path"))
     if model.get("source") == "local":
@@ -169,9 +180,10 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
         method=method,
         size=size,
         data=section(Data, data, "data"),
-        train=section(Train, values["train"], "train"),
+        train=section(Train, train, "train"),
         protocol=section(Protocol, values["protocol"], "protocol"),
         seed=values["seed"],
+        init_from=values["init_from"],
     )
     place = Place(
         results=Path(values["results"]).expanduser(),
@@ -224,6 +236,25 @@ def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
     require(
         method[size] == kr, f"method.{size}", method[size], f"{kr}, as kr={kr} says: give one of the two settings only"
     )
+
+
+def _scaled(
+    budget: Mapping[str, Any], train: Mapping[str, Any], recipe: Mapping[str, Any], task: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A budget without its `scale`, and the train section; with scale=true, steps as shares of the recipe's own run.
+
+    The recipe's run is its epochs over the task's official rows: a cut run then has the same schedule, only shorter.
+    """
+    require(isinstance(budget, dict), "method.budget", budget, "a section of settings, as --cfg job shows it")
+    budget, train = dict(budget), dict(train)
+    scale = budget.pop("scale", False)
+    require(isinstance(scale, bool), "method.budget.scale", scale, "true or false")
+    if scale:
+        whole = recipe["epochs"] * math.ceil(task_spec(task).rows["train"] / recipe["batch_size"])
+        for part, name in ((budget, "t_init"), (budget, "t_final"), (budget, "delta_t"), (train, "warmup")):
+            if isinstance(value := part.get(name), int | float) and value >= 1:
+                part[name] = value / whole
+    return budget, train
 
 
 def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:

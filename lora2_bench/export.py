@@ -10,18 +10,23 @@ from torch import Tensor
 
 from lora2_bench.methods.base import Method
 
+Factors = dict[str, tuple[Tensor, Tensor]]
 _PREFIX = "base_model.model."
 
 
 def export_adapter(folder: Path, method: Method) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` for a method with LoRA factors.
 
-    Scales are inside lora_B, so lora_alpha equals r. The base model is named by its origin on the hub, never by a path.
+    Scales are inside lora_B, so lora_alpha equals r, module by module. Modules without any rank are left out. The base
+    model is named by its origin on the hub, never by a path.
     """
     backbone, factors = method.backbone, method.lora_factors()
     assert factors is not None
     folder.mkdir()
-    rank = len(next(iter(factors.values()))[0])
+    factors = {name: pair for name, pair in factors.items() if len(pair[0])} or _one_zero_rank(factors)
+    ranks = {name: len(lora_a) for name, (lora_a, _) in factors.items()}
+    rank = max(ranks.values())
+    smaller = {name: value for name, value in ranks.items() if value != rank}
     heads = backbone.head_modules()
     config = LoraConfig(
         task_type=TaskType.SEQ_CLS,
@@ -29,6 +34,8 @@ def export_adapter(folder: Path, method: Method) -> None:
         inference_mode=True,
         r=rank,
         lora_alpha=rank,
+        rank_pattern=smaller,
+        alpha_pattern=smaller,
         lora_dropout=0.0,
         target_modules=sorted(factors),
         modules_to_save=sorted(name.rpartition(".")[2] for name in heads),
@@ -43,3 +50,9 @@ def export_adapter(folder: Path, method: Method) -> None:
     save_file(
         {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
     )
+
+
+def _one_zero_rank(factors: Factors) -> Factors:
+    """The first module with a rank of zeros: PEFT wants at least one module, also where every rank was cut."""
+    name, (lora_a, lora_b) = next(iter(factors.items()))
+    return {name: (lora_a.new_zeros(1, lora_a.shape[1]), lora_b.new_zeros(lora_b.shape[0], 1))}

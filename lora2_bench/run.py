@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora2_bench.cell import Cell
+from lora2_bench.cell import Cell, in_steps
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.plan import Place, Plan
 from lora2_bench.record import DONE, FAILED, Record, result_line
-from lora2_bench.store import Store, write_json
+from lora2_bench.store import WEIGHTS, Store, write_json
 from lora2_bench.tasks.data import Split, TaskData
 from lora2_bench.tasks.metrics import main_name, main_score
 from lora2_bench.tasks.sources import load_task
@@ -40,6 +40,7 @@ def run(plan: Plan) -> Record:
         print(result_line(known, path))
         return known
     check_fit(plan)
+    check_origin(plan.cell, store)
     store.check_writable()
     record = run_cell(plan, store)
     print(result_line(record, path))
@@ -76,9 +77,44 @@ def check_fit(plan: Plan) -> None:
     cell = plan.cell
     rows = TRAIN_ROWS if cell.data.source == "mini" else cell.spec.rows["train"]
     rows = min(rows, cell.data.max_train or rows)
-    method = load_method(plan.implementation)
-    method.check(method.parse(cell.method), cell.train.total_steps(rows - held_out_rows(cell, rows)))
+    kind = load_method(plan.implementation)
+    check_schedules(cell, kind, kind.parse(cell.method), cell.train.total_steps(rows - held_out_rows(cell, rows)))
     pick_device(plan.place)
+
+
+def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: int) -> None:
+    """Raise UserError where the warm-up or one of the method's own schedules does not fit `total_steps`."""
+    kind.check(options, total_steps)
+    if (warmup := in_steps(cell.train.warmup, total_steps)) >= total_steps > 1:
+        raise UserError(
+            f"train.warmup={warmup} steps must be under the run's {total_steps} steps: train longer, or give a share "
+            "such as train.warmup=0.06"
+        )
+
+
+def check_origin(cell: Cell, store: Store) -> None:
+    """Raise UserError unless `init_from` is a finished cell of the same backbone and method that kept its weights."""
+    if cell.init_from is None:
+        return
+    origin = store.read(cell.init_from)
+    if origin is None or not origin.is_done:
+        raise UserError(
+            f"init_from={cell.init_from} is no finished cell in {store.cells}: run it first, or copy its folder there"
+        )
+    if not store.weights(cell.init_from).is_file():
+        raise UserError(
+            f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) kept no weights: give a cell of an "
+            "adapter or of bitfit"
+        )
+    if origin.cell["model"] != cell.to_dict()["model"]:
+        raise UserError(
+            f"init_from={cell.init_from} is a cell of another model={origin.cell['model']['name']}: give one of this "
+            "backbone"
+        )
+    if (theirs := origin.cell["method"]["name"]) != cell.method["name"]:
+        raise UserError(
+            f"init_from={cell.init_from} is a cell of method={theirs}: give method={theirs}, or another cell"
+        )
 
 
 def pick_device(place: Place) -> str:
@@ -168,7 +204,7 @@ def set_up(plan: Plan, rows: Rows) -> Setup:
     total_steps = cell.train.total_steps(len(rows.train))
     kind = load_method(plan.implementation)
     options = kind.parse(cell.method)
-    kind.check(options, total_steps)
+    check_schedules(cell, kind, options, total_steps)
 
     torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
     backbone = load_backbone(
@@ -191,20 +227,43 @@ def set_up(plan: Plan, rows: Rows) -> Setup:
     backbone.model.to(accelerator.device)
     method = kind(options, total_steps)
     method.inject(backbone, torch.Generator().manual_seed(cell.seed))
+    if cell.init_from is not None:
+        load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
     return Setup(method, encoded({"train": rows.train})["train"], choose, dev, accelerator)
+
+
+def load_adapter(method: Method, path: Path, origin: str) -> None:
+    """Put another cell's trained weights, its head left out, into an injected method. Raises UserError for others."""
+    import torch
+    from safetensors.torch import load_file
+
+    head = set(method.backbone.head_parameters())
+    wanted = {name: parameter for name, parameter in method.trainable().items() if name not in head}
+    found = load_file(path)
+    for name, parameter in wanted.items():
+        if name not in found or found[name].shape != parameter.shape:
+            has = f"{name} {tuple(found[name].shape)}" if name in found else f"no {name}"
+            raise UserError(
+                f"init_from={origin} has {has} where this cell has {tuple(parameter.shape)}: give the size and targets "
+                "that it was trained with"
+            )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(found[name])
 
 
 def run_cell(plan: Plan, store: Store) -> Record:
     """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed."""
     from lora2_bench.tracker import make_tracker
-    from lora2_bench.train import train
+    from lora2_bench.train import train, trained_state
 
     cell, place = plan.cell, plan.place
     started = time.perf_counter()
     data = load_task(cell.task, cell.data.source, glue_dir=place.data_dir, mini_seed=cell.data.seed or 0)
     rows = prepare_rows(cell, data)
     setup = set_up(plan, rows)
-    facts = facts_of(cell, data, rows, setup.method)
+    origin = store.read(cell.init_from) if cell.init_from else None
+    facts = facts_of(cell, data, rows, setup.method, origin.cell["task"] if origin else None)
     tracker = make_tracker(place.tracker, cell, place.results)
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
     outcome: Outcome | None = None
@@ -245,13 +304,17 @@ def run_cell(plan: Plan, store: Store) -> Record:
             from lora2_bench.export import export_adapter
 
             export_adapter(folder / "adapter", setup.method)
+        if setup.method.keeps_weights:
+            from safetensors.torch import save_file
+
+            save_file(trained_state(setup.method), folder / WEIGHTS)
 
     store.write(record, beside if record.is_done else None)
     tracker.finish(record)
     return record
 
 
-def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method) -> dict[str, Any]:
+def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task: str | None) -> dict[str, Any]:
     """What a record says of the rows, the backbone and the method before training."""
     return {
         "main_metric": main_name(cell.spec),
@@ -266,6 +329,7 @@ def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method) -> dict[str
         },
         "backbone": {"name": method.backbone.name, "sha256": method.backbone.sha256},
         "parameters": method.parameters(),
+        **({"init_from": {"cell": cell.init_from, "task": origin_task}} if origin_task else {}),
     }
 
 

@@ -15,6 +15,8 @@ from typing import Any
 from lora2_bench.errors import UserError
 from lora2_bench.record import Record
 
+WEIGHTS = "trained.safetensors"
+
 
 @dataclass(frozen=True)
 class Store:
@@ -34,6 +36,10 @@ class Store:
     def path(self, cell_id: str) -> Path:
         """A cell's record."""
         return self.folder(cell_id) / "record.json"
+
+    def weights(self, cell_id: str) -> Path:
+        """What a cell's method trained, at the best checkpoint, as safetensors; full fine-tuning keeps none."""
+        return self.folder(cell_id) / WEIGHTS
 
     def read(self, cell_id: str) -> Record | None:
         """The record of a cell, or None where there is none. Raises UserError where it cannot be read."""

@@ -168,6 +168,10 @@ def train(
                 break
         epoch += 1
     bar.close()
+    try:
+        method.finish()
+    except ValueError as error:
+        raise CellFailed(step, str(error)) from None
     epochs = step / settings.steps_per_epoch(len(train_rows))
     return Outcome(evaluations, best_step, best, last, best_state, step, round(epochs, 4), training_seconds / step)
 

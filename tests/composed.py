@@ -14,7 +14,7 @@ from lora2_bench.config import CONF, plan_from
 from lora2_bench.plan import Plan
 
 # The parts of a composed config that can change a result.
-SCIENCE = ("model", "task", "method", "data", "train", "protocol", "seed")
+SCIENCE = ("model", "task", "method", "data", "train", "protocol", "seed", "init_from")
 
 
 @functools.cache

@@ -40,6 +40,7 @@ ANOTHER: dict[str, Any] = {
     "method.budget.t_init": 10,
     "method.budget.t_final": 20,
     "method.budget.delta_t": 5,
+    "method.budget.scale": True,
     "method.budget.beta1": 0.5,
     "method.budget.beta2": 0.5,
     "data.source": "hub",
@@ -66,6 +67,7 @@ ANOTHER: dict[str, Any] = {
     "protocol.held_out": 0.2,
     "protocol.split_seed": 1,
     "seed": 1,
+    "init_from": "0123456789abcdef",
 }
 # Where things lie on this machine, and which code runs: not science.
 PLACES = {"model.package", "model.folder", "model.path", "data.dir", "method._target_"}

@@ -20,12 +20,11 @@ from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.plan import Plan
 from lora2_bench.run import check_fit
 from lora2_bench.tasks.spec import TASKS
-from tests.composed import composed, leaves, plan_of, weights_folder
+from tests.composed import composed, leaves, plan_of
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
-RECIPES = sorted((CONF / "recipe").glob("*/*.yaml"))
 
 
 @dataclass
@@ -71,7 +70,7 @@ def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
 WRONG_COMMANDS = {
     "task=foo": ["task=foo", *TASKS],
     "model=foo": ["model=foo", *MODELS],
-    "method=foo": ["method=foo", "full", "lora", "lora2"],
+    "method=foo": ["method=foo", *METHODS],
     "data=foo": ["data=foo", "mini", "local", "hub"],
     "protocol=foo": ["protocol=foo", "paper", "clean"],
     "tracker=foo": ["tracker=foo", "none", "wandb"],
@@ -181,7 +180,11 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("method.budget.target_r", 9, "at most 8"),
     ("method.budget.target_r", -1, "at least 0"),
     ("method.budget.t_init", -1, "a share of all steps"),
-    ("method.budget.delta_t", 0, "at least 1"),
+    ("method.budget.delta_t", 0, "above 0"),
+    ("method.budget.scale", 1, "true or false"),
+    ("init_from", "mnli", "16 digits"),
+    ("init_from", 3, "16 digits"),
+    ("train.warmup", 500, "under the run's 189 steps"),
     ("method.budget.beta1", 1, "under 1"),
     ("method._target_", "lora2_bench.run.run", "derive it from"),
     ("method._target_", "nowhere.LoRA", "cannot be imported"),
@@ -200,6 +203,28 @@ def test_a_wrong_value_is_named_with_what_is_allowed(name: str, value: Any, allo
     assert "\n" not in message
 
 
+WRONG_FOR_OTHERS: list[tuple[str, str, Any, str]] = [
+    ("adalora", "method.r", 0, "at least 1"),
+    ("adalora", "method.reg.form", "cubic", "norm_mean, squared_sum"),
+    ("adalora", "method.budget.target_r", 3, "at most 2"),
+    ("adalora", "method.init_std", 0, "above 0"),
+    ("sora", "method.r", 0, "at least 1"),
+    ("sora", "method.xi", -1, "at least 0"),
+    ("sora", "method.l1", NAN, "at least 0"),
+    ("sora", "method.schedule.max_xi", -1, "at least 0"),
+    ("sora", "method.schedule.stages", 1, "at least 2"),
+    ("sora", "method.schedule.first", -1, "a share of all steps"),
+    ("bitfit", "kr", 2, "leave kr out"),
+]
+
+
+@pytest.mark.parametrize(("method", "name", "value", "allowed"), WRONG_FOR_OTHERS, ids=lambda part: str(part)[:30])
+def test_a_wrong_value_of_another_method_too(method: str, name: str, value: Any, allowed: str) -> None:
+    with pytest.raises(UserError) as told:
+        check_fit(plan_of(f"method={method}", changes={name: value}))
+    assert f"{name}={value}" in str(told.value) and allowed in str(told.value)
+
+
 @pytest.mark.parametrize("name", ["train", "task", "model", "data", "protocol", "tracker", "method", "recipe"])
 @pytest.mark.parametrize("value", [3, None, "x"])
 def test_a_section_that_is_overwritten_is_named(name: str, value: Any) -> None:
@@ -210,9 +235,11 @@ def test_a_section_that_is_overwritten_is_named(name: str, value: Any) -> None:
         plan_from(config)
 
 
-@pytest.mark.parametrize("name", ["method.reg", "method.budget"])
-def test_a_section_of_a_method_that_is_overwritten_is_named(name: str) -> None:
-    config = composed()
+@pytest.mark.parametrize(
+    ("method", "name"), [("lora2", "method.reg"), ("lora2", "method.budget"), ("sora", "method.schedule")]
+)
+def test_a_section_of_a_method_that_is_overwritten_is_named(method: str, name: str) -> None:
+    config = composed(f"method={method}")
     OmegaConf.update(config, name, 3, merge=False)
     with pytest.raises(UserError, match=f"{name}=3 is not possible"):
         check_fit(plan_from(config))
@@ -232,7 +259,8 @@ def test_a_value_that_is_taken_away_never_ends_in_a_traceback(name: str) -> None
         assert key in str(error)
         assert "\n" not in str(error)
     else:
-        assert name in {"data.dir", "model.path", "model.package", "model.folder", "tracker.name"}
+        places = {"data.dir", "model.path", "model.package", "model.folder", "tracker.name"}
+        assert name in places | {"method.budget.scale"}
 
 
 def test_budget_phases_over_the_number_of_steps_are_named_with_both_numbers() -> None:
@@ -267,42 +295,6 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_loaded(monkeypatch: 
         check_fit(plan_of(changes={"device": "cuda"}))
 
 
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("method", METHODS)
-def test_every_recipe_makes_a_cell_that_fits(model: str, method: str, tmp_path: Path) -> None:
-    config = composed(f"model={model}", f"method={method}", "data=hub")
-    config.model.path = str(weights_folder(tmp_path / "mine"))
-    without: list[str] = []
-    for task in TASKS:
-        config.task.name = task
-        try:
-            plan = plan_from(config)
-        except UserError as error:
-            assert f"task={task} has no recipe for model={model} with method={method}" in str(error)
-            without.append(task)
-            continue
-        check_fit(plan)
-        assert plan.cut == ()
-        assert (plan.cell.task, plan.cell.model.name, plan.cell.method["name"]) == (task, model, method)
-    assert without in ([], ["wnli"])
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_recipe_says_where_its_values_are_from(path: Path) -> None:
-    head = re.match(r"(#.*\n)+", path.read_text(encoding="utf-8"))
-    assert head is not None, "a recipe begins with a comment"
-    assert re.search(r"Source: |chosen: ", head[0])
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_value_of_a_recipe_is_used(method: str) -> None:
-    texts = [(CONF / "config.yaml").read_text(), (CONF / "method" / f"{method}.yaml").read_text()]
-    used = {name for text in texts for name in re.findall(r"\$\{recipe\.(\w+)\}", text)}
-    for model in MODELS:
-        unused = set(composed(f"model={model}", f"method={method}", "data=hub").recipe) - used
-        assert unused == set(), f"recipe/{model}/{method}.yaml"
-
-
 def test_every_choice_of_help_exists_and_every_choice_is_in_help() -> None:
     told = yaml.safe_load((CONF / "hydra" / "help" / "lora2_bench.yaml").read_text())["template"]
     for group in ("model", "task", "method", "data", "protocol", "tracker"):
@@ -331,16 +323,6 @@ def test_every_choice_of_help_exists_and_every_choice_is_in_help() -> None:
 def test_a_quick_look_is_marked_as_cut(changes: dict[str, Any], cut: tuple[str, ...]) -> None:
     recipe = {"recipe.lr": 1e-3, "recipe.epochs": 5}
     assert plan_of(changes={**recipe, **changes}).cut == cut
-
-
-def test_a_recipe_of_another_task_follows_the_task() -> None:
-    config = composed("model=deberta_v3_base", "task=cola", "data=hub")
-    values = {}
-    for task in ("cola", "mrpc"):
-        config.task.name = task
-        cell = plan_from(config).cell
-        values[task] = (cell.train.lr, cell.train.epochs, cell.train.warmup, cell.method["budget"]["target_r"])
-    assert values == {"cola": (8e-4, 25, 100, 3), "mrpc": (1e-3, 30, 0.1, 1)}
 
 
 def test_kr_sets_the_methods_own_size() -> None:

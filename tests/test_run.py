@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from lora2_bench.config import CONF
 from tests.conftest import ARCHITECTURES, Told
+
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 
 Bench = Callable[..., Told]
 Folders = Callable[[str], Path]
@@ -42,7 +45,7 @@ def science_of(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "run"}
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "lora2"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_cell_from_end_to_end(
     architecture: str, method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
@@ -65,7 +68,10 @@ def test_a_cell_from_end_to_end(
         "train.epochs=2 (recipe: 3)",
         "train.batch_size=8 (recipe: 32)",
     ]
-    label = {"full": "full", "lora": "lora r=1", "lora2": "lora2 k=1"}[method]
+    label = record["label"]
+    assert label == {"lora": "lora r=1", "adalora": "adalora r=2", "sora": "sora r=1", "lora2": "lora2 k=1"}.get(
+        method, method
+    )
     for part in (
         "rte",
         "local",
@@ -85,7 +91,12 @@ def test_a_cell_from_end_to_end(
         (a > b) == (label == 0) for (a, b), label in zip(predictions["best"], predictions["labels"], strict=True)
     )
     assert right / 20 == pytest.approx(result["best"]["score"])
-    assert (folder / "adapter").is_dir() == (method != "full")
+    assert (folder / "adapter").is_dir() == (method not in ("full", "bitfit"))
+    assert (folder / "trained.safetensors").is_file() == (method != "full")
+    if method in ("adalora", "sora", "lora2"):
+        ranks = result["ranks"]
+        assert {layer: set(row) for layer, row in ranks.items()} == {str(i): {*"qkvo", "f1", "f2"} for i in (0, 1)}
+        assert result["ranks_kept"] == sum(sum(row.values()) for row in ranks.values()) <= result["ranks_initial"]
 
 
 def test_the_same_cell_twice_is_equal_and_elsewhere_too(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
@@ -244,6 +255,57 @@ def test_the_default_backbone_is_refused_when_its_hash_differs(bench: Bench, tmp
     assert told.code == 2
     assert "sha256 of model.safetensors is 53aa5117" in told.err and told.err.count("\n") == 1
     assert records_of(tmp_path) == []
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "full"])
+def test_a_cell_can_start_from_anothers_adapter(
+    method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    common = (*tiny(tiny_folders("roberta")), *(part for part in QUICK if part != "task=rte"), f"method={method}")
+    results = f"results={tmp_path}"
+    assert bench(*common, results, "task=mnli", "train.lr=3e-2").code == 0
+    (mnli,) = records_of(tmp_path)
+    still = ("train.lr=1e-12", "train.max_steps=1", "train.weight_decay=0")
+    told = bench(*common, results, "task=rte", f"init_from={mnli['id']}", *still)
+    assert told.code == 0, told.err
+    record = next(record for record in records_of(tmp_path) if record["id"] != mnli["id"])
+    assert record["cell"]["init_from"] == mnli["id"]
+    assert record["result"]["init_from"] == {"cell": mnli["id"], "task": "mnli"}
+    before, after = (load_file(tmp_path / "cells" / one["id"] / "trained.safetensors") for one in (mnli, record))
+    # Gates are left out: the new cell's own budget or threshold may switch some off.
+    adapter = [name for name in before if "classifier" not in name and name.split(".")[-1] not in "Eg"]
+    assert adapter and before["classifier.out_proj.weight"].shape != after["classifier.out_proj.weight"].shape
+    assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in adapter)
+    assert not all(torch.equal(after[name], torch.zeros_like(after[name])) for name in adapter)
+    plain = bench(*common, results, "task=rte", *still)
+    assert plain.code == 0 and plain.last != told.last
+
+
+def test_an_origin_that_does_not_fit_is_refused(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    common = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}")
+
+    def refused(*arguments: str) -> str:
+        told = bench(*common, *arguments)
+        assert told.code == 2 and told.err.count("\n") == 1, told.err
+        return told.err
+
+    assert "init_from=0123456789abcdef is no finished cell in" in refused("init_from=0123456789abcdef")
+    ids = {}
+    for method in ("full", "lora"):
+        assert bench(*common, f"method={method}").code == 0
+        ids[method] = next(
+            record["id"] for record in records_of(tmp_path) if record["cell"]["method"]["name"] == method
+        )
+    assert "(full on rte) kept no weights" in refused("method=full", "seed=1", f"init_from={ids['full']}")
+    assert "is a cell of method=lora: give method=lora" in refused("method=sora", f"init_from={ids['lora']}")
+    err = refused("method=lora", "kr=2", f"init_from={ids['lora']}")
+    assert "attention.self.query.A (1, 24) where this cell has (2, 24)" in err
+    another = (*tiny(tiny_folders("roberta")), *QUICK, f"results={tmp_path}")
+    told = bench(*another, "method=lora", f"init_from={ids['lora']}")
+    assert told.code == 2 and "is a cell of another model=local" in told.err
 
 
 EXPORT_CHECK = """

@@ -23,6 +23,8 @@ class Method(ABC):
     """
 
     Options: ClassVar[type[Any]]
+    keeps_weights: ClassVar[bool] = True
+    """Whether what trains is small enough to be kept beside the record, where `init_from` finds it."""
 
     def __init__(self, options: Any, total_steps: int) -> None:
         self.options = options
@@ -65,6 +67,9 @@ class Method(ABC):
 
     def after_step(self, step: int) -> None:
         """Called after the optimiser moved, while the step's gradients still stand."""
+
+    def finish(self) -> None:
+        """Called when training is over. Raises ValueError with the reason where the method's promise is not kept."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside weights and optimiser (tensors and plain data)."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.cell import in_steps, require_int, require_number, require_steps
+from lora2_bench.cell import in_steps, require, require_number, require_steps
 from lora2_bench.errors import UserError
 
 
@@ -24,14 +24,14 @@ class BudgetOptions:
         target_r: average rank kept per matrix at the end; None = nothing is pruned.
         t_init: steps before pruning starts; under 1 a share of all steps.
         t_final: steps at the end with fixed masks; under 1 a share of all steps.
-        delta_t: steps between two choices of ranks.
+        delta_t: steps between two choices of ranks; under 1 a share of all steps, at least one step.
         beta1, beta2: decay of the running means of sensitivity and of its deviation.
     """
 
     target_r: float | None
     t_init: float
     t_final: float
-    delta_t: int
+    delta_t: float
     beta1: float
     beta2: float
 
@@ -40,7 +40,8 @@ class BudgetOptions:
             require_number("method.budget.target_r", self.target_r, 0.0, 1e6, "a number of at least 0, or null")
         require_steps("method.budget.t_init", self.t_init)
         require_steps("method.budget.t_final", self.t_final)
-        require_int("method.budget.delta_t", self.delta_t, 1, "an integer of at least 1")
+        require_steps("method.budget.delta_t", self.delta_t)
+        require(self.delta_t > 0, "method.budget.delta_t", self.delta_t, "above 0")
         for name, value in (("beta1", self.beta1), ("beta2", self.beta2)):
             require_number(f"method.budget.{name}", value, 0.0, 1 - 1e-9, "a number from 0 to under 1")
 
@@ -56,7 +57,8 @@ class BudgetOptions:
         if t_init + t_final >= total_steps:
             raise UserError(
                 f"method.budget.t_init={t_init} + t_final={t_final} steps must be under the run's {total_steps} steps: "
-                "train longer, or give shares such as method.budget.t_init=0.1 method.budget.t_final=0.3"
+                "train longer, scale the recipe's steps to the run (method.budget.scale=true), or give shares such as "
+                "method.budget.t_init=0.1 method.budget.t_final=0.3"
             )
 
 
@@ -149,7 +151,7 @@ class BudgetAllocator:
             target=round(options.target_r * len(self.matrices)),
             t_init=in_steps(options.t_init, total_steps),
             t_final=in_steps(options.t_final, total_steps),
-            delta_t=options.delta_t,
+            delta_t=max(1, in_steps(options.delta_t, total_steps)),
             total=total_steps,
         )
         for parameter in self._scored():
@@ -186,6 +188,11 @@ class BudgetAllocator:
         if self.schedule.chooses(step) or self.schedule.is_final(step):
             for matrix, mask in zip(self.matrices, self.masks, strict=True):
                 matrix.gate.mul_(mask)
+
+    def finish(self) -> None:
+        """Raise ValueError unless exactly the schedule's target is left."""
+        if self.schedule is not None and sum(self.kept) != self.schedule.target:
+            raise ValueError(f"{sum(self.kept)} ranks are left where the budget has {self.schedule.target}")
 
     def _set_masks(self, masks: Sequence[Tensor]) -> None:
         self.masks = list(masks)

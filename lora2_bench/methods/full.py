@@ -19,6 +19,7 @@ class Full(Method):
     """Every weight of backbone and head trains."""
 
     Options = FullOptions
+    keeps_weights = False
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Let every gradient flow."""

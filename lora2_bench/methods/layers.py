@@ -35,7 +35,16 @@ class AdaptedLinear(nn.Module):
         """(lora_A, lora_B) with delta(x) = x lora_Aᵀ lora_Bᵀ, all scales included."""
 
 
+class RankedLinear(AdaptedLinear):
+    """An adapted layer whose ranks can be switched off one by one."""
+
+    @abstractmethod
+    def active_parameters(self, kept: int) -> int:
+        """Parameters in use with `kept` ranks."""
+
+
 Layer = TypeVar("Layer", bound=AdaptedLinear)
+Ranked = TypeVar("Ranked", bound=RankedLinear)
 
 
 class AdapterMethod(Method, Generic[Layer]):
@@ -62,6 +71,38 @@ class AdapterMethod(Method, Generic[Layer]):
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Module name in the untouched backbone -> (lora_A, lora_B)."""
         return {name: self.layers[key].factors() for key, name in self._names.items()}
+
+
+class RankedMethod(AdapterMethod[Ranked]):
+    """An adapter method that switches ranks off; its options have the rank `r` that every layer starts with."""
+
+    @abstractmethod
+    def kept(self) -> list[int]:
+        """Ranks in use, per layer in order."""
+
+    def parameters(self) -> dict[str, int]:
+        """Counts; `active` leaves out the ranks that are switched off."""
+        pairs = zip(self.layers.values(), self.kept(), strict=True)
+        return {**super().parameters(), "active": sum(layer.active_parameters(rank) for layer, rank in pairs)}
+
+    def summary(self) -> dict[str, Any]:
+        """Ranks kept per layer and map (the paper's Figure 3), and in all."""
+        kept = self.kept()
+        ranks: dict[str, dict[str, int]] = {}
+        for (layer, name), rank in zip(self.layers, kept, strict=True):
+            ranks.setdefault(str(layer), {})[name] = rank
+        return {"ranks": ranks, "ranks_kept": sum(kept), "ranks_initial": self.options.r * len(kept)}
+
+
+def normal(shape: tuple[int, ...], std: float, like: Tensor, generator: torch.Generator) -> nn.Parameter:
+    """A parameter drawn from N(0, std²) on the CPU, with the dtype and device of `like`."""
+    return nn.Parameter(torch.empty(shape, dtype=like.dtype).normal_(0.0, std, generator=generator).to(like.device))
+
+
+def uniform(shape: tuple[int, ...], bound: float, like: Tensor, generator: torch.Generator) -> nn.Parameter:
+    """A parameter drawn from U(-bound, bound) on the CPU, with the dtype and device of `like`."""
+    drawn = torch.empty(shape, dtype=like.dtype).uniform_(-bound, bound, generator=generator)
+    return nn.Parameter(drawn.to(like.device))
 
 
 def check_adapter_options(options: Any) -> None:

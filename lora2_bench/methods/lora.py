@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.cell import require_int
-from lora2_bench.methods.layers import AdaptedLinear, AdapterMethod, check_adapter_options
+from lora2_bench.methods.layers import AdaptedLinear, AdapterMethod, check_adapter_options, uniform
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,8 @@ class LoRALinear(AdaptedLinear):
     def __init__(self, base: nn.Linear, options: LoRAOptions, generator: torch.Generator) -> None:
         super().__init__(base, options.dropout)
         self.scale = options.alpha / options.r
-        bound = 1 / math.sqrt(base.in_features)
         W = base.weight
-        drawn = torch.empty(options.r, base.in_features, dtype=W.dtype).uniform_(-bound, bound, generator=generator)
-        self.A = nn.Parameter(drawn.to(W.device))
+        self.A = uniform((options.r, base.in_features), 1 / math.sqrt(base.in_features), W, generator)
         self.B = nn.Parameter(torch.zeros(base.out_features, options.r, dtype=W.dtype, device=W.device))
 
     def delta(self, x: Tensor) -> Tensor:

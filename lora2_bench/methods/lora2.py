@@ -6,37 +6,28 @@ B (r×k), E (r) and C (k×r) the small inner ones, P = Aᵀ Bᵀ (d_in×r) and Q
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.backbone import Backbone
-from lora2_bench.cell import require, require_choice, require_int, require_number, section
-from lora2_bench.methods.base import without_name
-from lora2_bench.methods.budget import BudgetAllocator, BudgetOptions, RankedMatrix
-from lora2_bench.methods.layers import AdaptedLinear, AdapterMethod, check_adapter_options
+from lora2_bench.cell import require, require_choice, require_int, require_number
+from lora2_bench.methods.budget import BudgetOptions, RankedMatrix
+from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
+from lora2_bench.methods.layers import RankedLinear, check_adapter_options, normal
 
 TERMS = ("uv", "UV", "PQ")
 
 
 @dataclass(frozen=True)
-class RegOptions:
-    """The orthogonality regulariser.
-
-    Attributes:
-        on: which terms: `uv` (A and B), `UV` (C and D), `PQ` (P and Q).
-        form: `norm_mean`, the mean of the unsquared Frobenius norms; `squared_sum`, the sum of squares (eq. 5).
-        gamma: weight in the training loss; 0 switches it off.
-    """
+class LoRA2RegOptions(RegOptions):
+    """`on` says which terms are taken: `uv` (A and B), `UV` (C and D), `PQ` (P and Q); none switches it off."""
 
     on: list[str]
-    form: str
-    gamma: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         known = isinstance(self.on, list | tuple) and all(term in TERMS for term in self.on)
         require(
             known and len(set(self.on)) == len(self.on),
@@ -44,8 +35,6 @@ class RegOptions:
             self.on,
             f"a list of some of {', '.join(TERMS)}",
         )
-        require_choice("method.reg.form", self.form, ("norm_mean", "squared_sum"))
-        require_number("method.reg.gamma", self.gamma, 0.0, 1e6, "a number of at least 0")
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,7 @@ class LoRA2Options:
     dropout: float
     targets: list[str]
     init_std: float
-    reg: RegOptions
+    reg: LoRA2RegOptions
     score: str
     budget: BudgetOptions
 
@@ -70,25 +59,18 @@ class LoRA2Options:
         require_choice("method.score", self.score, ("reduced", "full"))
 
 
-class LoRA2Linear(AdaptedLinear):
+class LoRA2Linear(RankedLinear):
     """h = x W0ᵀ + b + (alpha / r) · (x Aᵀ)(Bᵀ diag(E) Cᵀ) Dᵀ, with E = 0 and the rest N(0, init_std²)."""
 
     def __init__(self, base: nn.Linear, options: LoRA2Options, generator: torch.Generator) -> None:
         super().__init__(base, options.dropout)
         self.scale = options.alpha / options.r
-        k, r = options.k, options.r
-
-        def normal(rows: int, columns: int) -> nn.Parameter:
-            drawn = torch.empty(rows, columns, dtype=base.weight.dtype).normal_(
-                0.0, options.init_std, generator=generator
-            )
-            return nn.Parameter(drawn.to(base.weight.device))
-
-        self.A = normal(k, base.in_features)
-        self.B = normal(r, k)
-        self.E = nn.Parameter(torch.zeros(r, dtype=base.weight.dtype, device=base.weight.device))
-        self.C = normal(k, r)
-        self.D = normal(base.out_features, k)
+        k, r, W, std = options.k, options.r, base.weight, options.init_std
+        self.A = normal((k, base.in_features), std, W, generator)
+        self.B = normal((r, k), std, W, generator)
+        self.E = nn.Parameter(torch.zeros(r, dtype=W.dtype, device=W.device))
+        self.C = normal((k, r), std, W, generator)
+        self.D = normal((base.out_features, k), std, W, generator)
 
     def middle(self) -> Tensor:
         """M = s · Bᵀ diag(E) Cᵀ (k×k): the only product of the small factors that a step needs."""
@@ -112,7 +94,7 @@ class LoRA2Linear(AdaptedLinear):
             grams += [self.C @ self.C.T, outer_out]
         if "PQ" in terms:
             grams += [self.B @ outer_in @ self.B.T, self.C.T @ outer_out @ self.C]
-        return [gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device) for gram in grams]
+        return [deviation(gram) for gram in grams]
 
     def active_parameters(self, kept: int) -> int:
         """Parameters in use with `kept` ranks: each has one E, a row of B and a column of C; A and D serve them all."""
@@ -120,71 +102,25 @@ class LoRA2Linear(AdaptedLinear):
         return kept * (1 + 2 * len(self.A)) + (outer if kept else 0)
 
 
-class LoRA2(AdapterMethod[LoRA2Linear]):
+class LoRA2(BudgetedMethod[LoRA2Linear]):
     """LoRA² on every target map, with its regulariser and a budget over the ranks of all maps."""
 
     Options = LoRA2Options
-
-    @classmethod
-    def parse(cls, values: Mapping[str, Any]) -> LoRA2Options:
-        """Checked options, nested sections included."""
-        nested = {
-            "reg": section(RegOptions, values.get("reg", {}), "method.reg"),
-            "budget": section(BudgetOptions, values.get("budget", {}), "method.budget"),
-        }
-        return section(LoRA2Options, {**without_name(values), **nested}, "method")
-
-    @classmethod
-    def check(cls, options: LoRA2Options, total_steps: int) -> None:
-        """Raise UserError where the budget's schedule does not fit."""
-        options.budget.check(total_steps, options.r)
 
     def adapt(self, base: nn.Linear, generator: torch.Generator) -> LoRA2Linear:
         """A LoRA² layer over `base`."""
         return LoRA2Linear(base, self.options, generator)
 
-    def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
-        """Replace the target maps and set up the budget over their ranks."""
-        super().inject(backbone, generator)
+    def ranked(self, layer: LoRA2Linear) -> RankedMatrix:
+        """E as the gate; a rank's own parts are a row of B and a column of C; A and D serve all ranks (eq. 8 and 9)."""
         with_shared = self.options.score == "full"
-        matrices = [
-            RankedMatrix(layer.E, [(layer.B, 0), (layer.C, 1)], (layer.A, layer.D) if with_shared else ())
-            for layer in self.layers.values()
-        ]
-        self.budget = BudgetAllocator(matrices, self.options.budget, self.total_steps)
+        return RankedMatrix(layer.E, [(layer.B, 0), (layer.C, 1)], (layer.A, layer.D) if with_shared else ())
 
-    def parameters(self) -> dict[str, int]:
-        """Counts; `active` leaves out the ranks that the budget has switched off."""
-        kept = zip(self.layers.values(), self.budget.kept, strict=True)
-        return {**super().parameters(), "active": sum(layer.active_parameters(rank) for layer, rank in kept)}
-
-    def penalty(self) -> Tensor | None:
-        """gamma times the regulariser over all layers (eq. 5, or the released code's mean of norms)."""
-        reg = self.options.reg
-        if reg.gamma == 0 or not reg.on:
-            return None
-        deviations = [d for layer in self.layers.values() for d in layer.deviations(reg.on)]
-        if reg.form == "squared_sum":
-            return torch.stack([d.square().sum() for d in deviations]).sum().mul(reg.gamma)
-        return torch.stack([d.norm() for d in deviations]).mean().mul(reg.gamma)
-
-    def after_step(self, step: int) -> None:
-        """Score the ranks and prune to the budget."""
-        self.budget.after_step(step)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The budget's masks and running means."""
-        return {"budget": self.budget.state_dict()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.budget.load_state_dict(state["budget"])
+    def deviations(self, layer: LoRA2Linear) -> list[Tensor]:
+        """The regulariser's terms of one layer."""
+        return layer.deviations(self.options.reg.on)
 
     def summary(self) -> dict[str, Any]:
-        """Ranks kept per layer and map (the paper's Figure 3), and in all; with score=full, how far eq. 9 agrees."""
-        kept = self.budget.kept
-        ranks: dict[str, dict[str, int]] = {}
-        for (layer, name), rank in zip(self.layers, kept, strict=True):
-            ranks.setdefault(str(layer), {})[name] = rank
-        summary = {"ranks": ranks, "ranks_kept": sum(kept), "ranks_initial": self.options.r * len(kept)}
-        return summary | ({"score_agreement": self.budget.agreement} if self.options.score == "full" else {})
+        """Ranks kept per layer and map; with score=full also how far eq. 9 agrees with eq. 8 at every choice."""
+        agreement = {"score_agreement": self.budget.agreement} if self.options.score == "full" else {}
+        return {**super().summary(), **agreement}

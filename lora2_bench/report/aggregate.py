@@ -30,9 +30,14 @@ def load_records(results: Path) -> list[Record]:
 
 
 def data_name(record: Record) -> str:
-    """The data source; `<source>-sample` where real files do not hold GLUE's own rows, which never meet whole tasks."""
-    source = str(record.cell["data"]["source"])
-    return source if source == "mini" or record.result["data"]["official"] else f"{source}-sample"
+    """The data source, with what must never meet the rest in one table.
+
+    `-sample` where real files do not hold GLUE's own rows; `-init_from` where a cell started from another's adapter.
+    """
+    name = str(record.cell["data"]["source"])
+    if name != "mini" and not record.result["data"]["official"]:
+        name += "-sample"
+    return name + ("-init_from" if record.cell.get("init_from") else "")
 
 
 def scores(records: Iterable[Record]) -> pd.DataFrame:

@@ -1,36 +1,50 @@
-"""Method options as the real configs give them, shrunk, and tiny backbones in memory."""
+"""Every method of conf/method with the real config's options, shrunk, and tiny backbones in memory."""
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 
 from lora2_bench.backbone import Backbone, random_backbone
+from lora2_bench.config import CONF
 from lora2_bench.methods.base import Method, load_method
+from tests.composed import composed
 from tests.conftest import tiny_config
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "lora": {"r": 3, "alpha": 6.0, "dropout": 0.0, "targets": ["q", "k", "v", "o", "f1", "f2"]},
-    "lora2": {
-        "k": 2,
-        "r": 3,
-        "alpha": 6.0,
-        "dropout": 0.0,
-        "targets": ["q", "k", "v", "o", "f1", "f2"],
-        "init_std": 0.3,
-        "reg": {"on": ["uv", "UV", "PQ"], "form": "norm_mean", "gamma": 0.1},
-        "score": "reduced",
-        "budget": {"target_r": 1, "t_init": 4, "t_final": 5, "delta_t": 2, "beta1": 0.85, "beta2": 0.8},
-    },
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+# Sizes that tell dimensions apart, and a schedule for short runs; a method takes those of its options that it has.
+SHRUNK: dict[str, Any] = {
+    "k": 2,
+    "r": 3,
+    "alpha": 6.0,
+    "init_std": 0.3,
+    "budget.target_r": 1,
+    "budget.t_init": 0.2,
+    "budget.t_final": 0.25,
+    "budget.delta_t": 2,
 }
-CLASSES = {
-    "full": "lora2_bench.methods.full.Full",
-    "lora": "lora2_bench.methods.lora.LoRA",
-    "lora2": "lora2_bench.methods.lora2.LoRA2",
-}
+
+
+def options_of(name: str, **changes: Any) -> dict[str, Any]:
+    """The composed config's options of a method, shrunk; `reg__form=...` changes a nested one."""
+    config = composed(f"method={name}").copy()
+    for key, value in SHRUNK.items():
+        if OmegaConf.select(config.method, key) is not None:
+            OmegaConf.update(config.method, key, value)
+    for key, value in changes.items():
+        OmegaConf.update(config.method, key.replace("__", "."), value, merge=False)
+    options = OmegaConf.to_container(config.method, resolve=True)
+    assert isinstance(options, dict)
+    options.get("budget", {}).pop("scale", None)
+    return {str(key): value for key, value in options.items() if key not in ("_target_", "name", "size")}
+
+
+def method_class(name: str) -> type[Method]:
+    """The class that conf/method names."""
+    return load_method(composed(f"method={name}").method._target_)
 
 
 def make_backbone(architecture: str, num_labels: int = 2, dtype: torch.dtype = torch.float32) -> Backbone:
@@ -44,15 +58,11 @@ def make_backbone(architecture: str, num_labels: int = 2, dtype: torch.dtype = t
 
 
 def make_method(name: str, backbone: Backbone, total_steps: int = 20, **changes: Any) -> Method:
-    """The method `name` injected into `backbone`; `reg__form=...` changes a nested option."""
-    options = copy.deepcopy(OPTIONS[name])
-    for key, value in changes.items():
-        section, _, leaf = key.rpartition("__")
-        (options[section] if section else options)[leaf] = value
-    kind = load_method(CLASSES[name])
-    parsed = kind.parse(options)
-    kind.check(parsed, total_steps)
-    method = kind(parsed, total_steps)
+    """The method `name` injected into `backbone`."""
+    kind = method_class(name)
+    options = kind.parse(options_of(name, **changes))
+    kind.check(options, total_steps)
+    method = kind(options, total_steps)
     method.inject(backbone, torch.Generator().manual_seed(1))
     return method
 
@@ -72,3 +82,17 @@ def loss_of_batch(method: Method, batch: dict[str, torch.Tensor]) -> torch.Tenso
     inputs = {name: value for name, value in batch.items() if name != "labels"}
     logits = method.backbone.model(**inputs).logits
     return torch.nn.functional.cross_entropy(logits, batch["labels"])
+
+
+def train_steps(method: Method, steps: int, lr: float = 1e-2, first: int = 1, optimizer: Any = None) -> Any:
+    """A plain loop with the protocol's calls in the order of the real one; returns its optimiser."""
+    optimizer = optimizer or torch.optim.AdamW(method.param_groups(0.01), lr=lr)
+    for step in range(first, first + steps):
+        loss = loss_of_batch(method, make_batch(rows=4 + step % 3))
+        penalty = method.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+        method.after_backward(step)
+        optimizer.step()
+        method.after_step(step)
+        optimizer.zero_grad()
+    return optimizer

@@ -1,37 +1,45 @@
-"""What every method promises, on every architecture."""
+"""What every method of conf/method promises, on every architecture. A new method is tested by being there."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from peft import PeftModel
 
 from lora2_bench.errors import UserError
+from lora2_bench.export import export_adapter
 from lora2_bench.methods.base import Method, load_method
+from lora2_bench.methods.budgeted import BudgetedMethod
+from lora2_bench.methods.layers import AdapterMethod, RankedMethod
 from lora2_bench.train import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
-from tests.methods.helpers import CLASSES, loss_of_batch, make_backbone, make_batch, make_method
+from tests.methods.helpers import (
+    METHODS,
+    loss_of_batch,
+    make_backbone,
+    make_batch,
+    make_method,
+    method_class,
+    options_of,
+    train_steps,
+)
 
-METHODS = tuple(CLASSES)
-ADAPTERS = tuple(name for name in METHODS if name != "full")
+MAPS = ["q", "k", "v", "o", "f1", "f2"]
+ADAPTERS = [name for name in METHODS if issubclass(method_class(name), AdapterMethod)]
+RANKED = [name for name in METHODS if issubclass(method_class(name), RankedMethod)]
+BUDGETED = [name for name in METHODS if issubclass(method_class(name), BudgetedMethod)]
 
 
-def logits_of(method_or_model: torch.nn.Module) -> torch.Tensor:
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
     batch = {name: value for name, value in make_batch().items() if name != "labels"}
+    model.eval()
     with torch.no_grad():
-        return method_or_model(**batch).logits
-
-
-def train_steps(method: Method, steps: int, lr: float = 1e-2) -> None:
-    """A plain loop: the protocol's calls in the order of the real one."""
-    optimizer = torch.optim.AdamW(method.param_groups(0.01), lr=lr)
-    for step in range(1, steps + 1):
-        loss = loss_of_batch(method, make_batch())
-        penalty = method.penalty()
-        (loss if penalty is None else loss + penalty).backward()
-        method.after_backward(step)
-        optimizer.step()
-        method.after_step(step)
-        optimizer.zero_grad()
+        logits: torch.Tensor = model(**batch).logits
+    return logits
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -44,57 +52,95 @@ def test_it_starts_as_the_backbone(name: str, architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", ADAPTERS)
-def test_only_adapters_and_head_move(name: str, architecture: str) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_only_what_is_declared_trainable_moves(name: str, architecture: str) -> None:
     backbone = make_backbone(architecture)
-    frozen = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     heads = set(backbone.head_parameters())
-    assert heads
+    original = {key: value.clone() for key, value in backbone.model.state_dict().items()}
     method = make_method(name, backbone)
+    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    declared = set(method.trainable())
+    assert heads and heads <= declared
     train_steps(method, 6)
-    moved = set()
-    for key, value in backbone.model.state_dict().items():
-        origin = key.replace(".base.", ".")
-        if origin in frozen and not torch.equal(value, frozen[origin]):
-            moved.add(origin)
-    assert moved == heads
+    after = backbone.model.state_dict()
+    moved = {key for key in after if not torch.equal(after[key], before[key])}
+    assert moved <= declared
+    # Embedding tables: the batch has neither every token nor every position.
+    assert {key for key in declared - moved if "embeddings" not in key} == set()
+    if name in ADAPTERS:  # the frozen backbone, found again under its layers' `base`, is bit for bit the one it was
+        frozen = {key.replace(".base.", "."): value for key, value in after.items()}
+        assert all(torch.equal(frozen[key], value) for key, value in original.items() if key not in heads)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", METHODS)
-def test_what_is_declared_trainable_trains(name: str, architecture: str) -> None:
-    method = make_method(name, make_backbone(architecture))
-    before = trained_state(method)
-    train_steps(method, 6)
-    after = trained_state(method)
-    still = {key for key in before if torch.equal(before[key], after[key])}
-    # Unused by these architectures: positions beyond the batch and the padding row are parts of larger tensors.
-    assert still <= {key for key in before if "embeddings" in key}
+def formula(name: str, d_in: int, d_out: int) -> int:
+    """Parameters beside one map, with the tests' sizes k = 2 and r = 3."""
+    each = d_in + d_out
+    return {"lora": 3 * each, "adalora": 3 * (each + 1), "sora": 3 * (each + 1), "lora2": 2 * each + 2 * 2 * 3 + 3}[
+        name
+    ]
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_counts_equal_the_formula(name: str) -> None:
+def test_counts(name: str) -> None:
     backbone = make_backbone("bert")
-    encoder = sum(p.numel() for key, p in backbone.model.named_parameters() if key not in backbone.head_parameters())
-    head = (24 * 24 + 24) + (24 * 2 + 2)
-    shapes = [(24, 24)] * 4 + [(24, 40), (40, 24)]
-    per_layer = {
-        "full": encoder / 2,
-        "lora": sum(3 * (i + o) for i, o in shapes),
-        "lora2": sum(2 * (i + o) + 2 * 2 * 3 + 3 for i, o in shapes),
-    }
-    counts = make_method(name, backbone).parameters()
-    assert counts == {"adapter": 2 * per_layer[name], "head": head, "active": 2 * per_layer[name]}
-
-
-def test_pruned_ranks_leave_the_active_count() -> None:
-    method = make_method("lora2", make_backbone("bert"), budget__target_r=1)
-    train_steps(method, 20)
-    kept = [rank for row in method.summary()["ranks"].values() for rank in row.values()]
-    assert sum(kept) == 12
+    parameters = dict(backbone.model.named_parameters())
+    heads = set(backbone.head_parameters())
+    head = sum(parameters[key].numel() for key in heads)
+    encoder = {key: p.numel() for key, p in parameters.items() if key not in heads}
     shapes = ([(24, 24)] * 4 + [(24, 40), (40, 24)]) * 2
-    expected = sum(rank * 5 + (2 * (i + o) if rank else 0) for rank, (i, o) in zip(kept, shapes, strict=True))
-    assert method.parameters()["active"] == expected < method.parameters()["adapter"]
+    method = make_method(name, backbone)
+    counts = method.parameters()
+    assert counts["head"] == head
+    assert counts["adapter"] == sum(p.numel() for key, p in method.trainable().items() if key not in heads)
+    assert counts["active"] == counts["adapter"]
+    known = {
+        "full": sum(encoder.values()),
+        "bitfit": sum(count for key, count in encoder.items() if key.endswith("bias")),
+        **{
+            adapter: sum(formula(adapter, *shape) for shape in shapes)
+            for adapter in ("lora", "adalora", "sora", "lora2")
+        },
+    }
+    assert counts["adapter"] == known.get(name, counts["adapter"])
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_the_budget_is_met_at_the_end_and_pruned_ranks_are_not_active(name: str) -> None:
+    method = make_method(name, make_backbone("bert"))
+    assert isinstance(method, BudgetedMethod)
+    train_steps(method, 20)
+    method.finish()
+    kept = [rank for row in method.summary()["ranks"].values() for rank in row.values()]
+    assert sum(kept) == method.summary()["ranks_kept"] == 12 < method.summary()["ranks_initial"] == 36
+    gates = [layer.E for layer in method.layers.values()]
+    assert [int(gate.count_nonzero()) for gate in gates] == kept
+    shapes = ([(24, 24)] * 4 + [(24, 40), (40, 24)]) * 2
+    if name == "lora2":  # A and D serve all ranks of a map
+        active = sum(rank * 5 + (2 * (i + o) if rank else 0) for rank, (i, o) in zip(kept, shapes, strict=True))
+    else:
+        active = sum(rank * (i + o + 1) for rank, (i, o) in zip(kept, shapes, strict=True))
+    assert method.parameters()["active"] == active < method.parameters()["adapter"]
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_a_budget_that_is_not_met_is_told(name: str) -> None:
+    method = make_method(name, make_backbone("bert"))
+    train_steps(method, 10)
+    with pytest.raises(ValueError, match="ranks are left where the budget has 12"):
+        method.finish()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_penalty_is_a_scalar_that_training_alone_sees(name: str) -> None:
+    method = make_method(name, make_backbone("bert"))
+    before = logits_of(method.backbone.model)
+    penalty = method.penalty()
+    if penalty is not None:
+        assert penalty.ndim == 0 and penalty.item() > 0
+        penalty.backward()
+        heads = set(method.backbone.head_parameters())
+        assert all(p.grad is None for key, p in method.trainable().items() if key in heads)
+    assert torch.equal(logits_of(method.backbone.model), before)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -109,40 +155,119 @@ def test_a_saved_state_gives_the_same_logits(name: str, architecture: str) -> No
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_bf16_trains_to_finite_numbers(name: str) -> None:
-    method = make_method(name, make_backbone("roberta"))
+def test_a_checkpoint_goes_on_with_the_same_numbers(name: str) -> None:
+    whole = make_method(name, make_backbone("roberta"))
+    train_steps(whole, 20)
+    part = make_method(name, make_backbone("roberta"))
+    optimizer = train_steps(part, 9)
+    resumed = make_method(name, make_backbone("roberta"))
+    load_trained_state(resumed, trained_state(part))
+    resumed.load_state_dict(part.state_dict())
+    again = torch.optim.AdamW(resumed.param_groups(0.01), lr=1e-2)
+    again.load_state_dict(optimizer.state_dict())
+    train_steps(resumed, 11, first=10, optimizer=again)
+    states = trained_state(whole), trained_state(resumed)
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert whole.parameters() == resumed.parameters() and whole.summary() == resumed.summary()
+
+
+@pytest.mark.parametrize("steps", [2, 20], ids=["early", "pruned"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", METHODS)
+def test_an_export_gives_the_same_logits_in_peft(
+    name: str, architecture: str, steps: int, tiny_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForSequenceClassification
+
+    from lora2_bench.backbone import Backbone
+
+    def fresh(seed: int) -> torch.nn.Module:
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_pretrained(tiny_folders(architecture), num_labels=2).eval()
+
+    method = make_method(name, Backbone(fresh(0), None, "tiny"))  # type: ignore[arg-type]
+    train_steps(method, steps)
+    factors = method.lora_factors()
+    if factors is None:
+        assert name not in ADAPTERS
+        return
+    export_adapter(tmp_path / "adapter", method)
+    loaded = PeftModel.from_pretrained(fresh(1), str(tmp_path / "adapter"))  # another head, replaced by the adapter's
+    torch.testing.assert_close(logits_of(loaded), logits_of(method.backbone.model), rtol=1e-5, atol=1e-5)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    ranks = [config["rank_pattern"].get(module, config["r"]) for module in config["target_modules"]]
+    if name in ("adalora", "sora"):  # ranks that are off are cut out
+        assert sum(ranks) == method.summary()["ranks_kept"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(name: str) -> None:
+    method = make_method(name, make_backbone("deberta-v2", dtype=torch.float64))
+    train_steps(method, 2)
+    batch = make_batch(rows=6)
+    loss_of_batch(method, batch).backward()
+    whole = {key: p.grad.clone() for key, p in method.trainable().items() if p.grad is not None}
+    for p in method.trainable().values():
+        p.grad = None
+    for part in range(3):
+        (loss_of_batch(method, {key: value[2 * part : 2 * part + 2] for key, value in batch.items()}) / 3).backward()
+    for key, p in method.trainable().items():
+        if key in whole:
+            torch.testing.assert_close(p.grad, whole[key], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", METHODS)
+def test_bf16_trains_to_finite_numbers(name: str, architecture: str) -> None:
+    method = make_method(name, make_backbone(architecture))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         train_steps(method, 3)
     assert torch.isfinite(logits_of(method.backbone.model)).all()
 
 
-@pytest.mark.parametrize("targets", [["q"], ["o", "f2"], ["q", "v"]])
+@pytest.mark.parametrize("targets", [["q"], ["o", "f2"], ["f2", "f1"], ["q", "k", "v"]])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_targets_choose_exactly_the_maps_they_name(architecture: str, targets: list[str]) -> None:
-    method = make_method("lora", make_backbone(architecture), targets=targets)
-    assert {short for _, short in method.layers} == set(targets)  # type: ignore[attr-defined]
-    assert len(method.layers) == 2 * len(targets)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_targets_choose_exactly_the_maps_they_name(name: str, architecture: str, targets: list[str]) -> None:
+    method = make_method(name, make_backbone(architecture), targets=targets)
+    assert isinstance(method, AdapterMethod)
+    assert set(method.layers) == {(layer, target) for layer in (0, 1) for target in targets}
     # The feed-forward's output.dense is not the attention's: their inputs differ in width.
-    widths = {target: 40 if target == "f2" else 24 for target in targets}
-    assert all(layer.base.in_features == widths[short] for (_, short), layer in method.layers.items())  # type: ignore[attr-defined]
+    widths = {target: 40 if target == "f2" else 24 for target in MAPS}
+    assert all(layer.base.in_features == widths[short] for (_, short), layer in method.layers.items())
+    train_steps(method, 1)
 
 
-def test_one_row_is_a_batch() -> None:
-    method = make_method("lora2", make_backbone("deberta-v2"))
+@pytest.mark.parametrize("name", METHODS)
+def test_one_row_is_a_batch(name: str) -> None:
+    method = make_method(name, make_backbone("deberta-v2"))
     loss_of_batch(method, make_batch(rows=1)).backward()
 
 
-def test_a_model_without_the_named_target_is_refused() -> None:
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_a_model_without_the_named_target_is_refused(name: str) -> None:
     from transformers import DistilBertConfig
 
     from lora2_bench.backbone import random_backbone
 
     config = DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8, max_position_embeddings=16)
     with pytest.raises(UserError, match="of type distilbert: adapters fit bert, roberta, deberta-v2"):
-        make_method("lora", random_backbone(config))
+        make_method(name, random_backbone(config))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_options_that_no_method_has_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"^method\.no_such is not a setting"):
+        method_class(name).parse({**options_of(name), "no_such": 1})
 
 
 @pytest.mark.parametrize("target", ["lora2_bench.methods.nothing.X", "lora2_bench.cell.Cell", "nodots"])
 def test_a_class_that_is_no_method_is_refused(target: str) -> None:
     with pytest.raises(UserError, match=r"^method._target_="):
         load_method(target)
+
+
+def test_methods_are_those_of_the_config() -> None:
+    assert {"full", "bitfit", "lora", "adalora", "sora", "lora2"} <= set(METHODS)
+    assert all(issubclass(method_class(name), Method) for name in METHODS)
+    assert {"adalora", "lora2"} <= set(BUDGETED) and {"adalora", "sora", "lora2"} <= set(RANKED)

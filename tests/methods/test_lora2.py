@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lora2_bench.methods.lora2 import LoRA2, LoRA2Linear
-from tests.methods.helpers import OPTIONS, loss_of_batch, make_backbone, make_batch, make_method
+from tests.methods.helpers import loss_of_batch, make_backbone, make_batch, make_method, options_of
 
-OPTIONS_OF = {**OPTIONS["lora2"]}
+OPTIONS = options_of("lora2")
 
 
 def make_layer(d_in: int, d_out: int, k: int, r: int, alpha: float = 3.0, seed: int = 0) -> LoRA2Linear:
     """A float64 layer with every factor drawn anew, E included."""
     torch.manual_seed(seed)
-    options = LoRA2.parse({**OPTIONS_OF, "k": k, "r": r, "alpha": alpha})
+    options = LoRA2.parse({**OPTIONS, "k": k, "r": r, "alpha": alpha})
     layer = LoRA2Linear(nn.Linear(d_in, d_out).double(), options, torch.Generator().manual_seed(seed))
     with torch.no_grad():
         layer.E.normal_()

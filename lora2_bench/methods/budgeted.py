@@ -1,0 +1,92 @@
+"""What AdaLoRA and LoRA² share: ranked layers under one budget, and an orthogonality regulariser."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lora2_bench.backbone import Backbone
+from lora2_bench.cell import require_choice, require_number
+from lora2_bench.methods.budget import BudgetAllocator, RankedMatrix
+from lora2_bench.methods.layers import Ranked, RankedMethod
+
+
+@dataclass(frozen=True)
+class RegOptions:
+    """The orthogonality regulariser.
+
+    Attributes:
+        form: `norm_mean`, the mean of the unsquared Frobenius norms, as the released codes have it; `squared_sum`, the
+            sum of their squares, as the papers have it (AdaLoRA, eq. 4; LoRA², eq. 5).
+        gamma: weight in the training loss; 0 switches it off.
+    """
+
+    form: str
+    gamma: float
+
+    def __post_init__(self) -> None:
+        require_choice("method.reg.form", self.form, ("norm_mean", "squared_sum"))
+        require_number("method.reg.gamma", self.gamma, 0.0, 1e6, "a number of at least 0")
+
+
+def deviation(gram: Tensor) -> Tensor:
+    """A square Gram matrix less the identity."""
+    return gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+
+
+class BudgetedMethod(RankedMethod[Ranked]):
+    """Ranks chosen over all layers together, by a budget that falls; `options` has `r`, `reg` and `budget`."""
+
+    @abstractmethod
+    def ranked(self, layer: Ranked) -> RankedMatrix:
+        """What of a layer is scored, rank by rank."""
+
+    @abstractmethod
+    def deviations(self, layer: Ranked) -> list[Tensor]:
+        """What the regulariser pulls to zero in a layer: Gram matrices less the identity."""
+
+    @classmethod
+    def check(cls, options: Any, total_steps: int) -> None:
+        """Raise UserError where the budget's schedule does not fit."""
+        options.budget.check(total_steps, options.r)
+
+    def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
+        """Replace the target maps and set up the budget over their ranks."""
+        super().inject(backbone, generator)
+        matrices = [self.ranked(layer) for layer in self.layers.values()]
+        self.budget = BudgetAllocator(matrices, self.options.budget, self.total_steps)
+
+    def kept(self) -> list[int]:
+        """Ranks that the budget keeps, per layer."""
+        return self.budget.kept
+
+    def penalty(self) -> Tensor | None:
+        """gamma times the regulariser over all layers."""
+        reg = self.options.reg
+        deviations = [d for layer in self.layers.values() for d in self.deviations(layer)] if reg.gamma > 0 else []
+        if not deviations:
+            return None
+        if reg.form == "squared_sum":
+            return torch.stack([d.square().sum() for d in deviations]).sum().mul(reg.gamma)
+        return torch.stack([d.norm() for d in deviations]).mean().mul(reg.gamma)
+
+    def after_step(self, step: int) -> None:
+        """Score the ranks and prune to the budget."""
+        self.budget.after_step(step)
+
+    def finish(self) -> None:
+        """Raise ValueError unless exactly the budget's ranks are left."""
+        self.budget.finish()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The budget's masks and running means."""
+        return {"budget": self.budget.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.budget.load_state_dict(state["budget"])

@@ -1,0 +1,139 @@
+"""SoRA (Ding et al., arXiv 2311.11696): LoRA with a gate per rank that a proximal step drives to exact zeros."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lora2_bench.cell import in_steps, require_int, require_number, require_steps
+from lora2_bench.errors import UserError
+from lora2_bench.methods.layers import RankedLinear, RankedMethod, check_adapter_options, normal, uniform
+
+
+@dataclass(frozen=True)
+class ScheduleOptions:
+    """The sparsifying schedule (Algorithm 1): ξ grows from `xi` to `max_xi` in equal steps.
+
+    Attributes:
+        max_xi: the last threshold; None = no schedule.
+        stages: thresholds in all, the first one included.
+        first: steps of the first stage, under 1 a share of all steps; the others share the rest evenly.
+    """
+
+    max_xi: float | None
+    stages: int
+    first: float
+
+    def __post_init__(self) -> None:
+        if self.max_xi is not None:
+            require_number("method.schedule.max_xi", self.max_xi, 0.0, 1e3, "a number of at least 0, or null")
+        require_int("method.schedule.stages", self.stages, 2, "an integer of at least 2")
+        require_steps("method.schedule.first", self.first)
+
+
+@dataclass(frozen=True)
+class SoRAOptions:
+    """`r` is the rank that every map starts with; the addition is scaled by alpha / r throughout.
+
+    Attributes:
+        xi: threshold of the proximal step, taken after every optimiser step.
+        l1: weight in the training loss of the gates' mean absolute value.
+    """
+
+    r: int
+    alpha: float
+    dropout: float
+    targets: list[str]
+    xi: float
+    l1: float
+    schedule: ScheduleOptions
+
+    def __post_init__(self) -> None:
+        require_int("method.r", self.r, 1, "an integer of at least 1")
+        check_adapter_options(self)
+        require_number("method.xi", self.xi, 0.0, 1e3, "a number of at least 0")
+        require_number("method.l1", self.l1, 0.0, 1e6, "a number of at least 0")
+
+
+class SoRALinear(RankedLinear):
+    """h = x W0ᵀ + b + (alpha / r) · (g ⊙ x Aᵀ) Bᵀ; A (r×d_in) as LoRA's, g (r) from N(0, 1), B (d_out×r) zero."""
+
+    def __init__(self, base: nn.Linear, options: SoRAOptions, generator: torch.Generator) -> None:
+        super().__init__(base, options.dropout)
+        self.scale = options.alpha / options.r
+        W = base.weight
+        self.A = uniform((options.r, base.in_features), base.in_features**-0.5, W, generator)
+        self.g = normal((options.r,), 1.0, W, generator)
+        self.B = nn.Parameter(torch.zeros(base.out_features, options.r, dtype=W.dtype, device=W.device))
+
+    def delta(self, x: Tensor) -> Tensor:
+        """x (..., d_in) -> (..., d_out)."""
+        return ((x @ self.A.T) * (self.scale * self.g)) @ self.B.T
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A and scale·B·diag(g), without the ranks whose gate is zero."""
+        used = self.g.detach() != 0
+        return self.A.detach()[used], self.scale * self.B.detach()[:, used] * self.g.detach()[used]
+
+    def active_parameters(self, kept: int) -> int:
+        """A rank is a row of A, a gate and a column of B."""
+        return kept * (self.A.shape[1] + 1 + len(self.B))
+
+
+def soft_threshold(value: Tensor, xi: float) -> Tensor:
+    """prox of ξ·|·|: sign(g)·max(|g| - ξ, 0)."""
+    return value.sign() * (value.abs() - xi).clamp(min=0)
+
+
+class SoRA(RankedMethod[SoRALinear]):
+    """SoRA on every target map."""
+
+    Options = SoRAOptions
+
+    @classmethod
+    def check(cls, options: SoRAOptions, total_steps: int) -> None:
+        """Raise UserError where the sparsifying schedule does not fit."""
+        schedule = options.schedule
+        if schedule.max_xi is None:
+            return
+        first = in_steps(schedule.first, total_steps)
+        if first + schedule.stages - 1 > total_steps:
+            raise UserError(
+                f"method.schedule.first={first} steps + {schedule.stages - 1} more stages do not fit the run's "
+                f"{total_steps} steps: train longer, or give a share such as method.schedule.first=0.36"
+            )
+
+    def adapt(self, base: nn.Linear, generator: torch.Generator) -> SoRALinear:
+        """A SoRA layer over `base`."""
+        return SoRALinear(base, self.options, generator)
+
+    def kept(self) -> list[int]:
+        """Gates that are not zero, per layer."""
+        return [
+            int(layer.g.count_nonzero()) if not layer.g.is_meta else self.options.r for layer in self.layers.values()
+        ]
+
+    def penalty(self) -> Tensor | None:
+        """The gates' mean absolute value, times l1."""
+        if self.options.l1 == 0:
+            return None
+        return torch.cat([layer.g for layer in self.layers.values()]).abs().mean().mul(self.options.l1)
+
+    def threshold(self, step: int) -> float:
+        """ξ at `step`."""
+        options, schedule = self.options, self.options.schedule
+        if schedule.max_xi is None:
+            return float(options.xi)
+        first = in_steps(schedule.first, self.total_steps)
+        later = schedule.stages - 1
+        stage = 0 if step <= first else 1 + (step - first - 1) * later // (self.total_steps - first)
+        return float(options.xi + (schedule.max_xi - options.xi) * stage / later)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """The proximal step on every gate."""
+        xi = self.threshold(step)
+        for layer in self.layers.values():
+            layer.g.copy_(soft_threshold(layer.g, xi))
