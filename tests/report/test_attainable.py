@@ -29,6 +29,7 @@ def answers(draw: st.DrawFn) -> tuple[int, int]:
     return draw(st.integers(0, rows)), rows
 
 
+@settings(max_examples=60, deadline=None)
 @given(answers(), DIGITS)
 def test_what_a_run_gives_is_attainable_by_one_run(pair: tuple[int, int], digits: int) -> None:
     n, rows = pair
@@ -39,6 +40,7 @@ def test_what_a_run_gives_is_attainable_by_one_run(pair: tuple[int, int], digits
     assert fewest_runs(printed, rows) == 1
 
 
+@settings(max_examples=60, deadline=None)
 @given(answers(), DIGITS)
 def test_halves_rounded_to_even_are_attainable_too(pair: tuple[int, int], digits: int) -> None:
     n, rows = pair
@@ -46,6 +48,7 @@ def test_halves_rounded_to_even_are_attainable_too(pair: tuple[int, int], digits
     assert fewest_runs(Printed(decimal(Fraction(rounded), digits)), rows) == 1
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 277), min_size=1, max_size=MOST_RUNS), st.integers(277, 5463), DIGITS)
 def test_the_mean_of_some_runs_needs_no_more_runs_than_there_were(counts: list[int], rows: int, digits: int) -> None:
     printed = Printed(decimal(Fraction(100 * sum(counts), rows * len(counts)), digits))
@@ -57,6 +60,7 @@ def test_the_mean_of_some_runs_needs_no_more_runs_than_there_were(counts: list[i
     assert printed.range.overlaps(Range.exact(Fraction(100 * found, rows * runs)))
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 1000).flatmap(lambda rows: st.tuples(st.integers(0, rows - 1), st.just(rows))))
 def test_a_figure_between_two_neighbours_is_of_no_single_run(pair: tuple[int, int]) -> None:
     n, rows = pair
@@ -67,7 +71,7 @@ def test_a_figure_between_two_neighbours_is_of_no_single_run(pair: tuple[int, in
     assert nearest_answers(printed, rows) in (n, n + 1)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.integers(1, 2000), st.integers(0, 1))
 def test_the_attainable_share_is_a_count_of_figures(rows: int, digits: int) -> None:
     figures = [Printed(decimal(Fraction(f, 10**digits), digits)) for f in range(100 * 10**digits + 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.report.rounding import Printed, Range, decimal, mean
@@ -45,6 +45,7 @@ def test_halves_are_rounded_away_from_zero_as_decimals(value: str, digits: int, 
     assert decimal(Fraction(value), digits) == text
 
 
+@settings(max_examples=60, deadline=None)
 @given(FIGURES, st.integers(0, 4))
 def test_a_number_lies_in_the_interval_of_its_own_rounding(value: Fraction, digits: int) -> None:
     printed = Printed(decimal(value, digits))
@@ -52,6 +53,7 @@ def test_a_number_lies_in_the_interval_of_its_own_rounding(value: Fraction, digi
     assert printed.digits == digits
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(FIGURES, min_size=1, max_size=12), st.integers(0, 3))
 def test_the_mean_of_rounded_numbers_is_always_consistent_with_their_own_mean(
     values: list[Fraction], digits: int
@@ -62,6 +64,7 @@ def test_the_mean_of_rounded_numbers_is_always_consistent_with_their_own_mean(
     assert Printed(decimal(average, digits)).range.overlaps(cells)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.lists(FIGURES, min_size=1, max_size=12), st.integers(0, 3))
 def test_an_average_off_by_three_units_is_never_consistent(values: list[Fraction], digits: int) -> None:
     cells = mean([Printed(decimal(value, digits)).range for value in values])
@@ -69,6 +72,7 @@ def test_an_average_off_by_three_units_is_never_consistent(values: list[Fraction
     assert not Printed(decimal(off, digits)).range.overlaps(cells)
 
 
+@settings(max_examples=60, deadline=None)
 @given(FIGURES, FIGURES.filter(bool), st.integers(1, 3))
 def test_differences_and_quotients_hold_what_the_numbers_give(one: Fraction, other: Fraction, digits: int) -> None:
     a, b = Printed(decimal(one, digits)).range, Printed(decimal(other, digits)).range
@@ -79,6 +83,7 @@ def test_differences_and_quotients_hold_what_the_numbers_give(one: Fraction, oth
         assert quotient.low <= one / other <= quotient.high
 
 
+@settings(max_examples=60, deadline=None)
 @given(FIGURES, st.integers(0, 3))
 def test_cutting_off_takes_the_step_below(value: Fraction, digits: int) -> None:
     step = Fraction(1, 10**digits)
