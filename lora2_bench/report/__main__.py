@@ -1,4 +1,4 @@
-"""`python -m lora2_bench.report tables [--results DIR]`: records -> tables, printed and written."""
+"""`python -m lora2_bench.report [tables|audit] [--results DIR]`: tables of records, or the audit of the paper."""
 
 from __future__ import annotations
 
@@ -6,27 +6,43 @@ import argparse
 import sys
 from pathlib import Path
 
-from lora2_bench.report.tables import write_tables
-
 
 def main() -> None:
     """The command-line entry point."""
-    parser = argparse.ArgumentParser(prog="python -m lora2_bench.report", description="Turn records into tables.")
-    parser.add_argument("what", choices=["tables"], help="tables: method × task, mean ± sd over seeds")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder with cells/ (default: results)")
+    parser = argparse.ArgumentParser(
+        prog="python -m lora2_bench.report", description="Turn records into tables, or audit the paper."
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        default="tables",
+        choices=["tables", "audit"],
+        help="tables (default): method × task, mean ± sd over seeds; audit: the paper's figures recomputed, no records",
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where to read cells/ and to write")
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
         print(f"error: --results {arguments.results} is no folder: run a cell, or name its results", file=sys.stderr)
         sys.exit(2)
     try:
-        written = write_tables(arguments.results)
+        written = _write(arguments.what, arguments.results)
     except OSError as error:
-        print(f"error: {arguments.results / 'tables'} cannot be written ({error.strerror})", file=sys.stderr)
+        print(f"error: {arguments.results / arguments.what} cannot be written ({error.strerror})", file=sys.stderr)
         sys.exit(2)
     for path in written:
         if path.suffix == ".md":
             print(path.read_text(encoding="utf-8"))
         print(f"written: {path}")
+
+
+def _write(what: str, results: Path) -> list[Path]:
+    if what == "audit":
+        from lora2_bench.report.audit import write_audit
+
+        return write_audit(results)
+    from lora2_bench.report.tables import write_tables  # pandas takes most of a second
+
+    return write_tables(results)
 
 
 if __name__ == "__main__":

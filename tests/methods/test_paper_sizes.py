@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from transformers import DebertaV2Config, RobertaConfig
 
 from lora2_bench.backbone import Backbone, random_backbone
 from lora2_bench.methods.base import Method
+from lora2_bench.report import architecture
 from tests.methods.helpers import make_method
 
 ALL = ["q", "k", "v", "o", "f1", "f2"]
@@ -81,3 +84,18 @@ def test_roberta_large_k1() -> None:
 def test_full_fine_tuning_of_deberta_v3_base() -> None:
     counts = make_method("full", deberta_v3_base()).parameters()
     assert counts["adapter"] + counts["head"] == 184_423_682  # Table 1: 184M
+
+
+@pytest.mark.parametrize(
+    ("shape", "make"),
+    [(architecture.DEBERTA_V3_BASE, deberta_v3_base), (architecture.ROBERTA_LARGE, roberta_large)],
+    ids=["deberta_v3_base", "roberta_large"],
+)
+def test_counts_from_shapes_alone_are_those_of_the_real_modules(
+    shape: architecture.Architecture, make: Callable[[], Backbone]
+) -> None:
+    counts = make_method("full", make()).parameters()
+    assert architecture.full(shape) == counts["adapter"] + counts["head"]
+    encoder = make().model.base_model
+    biases = {name: p.numel() for name, p in encoder.named_parameters() if name.endswith("bias")}
+    assert architecture.bitfit(shape) == sum(count for name, count in biases.items() if "pooler" not in name)
