@@ -299,24 +299,25 @@ def _flip_by_size(counts: NDArray[np.int64], observed: int) -> float:
     return float(np.clip(chances[extreme].sum(), 1e-12, 1.0))  # smaller ones drown in the transform's rounding
 
 
+def _power(effect: float, n: int, alpha: float) -> float:
+    """Chance that a two-sided paired t test of n differences finds a mean of `effect` > 0 sd, with the right sign."""
+    shift = effect * math.sqrt(n)
+    if n > 100_000:  # the t distribution is the normal one here, to five digits
+        return float(special.ndtr(shift + special.ndtri(alpha / 2)))
+    missed = float(special.nctdtr(n - 1, shift, special.stdtrit(n - 1, 1 - alpha / 2)))
+    return 1.0 if math.isnan(missed) else 1 - missed  # NaN stands for 0 far out
+
+
 @cache
 def _detectable_effect(n: int, alpha: float, power: float) -> float:
-    """The smallest |mean| / sd of n differences that a two-sided paired t test finds with this power."""
-    if n > 100_000:  # the t distribution is the normal one here, to six digits
-        return float((special.ndtri(1 - alpha / 2) + special.ndtri(power)) / math.sqrt(n))
-    critical = special.stdtrit(n - 1, 1 - alpha / 2)
-
-    def reached(shift: float) -> bool:
-        missed = special.nctdtr(n - 1, shift, critical) - special.nctdtr(n - 1, shift, -critical)
-        return bool(1 - missed >= power)
-
+    """The smallest |mean| / sd of n differences that the test finds with this power."""
     low, high = 0.0, 1.0
-    while not reached(high):
+    while _power(high, n, alpha) < power:
         low, high = high, 2 * high
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
-    return high / math.sqrt(n)
+        low, high = (middle, high) if _power(middle, n, alpha) < power else (low, middle)
+    return high
 
 
 def _check_design(sd: float, alpha: float, power: float) -> None:
@@ -338,13 +339,13 @@ def detectable_difference(sd: float, n: int, alpha: float = 0.05, power: float =
             is about √2 · s.
         n: number of pairs (seeds).
         alpha: chance of a false alarm.
-        power: chance of finding the difference when it is there.
+        power: chance of finding the difference, with its sign, when it is there.
 
     Raises:
         ValueError: for a negative sd, or for alpha and power other than 0 < alpha < power < 1.
     """
     _check_design(sd, alpha, power)
-    return None if n < 2 else _detectable_effect(n, alpha, power) * sd
+    return None if n < 2 else sd * _detectable_effect(n, alpha, power)
 
 
 def seeds_needed(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
@@ -355,17 +356,15 @@ def seeds_needed(difference: float, sd: float, alpha: float = 0.05, power: float
     _check_design(sd, alpha, power)
     if difference == 0:
         return None
-    wanted = abs(difference) * (1 + 1e-9)  # so that rounding in the division never asks for one seed more
-
-    def enough(n: int) -> bool:
-        return _detectable_effect(n, alpha, power) * sd <= wanted
-
+    if sd == 0:
+        return 2
+    effect = abs(difference) / sd * (1 + 1e-9)  # so that rounding never asks for one seed more
     low, high = 1, 2
-    while not enough(high):
+    while _power(effect, high, alpha) < power:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle, high)
+        low, high = (middle, high) if _power(effect, middle, alpha) < power else (low, middle)
     return high
 
 
