@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
@@ -57,6 +58,19 @@ def _in_proportion(value: float | None, now: float, then: float) -> float | None
 OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
 OmegaConf.register_new_resolver("first", _first, replace=True)
 OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
+
+
+def _lend_recipes() -> None:
+    """Let a method with `recipe: OTHER` in its file train by that method's recipe where it has none of its own."""
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        lender = OmegaConf.load(path).get("recipe")
+        for folder in (CONF / "recipe").iterdir() if lender else ():
+            if not (folder / path.name).exists():
+                lent = {"defaults": [f"/recipe/{folder.name}/{lender}@_here_"]}
+                ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=lent)
+
+
+_lend_recipes()
 
 
 def launch(run: Callable[[Plan], object]) -> None:
@@ -163,6 +177,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
             raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
     method = dict(values["method"])
     implementation, size = method.pop("_target_"), method.pop("size")
+    method.pop("recipe", None)
     _check_kr(values["kr"], method, size)
     train = values["train"]
     if "budget" in method:
@@ -216,7 +231,7 @@ def _check_shape(values: Mapping[str, Any]) -> None:
         value = values[group].get(name)
         require(isinstance(value, str), f"{group}.{name}", value, "a name")
     size = values["method"].get("size")
-    options = [name for name in values["method"] if name not in ("_target_", "name", "size")]
+    options = [name for name in values["method"] if name not in ("_target_", "name", "size", "recipe")]
     known_size = "size" in values["method"] and (size is None or size in options)
     require(known_size, "method.size", size, f"null, or one of the method's settings: {', '.join(options)}")
     require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")

@@ -39,7 +39,7 @@ def options_of(name: str, **changes: Any) -> dict[str, Any]:
     options = OmegaConf.to_container(config.method, resolve=True)
     assert isinstance(options, dict)
     options.get("budget", {}).pop("scale", None)
-    return {str(key): value for key, value in options.items() if key not in ("_target_", "name", "size")}
+    return {str(key): value for key, value in options.items() if key not in ("_target_", "name", "size", "recipe")}
 
 
 def method_class(name: str) -> type[Method]:
