@@ -63,7 +63,7 @@ OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
 def _lend_recipes() -> None:
     """Let a method with `recipe: OTHER` in its file train by that method's recipe where it has none of its own."""
     for path in sorted((CONF / "method").glob("*.yaml")):
-        lender = OmegaConf.load(path).get("recipe")
+        lender = OmegaConf.select(OmegaConf.load(path), "recipe")
         for folder in (CONF / "recipe").iterdir() if lender else ():
             if not (folder / path.name).exists():
                 lent = {"defaults": [f"/recipe/{folder.name}/{lender}@_here_"]}
