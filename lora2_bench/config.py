@@ -20,8 +20,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
-from lora2_bench.errors import CellFailed, UserError
-from lora2_bench.plan import Place, Plan
+from lora2_bench.errors import CellFailed, Interrupted, UserError
+from lora2_bench.plan import Cadence, Place, Plan
 from lora2_bench.tasks.spec import task_spec
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -76,8 +76,8 @@ _lend_recipes()
 def launch(run: Callable[[Plan], object]) -> None:
     """Compose the command line's config and hand its plan to `run`; the process ends with 1 if a cell failed.
 
-    A single run ends at its first error (2 for bad input, 1 for a failed cell). A multirun goes on with its other
-    cells and lists the failures at the end.
+    A single run ends at its first error: 2 for bad input, 1 for a failed cell, 3 for one that was told to stop and can
+    go on. A multirun goes on with its other cells and lists the failures at the end.
     """
     failures: list[str] = []
     composed = False
@@ -108,6 +108,8 @@ def launch(run: Callable[[Plan], object]) -> None:
         _stop(_one_line(error), 2)
     except CellFailed as error:  # from a launcher's other process
         _stop(str(error), 1)
+    except Interrupted as error:  # a sweep stops with it: whoever sent the signal meant the process
+        _stop(str(error), 3)
     except ValueError as error:  # Hydra's own, as for task=null: it names no override
         if traceback_wanted or composed:
             raise
@@ -211,13 +213,14 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
         model_package=package,
         model_folder=folder,
         tracker=values["tracker"],
+        checkpoint=section(Cadence, values["checkpoint"], "checkpoint"),
     )
     return Plan(cell, implementation, place, _cuts(values), overrides, values)
 
 
 def _check_shape(values: Mapping[str, Any]) -> None:
     """Raise UserError unless every section and switch is there, and nothing else is."""
-    known = (*_GROUPS, "train", *_SWITCHES)
+    known = (*_GROUPS, "train", "checkpoint", *_SWITCHES)
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -225,7 +228,7 @@ def _check_shape(values: Mapping[str, Any]) -> None:
     for name in known:
         if name not in values:
             raise UserError(f"{name} has no value: add {name}=...")
-    for name in (*_GROUPS, "train"):
+    for name in (*_GROUPS, "train", "checkpoint"):
         require(isinstance(values[name], dict), name, values[name], "a section of settings, as --cfg job shows it")
     for group, name in (("task", "name"), ("method", "name"), ("method", "_target_"), ("tracker", "name")):
         value = values[group].get(name)

@@ -20,3 +20,18 @@ class CellFailed(RuntimeError):
 
     def __str__(self) -> str:
         return f"step {self.step}: {self.cause}"
+
+
+class Interrupted(RuntimeError):
+    """A cell that was told to stop. What it had done is in a checkpoint; the same command continues.
+
+    Attributes:
+        step: the last optimiser step done.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"stopped after step {self.step}, which is kept: run the same command to continue"

@@ -7,7 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.cell import Cell, require_choice, require_int
+from lora2_bench.cell import Cell, require_choice, require_int, require_number
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When to write a checkpoint: every `steps` optimiser steps and every `minutes`; None = never by that measure."""
+
+    steps: int | None
+    minutes: float | None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            require_int("checkpoint.steps", self.steps, 1, "an integer of at least 1, or null")
+        if self.minutes is not None:
+            require_number("checkpoint.minutes", self.minutes, 0.0, 1e6, "a number of at least 0, or null")
 
 
 @dataclass(frozen=True)
@@ -24,6 +38,7 @@ class Place:
         model_path: folder of a `local` backbone.
         model_package, model_folder: Python package and folder in it that hold a `package` backbone.
         tracker: the tracker's settings.
+        checkpoint: how often a running cell is kept.
     """
 
     results: Path
@@ -36,6 +51,7 @@ class Place:
     model_package: str | None = None
     model_folder: str | None = None
     tracker: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
+    checkpoint: Cadence = Cadence(None, 2.0)
 
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lora2_bench import __version__
 from lora2_bench.cell import Cell, in_steps
 from lora2_bench.errors import CellFailed, UserError
+from lora2_bench.owner import owned
 from lora2_bench.plan import Place, Plan
 from lora2_bench.record import DONE, FAILED, Record, result_line
 from lora2_bench.store import WEIGHTS, Store, write_json
@@ -35,18 +41,46 @@ def run(plan: Plan) -> Record:
     """
     store = Store(plan.place.results)
     path = str(store.path(plan.cell.id))
-    if not plan.place.rerun and (known := store.read(plan.cell.id)) is not None and known.is_done:
-        check_same_rows(plan, known)
-        print(result_line(known, path))
-        return known
-    check_fit(plan)
-    check_origin(plan.cell, store)
-    store.check_writable()
-    record = run_cell(plan, store)
+    record = finished(plan, store)
+    if record is None:
+        check_fit(plan)
+        check_origin(plan.cell, store)
+        store.check_writable()
+        with owned(store.running(plan.cell.id), f"cell {plan.cell.id}"):
+            record = finished(plan, store) or run_cell(plan, store)  # another process may have finished it meanwhile
     print(result_line(record, path))
     if record.error is not None:
         raise CellFailed(record.error["step"], record.error["cause"])
     return record
+
+
+def finished(plan: Plan, store: Store) -> Record | None:
+    """The stored record of the plan's cell where it is done and not to be trained anew."""
+    known = None if plan.place.rerun else store.read(plan.cell.id)
+    if known is None or not known.is_done:
+        return None
+    check_same_rows(plan, known)
+    return known
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Within, SIGTERM, SIGUSR2 and the first Ctrl-C make the given function true instead of ending the process."""
+    told = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield told.is_set
+        return
+
+    def handler(_number: int, _frame: object) -> None:
+        told.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    try:
+        yield told.is_set
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
 
 
 def check_same_rows(plan: Plan, known: Record) -> None:
@@ -254,6 +288,7 @@ def load_adapter(method: Method, path: Path, origin: str) -> None:
 
 def run_cell(plan: Plan, store: Store) -> Record:
     """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed."""
+    from lora2_bench.checkpoint import Checkpoints
     from lora2_bench.tracker import make_tracker
     from lora2_bench.train import train, trained_state
 
@@ -268,22 +303,27 @@ def run_cell(plan: Plan, store: Store) -> Record:
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
     outcome: Outcome | None = None
     error: dict[str, Any] | None = None
+    sources = {"data": facts["data"]["sha256"], "backbone": facts["backbone"]["sha256"], "package": __version__}
+    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources)
     try:
-        outcome = train(
-            cell,
-            setup.method,
-            setup.train,
-            setup.choose,
-            setup.accelerator,
-            eval_batch_size=place.eval_batch_size,
-            on_evaluation=tracker.evaluation,
-        )
+        with stoppable() as stop:
+            outcome = train(
+                cell,
+                setup.method,
+                setup.train,
+                setup.choose,
+                setup.accelerator,
+                eval_batch_size=place.eval_batch_size,
+                on_evaluation=tracker.evaluation,
+                checkpoints=checkpoints,
+                stop=stop,
+            )
     except CellFailed as failure:
         error = {"step": failure.step, "cause": failure.cause}
 
     predictions: dict[str, Any] = {}
     if outcome is not None:
-        times["seconds_per_step"] = round(outcome.seconds_per_step, 6)
+        times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts |= results_of(setup.method, outcome)
         predictions = score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size)
     times["seconds"] = round(time.perf_counter() - started, 3)
@@ -310,6 +350,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
             save_file(trained_state(setup.method), folder / WEIGHTS)
 
     store.write(record, beside if record.is_done else None)
+    checkpoints.remove()
     tracker.finish(record)
     return record
 

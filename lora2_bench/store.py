@@ -37,6 +37,10 @@ class Store:
         """A cell's record."""
         return self.folder(cell_id) / "record.json"
 
+    def running(self, cell_id: str) -> Path:
+        """Where a cell that is being trained keeps its owner and checkpoints."""
+        return self.results / "running" / cell_id
+
     def weights(self, cell_id: str) -> Path:
         """What a cell's method trained, at the best checkpoint, as safetensors; full fine-tuning keeps none."""
         return self.folder(cell_id) / WEIGHTS

@@ -1,11 +1,11 @@
-"""The only training loop. It knows no method by name and writes no file."""
+"""The only training loop. It knows no method by name and writes no file but checkpoints."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from lora2_bench.cell import Cell, in_steps
-from lora2_bench.errors import CellFailed
+from lora2_bench.checkpoint import Checkpoints
+from lora2_bench.errors import CellFailed, Interrupted
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import BucketSampler, Encoded, by_length
 from lora2_bench.tasks.metrics import glue_metric, main_score
@@ -56,6 +57,7 @@ class Outcome:
         best_state: trained weights at the best step, on the CPU.
         steps, epochs: how far it went.
         seconds_per_step: mean wall time of a training step, evaluations left out.
+        continued_from: the step of the checkpoint that this process started from, or None.
     """
 
     evaluations: list[Evaluation]
@@ -66,6 +68,42 @@ class Outcome:
     steps: int
     epochs: float
     seconds_per_step: float
+    continued_from: int | None = None
+
+
+@dataclass
+class _Progress:
+    """How far a run has come: what a checkpoint holds of the loop itself."""
+
+    step: int
+    evaluations: list[Evaluation]
+    best_step: int
+    best: Logits
+    best_state: dict[str, Tensor]
+    loss_sum: float
+    since_evaluation: int
+    seconds: float
+
+    @property
+    def best_score(self) -> float:
+        return max((evaluation.score for evaluation in self.evaluations), default=-math.inf)
+
+    def take(self, evaluation: Evaluation, logits: Logits, method: Method) -> None:
+        """Add an evaluation; where it is the best so far, keep its logits and weights. Raises CellFailed for NaN."""
+        if not math.isfinite(evaluation.score):
+            cause = f"the score is {evaluation.score}: the model's outputs are no finite numbers"
+            raise CellFailed(evaluation.step, cause)
+        if evaluation.score > self.best_score:
+            self.best_step, self.best, self.best_state = evaluation.step, logits, trained_state(method)
+        self.evaluations.append(evaluation)
+        self.loss_sum, self.since_evaluation = 0.0, 0
+
+    @property
+    def scored(self) -> str:
+        """The scores so far, for the progress bar."""
+        if not self.evaluations:
+            return "not scored yet"
+        return f"score {self.evaluations[-1].score:.4f}, best {self.best_score:.4f}"
 
 
 def make_accelerator(precision: str, device: str) -> Accelerator:
@@ -90,10 +128,14 @@ def train(
     *,
     eval_batch_size: int,
     on_evaluation: Callable[[Evaluation], None],
+    checkpoints: Checkpoints | None = None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
-    Raises CellFailed with the step and its cause when the loss is no finite number.
+    With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
+    `stop` is asked after every step. Raises CellFailed with the step and its cause when the loss is no finite number,
+    and Interrupted, after a last checkpoint, where it was to stop.
     """
     settings, spec = cell.train, cell.spec
     model: nn.Module = method.backbone.model
@@ -109,22 +151,30 @@ def train(
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     trained = list(method.trainable().values())
 
-    evaluations: list[Evaluation] = []
-    best_score, best_step = -math.inf, 0
-    best: Logits = {}
+    progress = _Progress(0, [], 0, {}, {}, 0.0, 0, 0.0)
+    random_state: dict[str, Any] | None = None
+    continued_from: int | None = None
+    if checkpoints is not None and (found := checkpoints.load()) is not None:
+        progress, random_state = _restore(found, method, optimizer, scheduler)
+        continued_from = progress.step
     last: Logits = {}
-    best_state: dict[str, Tensor] = {}
-    loss_sum = torch.zeros((), device=accelerator.device)
-    since_evaluation, training_seconds, scored = 0, 0.0, "not scored yet"
     torch.manual_seed(cell.seed)  # dropout draws the same numbers whatever was drawn while the model was built
 
-    bar = tqdm(total=total, desc=f"{cell.task} {cell.method_label}", unit="step", mininterval=0.5)
-    step = epoch = 0
+    label = f"{cell.task} {cell.method_label}"
+    bar = tqdm(total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5)
+    per_epoch = len(sampler)
     mark = time.perf_counter()
-    while step < total:
-        sampler.set_epoch(epoch)
+    while progress.step < total:
+        epoch, skip = divmod(progress.step, per_epoch)
+        sampler.begin(epoch, skip)
+        if random_state is not None and skip == 0:
+            _set_random_state(random_state)
+            random_state = None
         for batch in loader:
-            step += 1
+            if random_state is not None:  # within an epoch only now: making the loader's iterator drew a number
+                _set_random_state(random_state)
+                random_state = None
+            step = progress.step + 1
             model.train()
             loss = _backward(model, method, batch, settings.accumulate, accelerator)
             if not math.isfinite(loss_now := loss.item()):
@@ -139,41 +189,76 @@ def train(
             scheduler.step()
             method.after_step(step)
             optimizer.zero_grad()
-            loss_sum += loss
-            since_evaluation += 1
-            training_seconds += time.perf_counter() - mark
-            bar.set_postfix_str(f"loss {loss_now:.3f}, {scored}", refresh=False)
+            progress.step = step
+            progress.loss_sum += loss_now
+            progress.since_evaluation += 1
+            progress.seconds += time.perf_counter() - mark
+            bar.set_postfix_str(f"loss {loss_now:.3f}, {progress.scored}", refresh=False)
             bar.update()
 
             if step % every == 0 or step == total:
                 last, metrics = score(model, spec, eval_rows, accelerator, eval_batch_size)
-                passes = step / settings.steps_per_epoch(len(train_rows))
-                mean_loss = float(loss_sum) / since_evaluation
-                evaluation = Evaluation(step, round(passes, 4), main_score(spec, metrics), metrics, mean_loss)
-                if not math.isfinite(evaluation.score):
-                    bar.close()
-                    raise CellFailed(
-                        step, f"the score is {evaluation.score}: the model's outputs are no finite numbers"
-                    )
-                evaluations.append(evaluation)
+                mean_loss = progress.loss_sum / progress.since_evaluation
+                evaluation = Evaluation(step, round(step / per_epoch, 4), main_score(spec, metrics), metrics, mean_loss)
+                progress.take(evaluation, last, method)
                 on_evaluation(evaluation)
-                if evaluation.score > best_score:
-                    best_score, best_step, best = evaluation.score, step, last
-                    best_state = trained_state(method)
-                loss_sum.zero_()
-                since_evaluation = 0
-                scored = f"score {evaluation.score:.4f}, best {best_score:.4f}"
+            stopped = step < total and stop()
+            if checkpoints is not None and step < total and (stopped or checkpoints.due(step)):
+                checkpoints.save(step, _state(progress, method, optimizer, scheduler))
+            if stopped:
+                bar.close()
+                raise Interrupted(step)
             mark = time.perf_counter()
             if step == total:
                 break
-        epoch += 1
     bar.close()
     try:
         method.finish()
     except ValueError as error:
-        raise CellFailed(step, str(error)) from None
-    epochs = step / settings.steps_per_epoch(len(train_rows))
-    return Outcome(evaluations, best_step, best, last, best_state, step, round(epochs, 4), training_seconds / step)
+        raise CellFailed(progress.step, str(error)) from None
+    return Outcome(
+        progress.evaluations,
+        progress.best_step,
+        progress.best,
+        last,
+        progress.best_state,
+        total,
+        round(total / per_epoch, 4),
+        progress.seconds / total,
+        continued_from,
+    )
+
+
+def _state(progress: _Progress, method: Method, optimizer: Any, scheduler: Any) -> dict[str, Any]:
+    """All that the next step depends on, as tensors and plain data."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "progress": {**vars(progress), "evaluations": [asdict(one) for one in progress.evaluations]},
+        "trained": trained_state(method),
+        "optimizer": optimizer.state_dict(),
+        "scheduler": scheduler.state_dict(),
+        "method": method.state_dict(),
+        "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+    }
+
+
+def _restore(
+    state: Mapping[str, Any], method: Method, optimizer: Any, scheduler: Any
+) -> tuple[_Progress, dict[str, Any]]:
+    """Put a `_state` back; the random state is returned, to be set where the state was taken."""
+    load_trained_state(method, state["trained"])
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+    method.load_state_dict(state["method"])
+    values = dict(state["progress"])
+    evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
+    return _Progress(evaluations=evaluations, **values), state["random"]
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def _backward(

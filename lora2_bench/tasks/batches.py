@@ -92,10 +92,15 @@ class BucketSampler(Sampler[list[int]]):
         self.batch_size = batch_size
         self.seed = seed
         self.epoch = 0
+        self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, counted from 0, that the next iteration gives."""
-        self.epoch = epoch
+    def begin(self, epoch: int, skip: int = 0) -> None:
+        """Choose the epoch, counted from 0, that the next iteration gives, without its first `skip` batches.
+
+        Not called `set_epoch`: Accelerate calls a method of that name with its own count, which starts at 0 again in a
+        run that continues.
+        """
+        self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
         return math.ceil(len(self.lengths) / self.batch_size)
@@ -108,7 +113,7 @@ class BucketSampler(Sampler[list[int]]):
         for start in range(0, len(order), window):
             part = sorted(order[start : start + window], key=lambda row: self.lengths[row])
             batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        for place in torch.randperm(len(batches), generator=generator).tolist():
+        for place in torch.randperm(len(batches), generator=generator).tolist()[self.skip :]:
             yield batches[place]
 
 

@@ -19,7 +19,7 @@ lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 @given(lengths, st.integers(1, 40), st.integers(0, 5), st.integers(0, 3))
 def test_an_epoch_has_every_row_once(lengths: list[int], size: int, seed: int, epoch: int) -> None:
     sampler = BucketSampler(lengths, size, seed)
-    sampler.set_epoch(epoch)
+    sampler.begin(epoch)
     batches = list(sampler)
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     assert len(batches) == len(sampler)
@@ -30,7 +30,7 @@ def test_an_epoch_has_every_row_once(lengths: list[int], size: int, seed: int, e
 def test_epochs_and_seeds_differ() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
         sampler = BucketSampler(list(range(1, 200)), 8, seed)
-        sampler.set_epoch(epoch)
+        sampler.begin(epoch)
         return list(sampler)
 
     assert order(0, 0) != order(0, 1) != order(1, 0)

@@ -1,0 +1,82 @@
+"""Checkpoints of a running cell: written whole or not at all, the last two kept, gone when the cell is done."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora2_bench.plan import Cadence
+
+_KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one cell in one folder.
+
+    Args:
+        folder: where they lie.
+        origin: what a run continues from must share with it (hashes of data and backbone): other checkpoints are
+            dropped, with a line that says so.
+    """
+
+    def __init__(self, folder: Path, cadence: Cadence, origin: dict[str, Any]) -> None:
+        self.folder = folder
+        self.cadence = cadence
+        self.origin = origin
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """True where a checkpoint should be written after `step`."""
+        minutes = self.cadence.minutes
+        by_time = minutes is not None and time.monotonic() - self._last >= 60 * minutes
+        return by_time or (self.cadence.steps is not None and step % self.cadence.steps == 0)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Write the state after `step` and drop all but the last two. Raises OSError where the disk is full."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"step-{step:09d}.pt"
+        temporary = path.with_suffix(".tmp")
+        try:
+            with temporary.open("wb") as stream:
+                torch.save({"origin": self.origin, "state": state}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        for old in self._paths()[:-_KEPT]:
+            old.unlink()
+        self._last = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest readable state, or None. Tensors and plain data only: nothing in it is executed."""
+        for half in self.folder.glob("*.tmp"):  # left by a writer that was killed
+            half.unlink()
+        for path in reversed(self._paths()):
+            try:
+                found = torch.load(path, map_location="cpu", weights_only=True)
+                state: dict[str, Any] = found["state"]
+                origin = found["origin"]
+            except Exception as error:  # whatever a truncated or foreign file makes of torch's reader
+                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+                print(f"warning: {path} cannot be read ({reason}): an earlier one is tried", file=sys.stderr)
+                continue
+            if origin != self.origin:
+                print(f"warning: {path} is of other data, weights or code: the cell starts anew", file=sys.stderr)
+                return None
+            return state
+        return None
+
+    def remove(self) -> None:
+        """Drop them all: the record is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _paths(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*.pt"))

@@ -1,0 +1,178 @@
+"""A cell that was killed or stopped goes on where it was, and ends with the numbers of one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora2_bench.config import CONF
+from lora2_bench.errors import CellFailed
+from lora2_bench.owner import born_of
+from tests.conftest import Told
+
+Bench = Callable[..., Told]
+Folders = Callable[[str], Path]
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+QUICK = (
+    "task=rte",
+    "data.max_train=64",
+    "data.max_eval=20",
+    "train.epochs=2",
+    "train.batch_size=8",
+    "train.eval_steps=3",
+    "train.max_length=48",
+    "device=cpu",
+    "threads=1",
+)
+
+
+class Killed(BaseException):
+    """Stands for kill -9: nothing of the loop may handle it."""
+
+
+def science(results: Path) -> dict[str, Any]:
+    """The only record below `results`, without times and places, with its predictions."""
+    (path,) = results.glob("cells/*/record.json")
+    record = json.loads(path.read_text())
+    record.pop("run")
+    return {**record, "predictions": (path.parent / "predictions.json").read_text()}
+
+
+def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told]) -> None:
+    """Run until the optimiser has made `step` steps, and die there."""
+    from lora2_bench import train as loop
+
+    backward, made = loop._backward, 0
+
+    def dying(*arguments: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made > step:
+            raise Killed
+        return backward(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_backward", dying)
+        with pytest.raises(Killed):
+            run()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_cell_ends_as_if_it_had_not_been(
+    method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_folders("roberta" if method in ("lora", "sora") else "deberta-v2")
+    command = ("model=local", f"model.path={folder}", f"method={method}", *QUICK)
+    assert bench(*command, f"results={tmp_path / 'quiet'}").code == 0
+    again = (*command, f"results={tmp_path / 'killed'}", "checkpoint.steps=2")
+    killed_at(5, monkeypatch, lambda: bench(*again))
+    killed_at(6, monkeypatch, lambda: bench(*again))  # from step 4 on: dies after step 10, in the second epoch
+    (running,) = (tmp_path / "killed" / "running").iterdir()
+    assert sorted(path.name for path in (running / "checkpoints").iterdir()) == [
+        "step-000000008.pt",
+        "step-000000010.pt",
+    ]
+    told = bench(*again)
+    assert told.code == 0, told.err
+    assert science(tmp_path / "killed") == science(tmp_path / "quiet")
+    (path,) = (tmp_path / "killed").glob("cells/*/record.json")
+    assert json.loads(path.read_text())["run"]["continued_from"] == 10
+    assert list((tmp_path / "killed" / "running").iterdir()) == []  # no checkpoint and no owner is left
+
+
+def test_a_truncated_checkpoint_is_told_and_the_one_before_is_taken(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK)
+    assert bench(*command, f"results={tmp_path / 'quiet'}").code == 0
+    again = (*command, f"results={tmp_path / 'killed'}", "checkpoint.steps=2")
+    killed_at(9, monkeypatch, lambda: bench(*again))
+    newest = next((tmp_path / "killed").glob("running/*/checkpoints/step-000000008.pt"))
+    newest.write_bytes(newest.read_bytes()[:1000])
+    told = bench(*again)
+    assert told.code == 0 and "warning: " in told.err and "step-000000008.pt cannot be read" in told.err
+    assert science(tmp_path / "killed") == science(tmp_path / "quiet")
+
+
+def test_a_checkpoint_of_other_data_is_not_continued(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=2")
+    killed_at(5, monkeypatch, lambda: bench(*command))
+    monkeypatch.setattr("lora2_bench.run.__version__", "another")
+    told = bench(*command)
+    assert told.code == 0 and "is of other data, weights or code: the cell starts anew" in told.err
+    (path,) = tmp_path.glob("cells/*/record.json")
+    assert json.loads(path.read_text())["run"]["continued_from"] is None
+
+
+def test_a_failed_cell_keeps_no_checkpoint(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise CellFailed(3, "no luck")
+
+    monkeypatch.setattr("lora2_bench.train._Progress.take", fails)
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=1")
+    assert bench(*command).code == 1
+    assert list((tmp_path / "running").iterdir()) == []
+
+
+def started(folder: Path, results: Path, *arguments: str) -> subprocess.Popen[str]:
+    """The user's command in a process of its own, with so many steps that it must be stopped."""
+    command = [sys.executable, "-m", "lora2_bench", "model=local", f"model.path={folder}", f"results={results}"]
+    long = [part for part in QUICK if not part.startswith("train.e")]
+    return subprocess.Popen(
+        [*command, *long, "train.epochs=500", "train.eval_steps=2000", "checkpoint.steps=5", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
+    for _ in range(600):
+        if list(results.glob("running/*/checkpoints/step-*.pt")):
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    pytest.fail("no checkpoint within a minute")
+
+
+def test_signals_locks_and_a_real_kill(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    folder, results = tiny_folders("bert"), tmp_path / "results"
+    first = started(folder, results)
+    wait_for_checkpoint(results, first)
+    (running,) = (results / "running").iterdir()
+    owner = json.loads((running / "owner.json").read_text())
+    assert owner["pid"] == first.pid and owner["born"] == born_of(first.pid)
+
+    second = started(folder, results)  # the same cell, while the first one trains it
+    out, err = second.communicate(timeout=100)
+    assert (second.returncode, out) == (2, "")
+    assert f"is being trained by process {first.pid} on" in err and err.strip().count("\n") == 0
+
+    first.kill()
+    first.wait()
+    assert (running / "owner.json").exists()  # a dead owner's file is in nobody's way:
+    third = started(folder, results)
+    while json.loads((running / "owner.json").read_text())["pid"] != third.pid:
+        assert third.poll() is None, third.communicate()
+        time.sleep(0.1)
+    time.sleep(2)
+    third.send_signal(signal.SIGTERM)
+    _, err = third.communicate(timeout=100)
+    assert third.returncode == 3, err
+    assert "which is kept: run the same command to continue" in err.strip().splitlines()[-1]
+    assert not (running / "owner.json").exists() and len(list((running / "checkpoints").iterdir())) == 2
+    assert not (results / "cells").exists() or list((results / "cells").iterdir()) == []
