@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,8 @@ def run(plan: Plan) -> Record:
         store.check_writable()
         with owned(store.running(plan.cell.id), f"cell {plan.cell.id}"):
             record = finished(plan, store) or run_cell(plan, store)  # another process may have finished it meanwhile
+        with suppress(OSError):  # other cells are running
+            store.running(plan.cell.id).parent.rmdir()
     print(result_line(record, path))
     if record.error is not None:
         raise CellFailed(record.error["step"], record.error["cause"])

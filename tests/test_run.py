@@ -276,7 +276,7 @@ def test_a_cell_can_start_from_anothers_adapter(
     assert record["result"]["init_from"] == {"cell": mnli["id"], "task": "mnli"}
     before, after = (load_file(tmp_path / "cells" / one["id"] / "trained.safetensors") for one in (mnli, record))
     # Gates are left out: the new cell's own budget or threshold may switch some off.
-    adapter = [name for name in before if "classifier" not in name and name.split(".")[-1] not in "Eg"]
+    adapter = [name for name in before if "classifier" not in name and name.split(".")[-1] not in ("E", "gate")]
     assert adapter and before["classifier.out_proj.weight"].shape != after["classifier.out_proj.weight"].shape
     assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in adapter)
     assert not all(torch.equal(after[name], torch.zeros_like(after[name])) for name in adapter)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lora2_bench.cell import require_int, require_number
 from lora2_bench.methods.budget import BudgetOptions, RankedMatrix
 from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
-from lora2_bench.methods.layers import RankedLinear, check_adapter_options, normal
+from lora2_bench.methods.layers import GatedLinear, check_adapter_options, normal
 
 
 @dataclass(frozen=True)
@@ -31,29 +31,15 @@ class AdaLoRAOptions:
         require_number("method.init_std", self.init_std, 1e-12, 1e3, "a number above 0")
 
 
-class AdaLoRALinear(RankedLinear):
-    """h = x W0ᵀ + b + (alpha / r) · x (P diag(E) Q)ᵀ; P (d_out×r) and Q (r×d_in) are N(0, init_std²), E (r) is zero."""
+class AdaLoRALinear(GatedLinear):
+    """h = x W0ᵀ + b + (alpha / r) · x (P diag(Λ) Q)ᵀ; P is `B`, Q is `A`, both N(0, init_std²); Λ is `gate`, zero."""
 
     def __init__(self, base: nn.Linear, options: AdaLoRAOptions, generator: torch.Generator) -> None:
-        super().__init__(base, options.dropout)
-        self.scale = options.alpha / options.r
+        super().__init__(base, options.dropout, options.alpha / options.r)
         W = base.weight
-        self.Q = normal((options.r, base.in_features), options.init_std, W, generator)
-        self.E = nn.Parameter(torch.zeros(options.r, dtype=W.dtype, device=W.device))
-        self.P = normal((base.out_features, options.r), options.init_std, W, generator)
-
-    def delta(self, x: Tensor) -> Tensor:
-        """x (..., d_in) -> (..., d_out)."""
-        return ((x @ self.Q.T) * (self.scale * self.E)) @ self.P.T
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """Q and scale·P·diag(E), without the ranks whose singular value is zero."""
-        used = self.E.detach() != 0
-        return self.Q.detach()[used], self.scale * self.P.detach()[:, used] * self.E.detach()[used]
-
-    def active_parameters(self, kept: int) -> int:
-        """A rank is a column of P, a singular value and a row of Q."""
-        return kept * (len(self.P) + 1 + self.Q.shape[1])
+        self.A = normal((options.r, base.in_features), options.init_std, W, generator)
+        self.gate = nn.Parameter(torch.zeros(options.r, dtype=W.dtype, device=W.device))
+        self.B = normal((base.out_features, options.r), options.init_std, W, generator)
 
 
 class AdaLoRA(BudgetedMethod[AdaLoRALinear]):
@@ -67,8 +53,8 @@ class AdaLoRA(BudgetedMethod[AdaLoRALinear]):
 
     def ranked(self, layer: AdaLoRALinear) -> RankedMatrix:
         """The triplets of eq. 7: a singular value, a row of Q and a column of P."""
-        return RankedMatrix(layer.E, [(layer.Q, 0), (layer.P, 1)])
+        return RankedMatrix(layer.gate, [(layer.A, 0), (layer.B, 1)])
 
     def deviations(self, layer: AdaLoRALinear) -> list[Tensor]:
         """Both factors' Gram matrices (r×r) less the identity (eq. 4)."""
-        return [deviation(layer.P.T @ layer.P), deviation(layer.Q @ layer.Q.T)]
+        return [deviation(layer.B.T @ layer.B), deviation(layer.A @ layer.A.T)]

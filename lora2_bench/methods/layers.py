@@ -43,6 +43,36 @@ class RankedLinear(AdaptedLinear):
         """Parameters in use with `kept` ranks."""
 
 
+class GatedLinear(RankedLinear):
+    """h = x W0ᵀ + b + scale · (gate ⊙ x Aᵀ) Bᵀ: a rank whose gate is zero adds nothing.
+
+    Attributes:
+        A: (r×d_in); gate: (r); B: (d_out×r). How they start is the subclass's.
+    """
+
+    A: nn.Parameter
+    gate: nn.Parameter
+    B: nn.Parameter
+
+    def __init__(self, base: nn.Linear, dropout: float, scale: float) -> None:
+        super().__init__(base, dropout)
+        self.scale = scale
+
+    def delta(self, x: Tensor) -> Tensor:
+        """x (..., d_in) -> (..., d_out)."""
+        return ((x @ self.A.T) * (self.scale * self.gate)) @ self.B.T
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """A and scale·B·diag(gate), without the ranks whose gate is zero."""
+        gate = self.gate.detach()
+        used = gate != 0
+        return self.A.detach()[used], self.scale * self.B.detach()[:, used] * gate[used]
+
+    def active_parameters(self, kept: int) -> int:
+        """A rank is a row of A, a gate and a column of B."""
+        return kept * (self.A.shape[1] + 1 + len(self.B))
+
+
 Layer = TypeVar("Layer", bound=AdaptedLinear)
 Ranked = TypeVar("Ranked", bound=RankedLinear)
 

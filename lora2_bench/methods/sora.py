@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lora2_bench.cell import in_steps, require_int, require_number, require_steps
 from lora2_bench.errors import UserError
-from lora2_bench.methods.layers import RankedLinear, RankedMethod, check_adapter_options, normal, uniform
+from lora2_bench.methods.layers import GatedLinear, RankedMethod, check_adapter_options, normal, uniform
 
 
 @dataclass(frozen=True)
@@ -57,29 +57,15 @@ class SoRAOptions:
         require_number("method.l1", self.l1, 0.0, 1e6, "a number of at least 0")
 
 
-class SoRALinear(RankedLinear):
-    """h = x W0ᵀ + b + (alpha / r) · (g ⊙ x Aᵀ) Bᵀ; A (r×d_in) as LoRA's, g (r) from N(0, 1), B (d_out×r) zero."""
+class SoRALinear(GatedLinear):
+    """h = x W0ᵀ + b + (alpha / r) · (g ⊙ x Aᵀ) Bᵀ; A as LoRA's, the gate g N(0, 1), B zero."""
 
     def __init__(self, base: nn.Linear, options: SoRAOptions, generator: torch.Generator) -> None:
-        super().__init__(base, options.dropout)
-        self.scale = options.alpha / options.r
+        super().__init__(base, options.dropout, options.alpha / options.r)
         W = base.weight
         self.A = uniform((options.r, base.in_features), base.in_features**-0.5, W, generator)
-        self.g = normal((options.r,), 1.0, W, generator)
+        self.gate = normal((options.r,), 1.0, W, generator)
         self.B = nn.Parameter(torch.zeros(base.out_features, options.r, dtype=W.dtype, device=W.device))
-
-    def delta(self, x: Tensor) -> Tensor:
-        """x (..., d_in) -> (..., d_out)."""
-        return ((x @ self.A.T) * (self.scale * self.g)) @ self.B.T
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """A and scale·B·diag(g), without the ranks whose gate is zero."""
-        used = self.g.detach() != 0
-        return self.A.detach()[used], self.scale * self.B.detach()[:, used] * self.g.detach()[used]
-
-    def active_parameters(self, kept: int) -> int:
-        """A rank is a row of A, a gate and a column of B."""
-        return kept * (self.A.shape[1] + 1 + len(self.B))
 
 
 def soft_threshold(value: Tensor, xi: float) -> Tensor:
@@ -111,15 +97,13 @@ class SoRA(RankedMethod[SoRALinear]):
 
     def kept(self) -> list[int]:
         """Gates that are not zero, per layer."""
-        return [
-            int(layer.g.count_nonzero()) if not layer.g.is_meta else self.options.r for layer in self.layers.values()
-        ]
+        return [int(layer.gate.count_nonzero()) for layer in self.layers.values()]
 
     def penalty(self) -> Tensor | None:
         """The gates' mean absolute value, times l1."""
         if self.options.l1 == 0:
             return None
-        return torch.cat([layer.g for layer in self.layers.values()]).abs().mean().mul(self.options.l1)
+        return torch.cat([layer.gate for layer in self.layers.values()]).abs().mean().mul(self.options.l1)
 
     def threshold(self, step: int) -> float:
         """ξ at `step`."""
@@ -136,4 +120,4 @@ class SoRA(RankedMethod[SoRALinear]):
         """The proximal step on every gate."""
         xi = self.threshold(step)
         for layer in self.layers.values():
-            layer.g.copy_(soft_threshold(layer.g, xi))
+            layer.gate.copy_(soft_threshold(layer.gate, xi))

@@ -112,7 +112,7 @@ def test_the_budget_is_met_at_the_end_and_pruned_ranks_are_not_active(name: str)
     method.finish()
     kept = [rank for row in method.summary()["ranks"].values() for rank in row.values()]
     assert sum(kept) == method.summary()["ranks_kept"] == 12 < method.summary()["ranks_initial"] == 36
-    gates = [layer.E for layer in method.layers.values()]
+    gates = [matrix.gate for matrix in method.budget.matrices]
     assert [int(gate.count_nonzero()) for gate in gates] == kept
     shapes = ([(24, 24)] * 4 + [(24, 40), (40, 24)]) * 2
     if name == "lora2":  # A and D serve all ranks of a map

@@ -111,8 +111,8 @@ def test_adalora_is_pefts(architecture: str) -> None:
     ]
     with torch.no_grad():
         for layer, peft in pairs:
-            peft.lora_A["default"].copy_(layer.Q)
-            peft.lora_B["default"].copy_(layer.P)
+            peft.lora_A["default"].copy_(layer.A)
+            peft.lora_B["default"].copy_(layer.B)
             # PEFT divides by the rank plus 1e-5, and trains that rank after a cast to another dtype or device.
             peft.ranknum["default"].fill_(3 - 1e-5).requires_grad_(False)
     one, other = descend(list(ours.trainable().values())), descend(trained(theirs))
@@ -133,8 +133,8 @@ def test_adalora_is_pefts(architecture: str) -> None:
         other.zero_grad()
         for layer, peft in pairs:
             gate = peft.lora_E["default"].flatten()
-            assert (layer.E != 0).tolist() == (gate != 0).tolist(), step
-            torch.testing.assert_close(layer.E, gate, rtol=1e-7, atol=1e-12)
+            assert (layer.gate != 0).tolist() == (gate != 0).tolist(), step
+            torch.testing.assert_close(layer.gate, gate, rtol=1e-7, atol=1e-12)
         pattern = theirs.peft_config["default"].rank_pattern
         if pattern is not None:
             kept = {name.removeprefix("model.").removesuffix(".lora_E.default"): mask for name, mask in pattern.items()}
@@ -145,6 +145,6 @@ def test_adalora_is_pefts(architecture: str) -> None:
         len(left) >= 4 and min(left) == 12 == ours.summary()["ranks_kept"]
     )  # the budget fell, step by step, to its end
     for layer, peft in pairs:
-        torch.testing.assert_close(layer.Q, peft.lora_A["default"], rtol=1e-7, atol=1e-12)
-        torch.testing.assert_close(layer.P, peft.lora_B["default"], rtol=1e-7, atol=1e-12)
+        torch.testing.assert_close(layer.A, peft.lora_A["default"], rtol=1e-7, atol=1e-12)
+        torch.testing.assert_close(layer.B, peft.lora_B["default"], rtol=1e-7, atol=1e-12)
     check_same_head(ours, theirs)

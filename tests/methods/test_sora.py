@@ -42,11 +42,11 @@ def test_forward_is_a_gated_sum_over_ranks(d_in: int, d_out: int, r: int) -> Non
     layer = SoRALinear(nn.Linear(d_in, d_out).double(), options, torch.Generator().manual_seed(0))
     with torch.no_grad():
         layer.B.normal_()
-        layer.g[0] = 0.0
+        layer.gate[0] = 0.0
     x = torch.randn(3, d_in, dtype=torch.float64)
     h = layer.base(x)
     for i in range(r):
-        h = h + 5.0 / r * layer.g[i] * torch.outer(x @ layer.A[i], layer.B[:, i])
+        h = h + 5.0 / r * layer.gate[i] * torch.outer(x @ layer.A[i], layer.B[:, i])
     torch.testing.assert_close(layer(x), h, rtol=1e-10, atol=1e-12)
     lora_a, lora_b = layer.factors()
     assert lora_a.shape == (r - 1, d_in) and lora_b.shape == (d_out, r - 1)
@@ -66,7 +66,7 @@ def test_training_follows_a_slow_loop() -> None:
     for step in range(1, 13):
         penalty = method.penalty()
         assert penalty is not None
-        gates = [value for layer in layers for value in layer.g.tolist()]
+        gates = [value for layer in layers for value in layer.gate.tolist()]
         assert penalty.item() == pytest.approx(0.3 * sum(map(abs, gates)) / len(gates), rel=1e-12)
         (loss_of_batch(method, make_batch()) + penalty).backward()
         for name in names:
@@ -76,7 +76,7 @@ def test_training_follows_a_slow_loop() -> None:
             square[name] = 0.999 * square[name] + 0.001 * gradient**2
             denominator = (square[name] / (1 - 0.999**step)).sqrt() + 1e-8
             slow[name] = slow[name] - 1e-2 * (mean[name] / (1 - 0.9**step)) / denominator
-            if name.endswith(".g"):
+            if name.endswith(".gate"):
                 shrunk = [max(abs(value) - 0.02, 0.0) * (1 if value > 0 else -1) for value in slow[name].tolist()]
                 slow[name] = torch.tensor(shrunk, dtype=torch.float64)
         optimizer.step()
@@ -84,11 +84,11 @@ def test_training_follows_a_slow_loop() -> None:
         optimizer.zero_grad()
         for name, parameter in method.trainable().items():
             torch.testing.assert_close(parameter, slow[name], rtol=1e-8, atol=1e-12)
-    zeros = sum(value == 0 for layer in layers for value in layer.g.tolist())
+    zeros = sum(value == 0 for layer in layers for value in layer.gate.tolist())
     assert 0 < zeros < 36
     assert method.summary()["ranks_kept"] == 36 - zeros
     shapes = ([(24, 24)] * 4 + [(24, 40), (40, 24)]) * 2
-    active = sum(int((layer.g != 0).sum()) * (i + o + 1) for layer, (i, o) in zip(layers, shapes, strict=True))
+    active = sum(int((layer.gate != 0).sum()) * (i + o + 1) for layer, (i, o) in zip(layers, shapes, strict=True))
     assert method.parameters()["active"] == active < method.parameters()["adapter"]
 
 
