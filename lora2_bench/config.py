@@ -20,7 +20,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, UserError
-from lora2_bench.paths import CONF as CONF
+from lora2_bench.paths import CONF
 from lora2_bench.plan import Place, Plan
 from lora2_bench.tasks.spec import task_spec
 
@@ -106,13 +106,13 @@ def launch(run: Callable[[Plan], object]) -> None:
         _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}", 1)
 
 
-def _check_suite(suite: str | None, mode: RunMode, overrides: list[Any]) -> None:
+def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) -> None:
     """Raise UserError for a suite that is run as if it were one cell."""
     if suite is None:
         return
     if mode is RunMode.RUN:
         raise UserError(
-            f"suite={suite} is many cells: run them with -m suite={suite}, or one of them with row=... task=... seed=..."
+            f"suite={suite} is many cells: run them with -m suite={suite}, or one with row=... task=... seed=..."
         )
     if not any(str(override).startswith("row=") for override in overrides):  # the sweep was over suites
         raise UserError(f"suite={suite} is one of several suites: give one suite a command")
@@ -171,7 +171,9 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_shape(values)
     for override in overrides:
         group, _, value = override.partition("=")
-        if group in (*_GROUPS, *_NAMES) and value.startswith("["):  # Hydra merges such a list, and its last name wins unseen
+        if group in (*_GROUPS, *_NAMES) and value.startswith(
+            "["
+        ):  # Hydra merges such a list, and its last name wins unseen
             raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
     method = dict(values["method"])
     implementation, size = method.pop("_target_"), method.pop("size")
