@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,23 @@ def load_records(results: Path, *, whole: bool = True) -> list[Record]:
 
 def _check_layout(record: Record) -> None:
     """Raise ValueError where a record of this schema has not what every table needs."""
+    cell, result = record.cell, record.result
     try:
-        _score_rows(record)
-        needed = [record.cell["model"]["name"], record.cell["task"], record.cell["method"]["name"], data_name(record)]
-        needed += [record.result[part]["sha256"] for part in ("data", "backbone")]
-        needed += [record.result["parameters"][name] for name in ("adapter", "head", "active")]
-        needed += [record.cell["protocol"]["name"], int(record.cell["seed"]), record.run["finished"]]
+        if record.is_done:
+            for when in _whens(record).values():
+                float(result[when]["score"])
+        int(cell["seed"]), cell["model"]["name"], cell["task"], cell["method"]["name"], cell["data"]["seed"]
+        data_name(record), result["main_metric"], record.run["finished"]
+        result["data"]["sha256"], result["backbone"]["sha256"]
+        for name in ("adapter", "head", "active"):
+            int(result["parameters"][name])
     except (LookupError, TypeError, AttributeError, ValueError):
         raise ValueError("not a record of this package") from None
+
+
+def _whens(record: Record) -> dict[str, str]:
+    """Protocol -> the evaluation that it reports."""
+    return {"clean": "best"} if record.cell["protocol"]["name"] == "clean" else {"paper": "best", "last": "last"}
 
 
 def trimmed(record: Record) -> Record:
@@ -61,6 +71,16 @@ def trimmed(record: Record) -> Record:
         scale = config.get("method", {}).get("budget", {}).get("scale", False)
         run["config"] = {"recipe": config["recipe"], "method": {"budget": {"scale": scale}}}
     return replace(record, result=result, run=run)
+
+
+def science_of(cell: dict[str, Any]) -> str:
+    """A cell's settings without its task and seed, as one text for equal science."""
+    return _canonical_text(json.dumps({name: cell[name] for name in cell if name not in ("seed", "task")}))
+
+
+@cache  # the seeds of one row share theirs
+def _canonical_text(text: str) -> str:
+    return json.dumps(canonical(json.loads(text)), sort_keys=True)
 
 
 def data_name(record: Record) -> str:
@@ -84,7 +104,6 @@ def _score_rows(record: Record) -> list[dict[str, Any]]:
     if not record.is_done:
         return []
     cell, result = record.cell, record.result
-    science = {name: value for name, value in canonical(cell).items() if name not in ("seed", "task")}
     common = {
         "id": record.id,
         "model": cell["model"]["name"],
@@ -92,13 +111,12 @@ def _score_rows(record: Record) -> list[dict[str, Any]]:
         "method": record.label,
         "cut": "; ".join(record.cut),
         "task": cell["task"],
-        "science": json.dumps(science, sort_keys=True),
+        "science": science_of(cell),
         "seed": cell["seed"],
         "metric": result["main_metric"],
         **{name: result["parameters"][name] for name in ("adapter", "head", "active")},
     }
-    whens = {"clean": "best"} if cell["protocol"]["name"] == "clean" else {"paper": "best", "last": "last"}
-    return [{**common, "protocol": name, "score": 100 * result[when]["score"]} for name, when in whens.items()]
+    return [{**common, "protocol": name, "score": 100 * result[when]["score"]} for name, when in _whens(record).items()]
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -123,9 +141,8 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
     names = [name for name in GROUP if name != "science"]
     table["variant"] = ""
-    for _, group in table.groupby(names):
-        if len(group) > 1:
-            table.loc[group.index, "variant"] = _differences([json.loads(text) for text in group["science"]])
+    for _, group in table[table.duplicated(names, keep=False)].groupby(names):
+        table.loc[group.index, "variant"] = _differences([json.loads(text) for text in group["science"]])
     return table
 
 

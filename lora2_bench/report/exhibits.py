@@ -7,7 +7,7 @@ from functools import cache
 
 from lora2_bench.report.architecture import ALL_MAPS
 from lora2_bench.report.paper import COLUMNS, METHODS, Column, Row, table1, table3, table4
-from lora2_bench.report.rounding import Printed
+from lora2_bench.report.rounding import Printed, Range
 from lora2_bench.report.suites import RowSpec, Suite, rows, suites
 
 AVERAGE = "average"
@@ -36,6 +36,13 @@ class Line:
         size = f" {self.spec.size_name}={self.spec.size}" if self.spec.size_name else ""
         maps = _maps(self.spec)
         return METHODS[self.spec.method] + size + (f" ({maps})" if maps not in ("", "all") else "")
+
+    @property
+    def average_by_rule(self) -> Range | None:
+        """The average of the printed cells by the tables' rule, where the printed average is another number."""
+        if self.printed is None or self.printed.average.range.overlaps(by_rule := self.printed.mean_over_tasks()):
+            return None
+        return by_rule
 
     def figure(self, column: str) -> Printed | None:
         """The printed figure of a column, `average` included."""

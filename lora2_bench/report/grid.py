@@ -9,7 +9,7 @@ import numpy as np
 
 from lora2_bench.report.comparisons import obstacles
 from lora2_bench.report.exhibits import AVERAGE, Exhibit, Line
-from lora2_bench.report.rounding import Printed
+from lora2_bench.report.rounding import Printed, decimal
 from lora2_bench.report.runs import Run
 from lora2_bench.report.statistics import Verdict, verdict
 
@@ -115,6 +115,7 @@ class Grid:
         exhibit: its layout.
         model, data: whose runs these are.
         protocol: paper, last or clean.
+        obstacles: why none of its scores is a counterpart of a printed figure; empty where they can be.
         rows: in the exhibit's order.
     """
 
@@ -122,7 +123,8 @@ class Grid:
     model: str
     data: str
     protocol: str
-    rows: tuple[GridRow, ...]
+    obstacles: tuple[str, ...]
+    rows: tuple[GridRow, ...] = ()
 
     @property
     def is_papers(self) -> bool:
@@ -153,10 +155,10 @@ def fill(
         by_row: row's name -> its runs, all of this backbone and data source.
         stale: id -> reason, as `stale_runs` gives it.
     """
-    grid = Grid(exhibit, model, data, protocol, ())
     reasons = obstacles(model, data, "", protocol, backbone=exhibit.suite.model)
     if data.endswith("-init_from"):
         reasons.append("from another cell's adapter")
+    grid = Grid(exhibit, model, data, protocol, tuple(reasons))
     chooser = "clean" if protocol == "clean" else "paper"
     made = []
     for line in exhibit.lines:
@@ -165,7 +167,7 @@ def fill(
             task: slot_of([run for run in runs if run.task == task], exhibit.suite.seeds, stale)
             for task in exhibit.suite.tasks
         }
-        made.append(GridRow(line, _entries(grid, line, slots, reasons), slots))
+        made.append(GridRow(line, _entries(grid, line, slots), slots))
     return replace(grid, rows=_ranked(made, grid.columns))
 
 
@@ -208,7 +210,7 @@ def _why_not(run: Run, stale: Mapping[str, str]) -> tuple[str, str]:
     return NOT_COMPARABLE, "other settings than those of most of its seeds"
 
 
-def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot], reasons: Sequence[str]) -> dict[str, Entry]:
+def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     by_task: dict[str, dict[int, float]] = {}
     for task, slot in slots.items():
@@ -218,7 +220,7 @@ def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot], reasons: Sequenc
             scores = {seed: columns[name] for seed, columns in of_task.items() if name in columns}
             # A record without this split's numbers is none of this package's layout.
             marks = slot.marks if len(scores) == len(of_task) else (NOT_COMPARABLE,)
-            found[name] = _entry(grid, line, name, {task: scores} if scores else {}, marks, reasons)
+            found[name] = _entry(grid, line, name, {task: scores} if scores else {}, marks)
         whole = {seed: columns for seed, columns in of_task.items() if all(name in columns for name in names)}
         by_task[task] = {seed: float(np.mean([columns[name] for name in names])) for seed, columns in whole.items()}
     if not all(by_task.values()):
@@ -227,7 +229,7 @@ def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot], reasons: Sequenc
         marks = (UNEVEN,)
     else:
         marks = (SEEDS,) if any(set(slot.runs) != set(slot.states) for slot in slots.values()) else ()
-    found[AVERAGE] = _entry(grid, line, AVERAGE, by_task, marks, reasons)
+    found[AVERAGE] = _entry(grid, line, AVERAGE, by_task, marks)
     return {name: found[name] for name in grid.columns}
 
 
@@ -237,11 +239,13 @@ def _entry(
     column: str,
     scores: Mapping[str, Mapping[int, float]],
     marks: tuple[str, ...],
-    reasons: Sequence[str],
 ) -> Entry:
     figure = line.figure(column)
     judged = None
     if figure is not None:
+        reasons = list(grid.obstacles)
+        if column == AVERAGE and (by_rule := line.average_by_rule) is not None:
+            reasons.append(f"{figure} is not the average of its printed cells, {decimal(by_rule.value, 2)}")
         listed = {task: list(runs.values()) for task, runs in scores.items()}
         judged = verdict(float(figure.value), figure.digits, listed, obstacles=reasons)
     shown = figure if grid.is_papers else None

@@ -9,8 +9,9 @@ import numpy as np
 
 from lora2_bench.report.commands import filling
 from lora2_bench.report.exhibits import AVERAGE
-from lora2_bench.report.grid import MARKS, MEANINGS, Entry, Grid, GridRow
+from lora2_bench.report.grid import MARKS, MEANINGS, Entry, Grid
 from lora2_bench.report.paper import COLUMNS
+from lora2_bench.report.rounding import decimal
 from lora2_bench.report.sheet import Sheet, Text
 from lora2_bench.report.statistics import VERDICTS, Interval
 
@@ -108,13 +109,12 @@ def verdict_sheet(paper: Grid) -> Sheet:
     title = f"{title_of(paper)}; verdicts on the printed figures"
     rule = "The rule is in docs/STATISTICS.md; the reason for each is in the CSV file."
     if not paper.is_papers:
-        why = sorted({reason for row in judged for reason in _standing(row)})
         return Sheet(
             title,
             ["printed figures", "verdict"],
             2,
             [[Text(str(len(verdicts))), Text("not comparable")]],
-            notes=[f"{'; '.join(why)}."],
+            notes=[f"{'; '.join(paper.obstacles)}."],
         )
     lines = [
         [Text(row.line.label), *(Text(entry.verdict.word if entry.verdict else "") for entry in row.entries.values())]
@@ -182,7 +182,12 @@ def _score_notes(grid: Grid) -> list[str]:
     rule = "The average counts every task once"
     both = [task for task in grid.exhibit.suite.tasks if len(grid.exhibit.columns_of(task)) > 1]
     named = " and ".join({"qqp": "QQP", "mnli": "MNLI"}[task] for task in both)
-    return [f"{figures} {rank} {rule}{f', {named} each by the mean of its two columns' if both else ''}."]
+    notes = [f"{figures} {rank} {rule}{f', {named} each by the mean of its two columns' if both else ''}."]
+    other = [(row.line.label, by_rule) for row in grid.rows if (by_rule := row.line.average_by_rule) is not None]
+    if grid.is_papers and other:
+        found = "; ".join(f"{label} {decimal(by_rule.value, 2)}" for label, by_rule in other)
+        notes.append(f"Printed averages that are not those of the printed cells by this rule, which gives: {found}.")
+    return notes
 
 
 def legend(marks: Iterable[str]) -> list[str]:
@@ -201,13 +206,6 @@ def _reasons(grid: Grid) -> list[str]:
         for reason in slot.reasons
     ]
     return ["Runs that do not count: " + "; ".join(found) + "."] if found else []
-
-
-def _standing(row: GridRow) -> set[str]:
-    """The obstacles that a whole table has, without those of one entry."""
-    reasons = {entry.verdict.reason for entry in row.entries.values() if entry.verdict is not None}
-    dropped = ("one seed only", "no run of ours")
-    return {part for reason in reasons for part in reason.split("; ") if not part.startswith(dropped)}
 
 
 def _digits(value: float | None) -> str:

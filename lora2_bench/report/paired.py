@@ -18,7 +18,7 @@ from lora2_bench.report.sheet import Sheet, Text
 # What keeps `make tables` quick: bytes of one predictions file, and of all that are read in one run. The files of QQP
 # and MNLI hold 20,000 rows and more; those of the smaller tasks pass.
 LARGEST_FILE = 256 * 1024
-MOST_BYTES = 32 * 1024 * 1024
+MOST_BYTES = 16 * 1024 * 1024
 
 
 class BoundedReader:
@@ -143,6 +143,6 @@ def _line(row: dict[Any, Any]) -> list[Text]:
     low, high = number("low", 2), number("high", 2)
     interval = "–" if low == "–" else f"{low} to {high}".replace("-", "−")
     tests = [number("sign_flip_p", 4), number("mcnemar_p", 4)]
-    design = [number("detectable", 2), number("claimed", 2), number("seeds_needed", 0)]
+    design = [number("detectable", 2), number("claimed", 2).replace("-", "−"), number("seeds_needed", 0)]
     texts = [row["method"], row["other"], row["task"], str(row["n"]), difference, interval, *tests, *design]
     return [Text(text) for text in texts]

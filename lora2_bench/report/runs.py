@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from lora2_bench.cell import canonical
 from lora2_bench.record import Record
-from lora2_bench.report.aggregate import data_name
+from lora2_bench.report.aggregate import data_name, science_of
 from lora2_bench.report.paper import COLUMNS
 
 # The recipe's values that stand elsewhere: what a row fixes, and what `cut` names.
@@ -26,7 +25,7 @@ class Run:
         model: the backbone's name.
         data: as `aggregate.data_name`.
         cell: the science, as in the record.
-        science: the settings that its seeds share, as text.
+        science: its settings without task and seed, as text.
         label: method and size.
         done: False for a failed cell.
         cause: why it failed; empty for a finished one.
@@ -76,7 +75,6 @@ class Run:
     def of(cls, record: Record) -> Run:
         """The run of a record. Raises LookupError, TypeError, AttributeError or ValueError for a foreign layout."""
         cell, result, facts = record.cell, record.result, record.run
-        science = {name: value for name, value in canonical(cell).items() if name != "seed"}
         version = facts.get("versions", {}).get("lora2_bench")
         seconds = facts.get("seconds_per_step")
         return cls(
@@ -84,7 +82,7 @@ class Run:
             model=str(cell["model"]["name"]),
             data=data_name(record),
             cell=cell,
-            science=json.dumps(science, sort_keys=True),
+            science=science_of(cell),
             label=record.label,
             done=record.is_done,
             cause="" if record.is_done else str((record.error or {}).get("cause")),

@@ -47,9 +47,10 @@ class RowSpec:
         method = cell["method"]
         if method["name"] != self.method:
             return False
-        found = dict(_leaves(method))
-        return all(canonical(found.get(name)) == canonical(value) for name, value in self.settings.items()) and all(
-            canonical(found[name]) == canonical(value) for name, value in self.defaults.items() if name in found
+        return all(_same(_leaf(method, name), value) for name, value in self.settings.items()) and all(
+            _same(found, value)
+            for name, value in self.defaults.items()
+            if (found := _leaf(method, name)) is not _ABSENT
         )
 
 
@@ -128,6 +129,23 @@ def _read(group: str, name: str) -> dict[str, Any]:
 def _overrides(values: Mapping[str, Any]) -> dict[str, str]:
     """Group -> choice of a file's `override /GROUP: CHOICE` lines."""
     return {key.removeprefix("override /"): choice for entry in values["defaults"] for key, choice in entry.items()}
+
+
+_ABSENT = object()
+
+
+def _leaf(values: Any, name: str) -> Any:
+    """The value under a dotted name, or `_ABSENT`."""
+    for part in name.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Equal science: a list of names is a set."""
+    return bool(found == wanted) or (isinstance(found, list) and canonical(found) == canonical(wanted))
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
