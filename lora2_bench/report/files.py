@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import pandas as pd
 from lora2_bench.report import pages, times
 from lora2_bench.report.exhibits import exhibits
 from lora2_bench.report.grid import Grid, fill
-from lora2_bench.report.paired import BoundedReader, paired, paired_sheets
+from lora2_bench.report.pages import PROTOCOLS
+from lora2_bench.report.paired import paired_sheets
 from lora2_bench.report.runs import Run
 from lora2_bench.report.sheet import Sheet, latex, markdown
-from lora2_bench.report.suites import Suite, rows
+from lora2_bench.report.suites import rows
+from lora2_bench.report.times import Times
 from lora2_bench.store import write_text
 
 
@@ -33,67 +36,61 @@ def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def has_any(suite: Suite, by_row: Mapping[str, Sequence[Run]]) -> bool:
-    """Whether any run, finished or not, is one of the suite's rows and tasks."""
-    return any(run.task in suite.tasks for row in suite.rows for run in by_row.get(row, ()))
+@dataclass(frozen=True)
+class Filled:
+    """Every exhibit of one backbone and data source.
+
+    Attributes:
+        model: the backbone.
+        data: the source of its rows.
+        grids: exhibit's name -> its grids, one per protocol that its runs have; none where it has no run.
+        times: Table 2's rows; none without a run.
+    """
+
+    model: str
+    data: str
+    grids: Mapping[str, Sequence[Grid]]
+    times: Sequence[Times]
 
 
-def grids_of(
-    name: str, model: str, data: str, by_row: Mapping[str, Sequence[Run]], stale: Mapping[str, str]
-) -> list[Grid]:
-    """An exhibit's grids, one per protocol that its runs have; none where it has no run."""
-    exhibit = exhibits()[name]
-    choosers = {
-        run.protocol
-        for line in exhibit.lines
-        for run in by_row.get(line.spec.name, ())
-        if run.task in exhibit.suite.tasks
-    }
-    protocols = [*(("paper", "last") if "paper" in choosers else ()), *(("clean",) if "clean" in choosers else ())]
-    return [fill(exhibit, model, data, protocol, by_row, stale) for protocol in protocols]
+def fill_exhibits(model: str, data: str, runs: Iterable[Run], stale: Mapping[str, str]) -> Filled:
+    """The exhibits of these runs, all of one backbone and data source; `stale` is id -> reason."""
+    by_row = runs_by_row(runs)
+    grids: dict[str, list[Grid]] = {}
+    for name, exhibit in exhibits().items():
+        ran = [run for row in exhibit.suite.rows for run in by_row.get(row, ()) if run.task in exhibit.suite.tasks]
+        choosers = {run.protocol for run in ran}
+        protocols = [name for name in PROTOCOLS if ("clean" if name == "clean" else "paper") in choosers]
+        if name == "roberta_large" and model != exhibit.suite.model:  # Table 1 has this layout's rows already
+            protocols = []
+        grids[name] = [fill(exhibit, model, data, protocol, by_row, stale) for protocol in protocols]
+    found = times.collect(by_row, stale)
+    return Filled(model, data, grids, found if any(slot.seen for one in found for slot in one.slots.values()) else [])
 
 
-def write_exhibits(
-    place: Path,
-    model: str,
-    data: str,
-    runs: Sequence[Run],
-    stale: Mapping[str, str],
-    frame: pd.DataFrame,
-    reader: BoundedReader,
-) -> list[Path]:
-    """Write every exhibit that has any of its cells, and the comparisons, to `place`; returns the paths.
+def write_exhibits(place: Path, filled: Filled, compared: pd.DataFrame, passed_over: Set[str]) -> list[Path]:
+    """Write every exhibit that has any of its cells, and the comparisons, to the folder `place`; returns the paths.
 
     An exhibit whose records are gone takes its files along, so that no old table stays.
 
     Args:
-        place: the folder of this backbone and data source.
-        model: their backbone.
-        data: the source of their rows.
-        runs: theirs.
-        stale: id -> reason.
-        frame: the scores of all runs.
-        reader: of stored predictions.
+        place: the folder.
+        filled: what to write.
+        compared: `paired.paired` of all folders.
+        passed_over: ids of the cells whose predictions were not read.
     """
-    by_row = runs_by_row(runs)
+    model, data = filled.model, filled.data
     written: list[Path] = []
-    table1: list[Grid] = []
-    for name in exhibits():
-        grids = grids_of(name, model, data, by_row, stale)
-        if name == "roberta_large" and model != "roberta_large":
-            grids = []
-        if name == "table1":
-            table1 = grids
-        sheets = pages.sheets(grids)
-        written += _write(place, name, sheets, pages.CSV_COLUMNS, pages.csv_lines(grids))
-    found = times.collect(by_row, stale) if has_any(times.suite(), by_row) else []
-    sheets = [times.times_sheet(found, model, data)] if found else []
-    written += _write(place, "table2", sheets, times.CSV_COLUMNS, times.csv_lines(found, model, data))
-    before = len(reader.passed_over)
-    compared = paired(frame[(frame["model"] == model) & (frame["data"] == data)], table1, reader)
-    sheets = paired_sheets(compared, model, data, len(reader.passed_over) - before)
-    lines = compared.round(6).astype(object).where(compared.notna(), "").to_numpy().tolist()
-    return written + _write(place, "comparisons", sheets, tuple(compared.columns), lines, with_latex=False)
+    for name, grids in filled.grids.items():
+        written += _write(place, name, pages.sheets(grids), pages.CSV_COLUMNS, pages.csv_lines(grids))
+    sheets = [times.times_sheet(filled.times, model, data)] if filled.times else []
+    written += _write(place, "table2", sheets, times.CSV_COLUMNS, times.csv_lines(filled.times, model, data))
+    slots = [slot for grid in filled.grids["table1"] for row in grid.rows for slot in row.slots.values()]
+    unread = passed_over & {run.id for slot in slots for run in slot.runs.values()}
+    part = compared[(compared["model"] == model) & (compared["data"] == data)]
+    lines = part.round(6).astype(object).where(part.notna(), "").to_numpy().tolist()
+    sheets = paired_sheets(part, model, data, len(unread))
+    return written + _write(place, "comparisons", sheets, tuple(part.columns), lines, with_latex=False)
 
 
 def _write(

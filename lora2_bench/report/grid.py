@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import numpy as np
 
@@ -40,6 +41,11 @@ class Slot:
     runs: Mapping[int, Run]
     states: Mapping[int, str]
     reasons: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is any run, counted or not."""
+        return bool(self.runs or self.reasons)
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -222,7 +228,7 @@ def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Ent
             marks = slot.marks if len(scores) == len(of_task) else (NOT_COMPARABLE,)
             found[name] = _entry(grid, line, name, {task: scores} if scores else {}, marks)
         whole = {seed: columns for seed, columns in of_task.items() if all(name in columns for name in names)}
-        by_task[task] = {seed: float(np.mean([columns[name] for name in names])) for seed, columns in whole.items()}
+        by_task[task] = {seed: fmean(columns[name] for name in names) for seed, columns in whole.items()}
     if not all(by_task.values()):
         by_task, marks = {}, (MISSING,)
     elif len({tuple(scores) for scores in by_task.values()}) > 1:
@@ -251,11 +257,11 @@ def _entry(
     shown = figure if grid.is_papers else None
     if not scores:
         return Entry(marks=marks, printed=shown, verdict=judged)
-    mean = float(np.mean([np.mean(list(runs.values())) for runs in scores.values()]))
-    per_seed = None
+    mean = fmean(fmean(runs.values()) for runs in scores.values())
+    sd = None
     if len({tuple(runs) for runs in scores.values()}) == 1:
         per_seed = np.mean([list(runs.values()) for runs in scores.values()], axis=0)
-    sd = None if per_seed is None or per_seed.size < 2 else float(np.std(per_seed, ddof=1))
+        sd = float(per_seed.std(ddof=1)) if per_seed.size > 1 else None
     return Entry(scores, mean, sd, marks, shown, judged)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lora2_bench.report.comparisons import COLUMNS, Correctness, Reader, compare, stored_correctness
-from lora2_bench.report.exhibits import Exhibit, Line, exhibits
+from lora2_bench.report.exhibits import Line, exhibits
 from lora2_bench.report.grid import Grid
 from lora2_bench.report.pages import PROTOCOLS, name_of, signed
 from lora2_bench.report.paper import Row
@@ -53,42 +54,34 @@ class BoundedReader:
         return self._read(cell_id)
 
 
-def paired(frame: pd.DataFrame, grids: Sequence[Grid], correctness: Reader | None) -> pd.DataFrame:
+def paired(frame: pd.DataFrame, grids: Iterable[Grid], correctness: Reader | None) -> pd.DataFrame:
     """Comparisons of LoRA² with every other method of its group, full fine-tuning among them; only runs that count.
 
     Args:
-        frame: scores of one backbone and data source, as `aggregate.scores`.
-        grids: Table 1's, of the same.
+        frame: all scores, as `aggregate.scores`.
+        grids: Table 1's, of any backbones, data sources and protocols.
         correctness: reads predictions; None for no McNemar test.
 
     Returns:
-        As `comparisons.compare`; on the paper's own table `claimed` is the printed difference.
+        As `comparisons.compare`; where a grid is the paper's own table, `claimed` is the printed difference.
     """
+    lines = exhibits()["table1"].lines
     parts = []
-    exhibit = exhibits()["table1"]
-    counted = {
-        line.spec.name: {
-            run.id
-            for grid in grids
-            for row in grid.rows
-            if row.line.spec.name == line.spec.name
-            for slot in row.slots.values()
-            for run in slot.runs.values()
-        }
-        for line in exhibit.lines
-    }
-    for ours in (line for line in exhibit.lines if line.spec.method == "lora2"):
-        lines = [line for line in exhibit.lines if line.group in (ours.group, "full")]
-        ids = set().union(*(counted[line.spec.name] for line in lines))
-        part = frame[frame["id"].isin(ids)]
-        if counted[ours.spec.name] and len(ids) > len(counted[ours.spec.name]):
-            claims = _claims(ours, lines, exhibit) if all(grid.is_papers for grid in grids) else None
-            parts.append(compare(part, ours.spec.label, correctness=correctness, claims=claims))
+    counted: dict[tuple[bool, str], set[str]] = {}
+    for grid in grids:
+        for row in grid.rows:
+            ids = {run.id for slot in row.slots.values() for run in slot.runs.values()}
+            counted.setdefault((grid.is_papers, row.line.spec.name), set()).update(ids)
+    for papers, ours in product((True, False), (line for line in lines if line.spec.method == "lora2")):
+        group = [line for line in lines if line.group in (ours.group, "full")]
+        ids = set().union(*(counted.get((papers, line.spec.name), ()) for line in group))
+        claims = _claims(ours, group) if papers else None
+        parts.append(compare(frame[frame["id"].isin(ids)], ours.spec.label, correctness=correctness, claims=claims))
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
 
 
-def _claims(ours: Line, others: Iterable[Line], exhibit: Exhibit) -> dict[tuple[str, str], float]:
+def _claims(ours: Line, others: Iterable[Line]) -> dict[tuple[str, str], float]:
     """(other method's label, task or average) -> the difference that the paper prints."""
     found: dict[tuple[str, str], float] = {}
     for other in others:
@@ -96,7 +89,7 @@ def _claims(ours: Line, others: Iterable[Line], exhibit: Exhibit) -> dict[tuple[
         if other is ours or mine is None or theirs is None:
             continue
         found[other.spec.label, "average"] = float(mine.average.value - theirs.average.value)
-        for task in exhibit.suite.tasks:
+        for task in mine.tasks:
             found[other.spec.label, task] = _difference(mine, theirs, task)
     return found
 
@@ -106,7 +99,7 @@ def _difference(mine: Row, theirs: Row, task: str) -> float:
 
 
 def paired_sheets(table: pd.DataFrame, model: str, data: str, passed_over: int) -> list[Sheet]:
-    """One sheet per protocol of `paired`'s table."""
+    """One sheet per protocol, from the lines of `paired`'s table for one backbone and data source."""
     found = []
     exhibit = exhibits()["table1"]
     title = name_of(exhibit.title, "LoRA² against the others", exhibit.suite.model, model, data)

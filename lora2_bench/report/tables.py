@@ -8,9 +8,9 @@ import pandas as pd
 
 from lora2_bench.report.aggregate import load_records, over_seeds, scores
 from lora2_bench.report.commands import RUN
-from lora2_bench.report.files import write_exhibits
+from lora2_bench.report.files import fill_exhibits, write_exhibits
 from lora2_bench.report.pages import PROTOCOLS
-from lora2_bench.report.paired import BoundedReader
+from lora2_bench.report.paired import BoundedReader, paired
 from lora2_bench.report.runs import Run, stale_runs
 from lora2_bench.report.suites import suites
 from lora2_bench.store import write_text
@@ -51,18 +51,23 @@ def write_tables(results: Path) -> list[Path]:
     table = over_seeds(frame)
     runs = [Run.of(record) for record in records]
     stale = stale_runs(runs)
+    places: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        places.setdefault((run.model, run.data), []).append(run)
+    filled = [fill_exhibits(model, data, own, stale) for (model, data), own in sorted(places.items())]
     reader = BoundedReader(results)
+    compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
     written: list[Path] = []
-    for model, data in sorted({(run.model, run.data) for run in runs}):
-        place = folder / f"{model}-{data}"
+    for one in filled:
+        place = folder / f"{one.model}-{one.data}"
         place.mkdir(exist_ok=True)
-        part = table[(table["model"] == model) & (table["data"] == data)]
-        own = [run for run in runs if (run.model, run.data) == (model, data)]
+        part = table[(table["model"] == one.model) & (table["data"] == one.data)]
         if len(part):
+            failed = sum(not run.done for run in places[one.model, one.data])
             write_text(place / "scores.csv", part[_COLUMNS].round(4).to_csv(index=False, lineterminator="\n"))
-            write_text(place / "scores.md", markdown(model, data, part, sum(not run.done for run in own)))
+            write_text(place / "scores.md", markdown(one.model, one.data, part, failed))
             written += [place / "scores.md", place / "scores.csv"]
-        written += write_exhibits(place, model, data, own, stale, frame, reader)
+        written += write_exhibits(place, one, compared, reader.passed_over)
     return written
 
 
