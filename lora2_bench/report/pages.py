@@ -116,10 +116,16 @@ def verdict_sheet(paper: Grid) -> Sheet:
             [[Text(str(len(verdicts))), Text("not comparable")]],
             notes=[f"{'; '.join(paper.obstacles)}."],
         )
-    lines = [
-        [Text(row.line.label), *(Text(entry.verdict.word if entry.verdict else "") for entry in row.entries.values())]
+    words = [
+        [
+            entry.verdict.word if entry.mean is not None and entry.verdict else MARKS["missing"]
+            for entry in row.entries.values()
+        ]
         for row in judged
     ]
+    lines = [[Text(row.line.label), *map(Text, shown)] for row, shown in zip(judged, words, strict=True)]
+    if unseen := sum(word == MARKS["missing"] for shown in words for word in shown):
+        note += f" {MARKS['missing']} stands for no run of ours, which leaves {unseen} of them not comparable."
     header = ["method", *(column_label(name) for name in paper.columns)]
     return Sheet(title, header, len(header), lines, notes=[note, rule])
 
