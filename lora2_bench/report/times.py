@@ -86,8 +86,10 @@ def times_sheet(times: Sequence[Times], model: str, data: str) -> Sheet:
         "names neither its machine nor the sizes: its seconds are not comparable, the ratio is, with care."
     ]
     notes += [f"Ours ran on: {', '.join(machines)}."] if machines else []
-    notes += legend(mark for one in times for slot in one.slots.values() for mark in slot.marks)
-    if any(len(found) > 1 for one in times for found in one.seconds.values()):
+    mixed = {(one.row, task) for one in times for task, found in one.seconds.items() if len(found) > 1}
+    shown = [slot for one in times for task, slot in one.slots.items() if (one.row, task) not in mixed]
+    notes += legend(mark for slot in shown for mark in slot.marks)
+    if mixed:
         notes.append(f"{MARKS[NOT_COMPARABLE]} beside seconds: runs on several machines, not averaged.")
     commands = [command for one in times for command in row_commands(one.row, one.slots.items(), model, data, "paper")]
     if not any(slot.runs for one in times for slot in one.slots.values()):
