@@ -14,6 +14,7 @@ import pandas as pd
 
 from lora2_bench.cell import canonical
 from lora2_bench.record import Record
+from lora2_bench.report.layout import check, reported
 from lora2_bench.store import read_record
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.
@@ -30,7 +31,7 @@ def load_records(results: Path, *, whole: bool = True) -> list[Record]:
     for path in sorted(results.glob("cells/[!.]*/record.json")):  # a dot: left over by a writer that was killed
         try:
             record = read_record(path)
-            _check_layout(record)
+            check(record)
         except (ValueError, OSError) as error:
             print(f"warning: {path} is skipped: {error}", file=sys.stderr)
             continue
@@ -39,27 +40,6 @@ def load_records(results: Path, *, whole: bool = True) -> list[Record]:
             continue
         records[record.id] = record if whole else trimmed(record)
     return list(records.values())
-
-
-def _check_layout(record: Record) -> None:
-    """Raise ValueError where a record of this schema has not what every table needs."""
-    cell, result = record.cell, record.result
-    try:
-        if record.is_done:
-            for when in _whens(record).values():
-                float(result[when]["score"])
-        int(cell["seed"]), cell["model"]["name"], cell["task"], cell["method"]["name"], cell["data"]["seed"]
-        data_name(record), result["main_metric"], record.run["finished"]
-        result["data"]["sha256"], result["backbone"]["sha256"]
-        for name in ("adapter", "head", "active"):
-            int(result["parameters"][name])
-    except (LookupError, TypeError, AttributeError, ValueError):
-        raise ValueError("not a record of this package") from None
-
-
-def _whens(record: Record) -> dict[str, str]:
-    """Protocol -> the evaluation that it reports."""
-    return {"clean": "best"} if record.cell["protocol"]["name"] == "clean" else {"paper": "best", "last": "last"}
 
 
 def trimmed(record: Record) -> Record:
@@ -116,7 +96,9 @@ def _score_rows(record: Record) -> list[dict[str, Any]]:
         "metric": result["main_metric"],
         **{name: result["parameters"][name] for name in ("adapter", "head", "active")},
     }
-    return [{**common, "protocol": name, "score": 100 * result[when]["score"]} for name, when in _whens(record).items()]
+    return [
+        {**common, "protocol": name, "score": 100 * result[when]["score"]} for name, when in reported(record).items()
+    ]
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:

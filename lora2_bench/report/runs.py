@@ -9,6 +9,7 @@ from typing import Any
 from lora2_bench.cell import canonical
 from lora2_bench.record import Record
 from lora2_bench.report.aggregate import data_name, science_of
+from lora2_bench.report.layout import at, is_number, reported
 from lora2_bench.report.paper import COLUMNS
 
 # The recipe's values that stand elsewhere: what a row fixes, and what `cut` names.
@@ -121,9 +122,10 @@ def off_recipe(cell: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
 
 
 def _scores(record: Record) -> dict[str, dict[str, float]]:
-    clean = record.cell["protocol"]["name"] == "clean"
-    whens = {"clean": "best"} if clean else {"paper": "best", "last": "last"}
-    return {protocol: _columns(record.cell["task"], record.result[when]) for protocol, when in whens.items()}
+    found = {}
+    for protocol, when in reported(record).items():
+        found[protocol] = _columns(record.cell["task"], record.result[when])
+    return found
 
 
 def _columns(task: str, evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -131,12 +133,8 @@ def _columns(task: str, evaluation: Mapping[str, Any]) -> dict[str, float]:
     columns = [column for column in COLUMNS.values() if column.task == task]
     if len(columns) == 1:
         return {columns[0].name: 100 * float(evaluation["score"])}
-    found = {column.name: evaluation["metrics"].get(column.split, {}) for column in columns}
-    return {
-        column.name: 100 * float(found[column.name][column.metric])
-        for column in columns
-        if column.metric in found[column.name]
-    }
+    found = {column.name: at(evaluation["metrics"], f"{column.split}.{column.metric}") for column in columns}
+    return {name: 100 * float(value) for name, value in found.items() if is_number(value)}
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:

@@ -169,7 +169,7 @@ def test_unreadable_records_are_named_with_reason_and_the_others_stay(
     assert "bb-newer" in newer
     assert f"schema {SCHEMA + 1}" in newer
     assert "cc-foreign" in foreign
-    assert "not a record of this package" in foreign
+    assert "not a record of this package: result.main_metric is missing" in foreign
 
 
 @pytest.mark.parametrize("records", [[], [make_failed(make_cell())]], ids=["nothing", "a failed cell"])
