@@ -7,6 +7,7 @@ from typing import Any
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.record import DONE, FAILED, Record
+from lora2_bench.report.suites import rows
 from lora2_bench.tasks.spec import TASKS
 
 METRIC = {"cola": "matthews_correlation", "stsb": "pearson"}
@@ -27,10 +28,14 @@ def make_cell(
     protocol: str = "paper",
     options: dict[str, Any] | None = None,
     max_train: int | None = None,
+    row: str | None = None,
     **train: Any,
 ) -> Cell:
-    """A cell with every field given, independent of conf/; `options` and `train` replace values."""
-    size, values = METHODS[method]
+    """A cell with every field given, independent of conf/ but for a table's `row`, which then stands for `method`.
+
+    `options` and `train` replace values.
+    """
+    size, values = METHODS[method] if row is None else row_method(row)
     recipe = Train(
         epochs=5,
         max_steps=None,
@@ -61,12 +66,51 @@ def make_cell(
     )
 
 
+def row_method(name: str) -> tuple[str | None, dict[str, Any]]:
+    """The size's name and the method's values of a row of the paper's tables."""
+    spec = rows()[name]
+    values: dict[str, Any] = {"name": spec.method}
+    for leaf, value in {**spec.defaults, **spec.settings}.items():
+        *sections, last = leaf.split(".")
+        part = values
+        for section in sections:
+            part = part.setdefault(section, {})
+        part[last] = value
+    return spec.size_name, values
+
+
+def make_row_record(row: str, task: str, seed: int = 0, best: float = 80.0, last: float = 79.0, **more: Any) -> Record:
+    """A finished cell of a table's row on GLUE's own rows, with every split's metrics; scores in points.
+
+    `result` and `run` replace parts of the result and of the run; the rest goes to `make_cell`.
+    """
+    result, run = more.pop("result", {}), more.pop("run", {})
+    cut = more.pop("cut", ())
+    cell = make_cell(task, row=row, seed=seed, **{"model": "deberta_v3_base", "source": "hub", **more})
+    spec = TASKS[task]
+
+    def at(step: int, points: float) -> dict[str, Any]:
+        # Splits and metrics of one task differ, and their mean is the score.
+        names = [(split, name) for split in spec.dev_splits for name in spec.main]
+        shift = {place: (index - (len(names) - 1) / 2) / 100 for index, place in enumerate(names)}
+        metrics = {
+            split: {name: points / 100 + shift.get((split, name), 0.0) for name in spec.metrics}
+            for split in spec.dev_splits
+        }
+        return {"step": step, "score": points / 100, "metrics": metrics}
+
+    facts = {"best": at(63, best), "last": at(126, last) if cell.protocol.name == "paper" else None, **result}
+    record = make_record(cell, cut=cut)
+    made = {"seconds_per_step": 0.1 + seed / 1000, "versions": {"lora2_bench": "0.1.0"}, "hardware": {"gpu": "GPU X"}}
+    return dataclasses.replace(record, result={**record.result, **facts}, run={**record.run, **made, **run})
+
+
 def make_record(
     cell: Cell, best: float = 0.8, last: float = 0.75, *, official: bool = True, cut: tuple[str, ...] = (), **facts: Any
 ) -> Record:
     """The record of a finished cell with these scores; `facts` replace parts of its result."""
     metric = METRIC.get(cell.task, "accuracy")
-    adapter = {"full": 1000, "lora": 240, "lora2": 120}[cell.method["name"]] * (cell.size_value or 1)
+    adapter = {"full": 1000, "lora": 240}.get(cell.method["name"], 120) * (cell.size_value or 1)
 
     def at(step: int, score: float) -> dict[str, Any]:
         return {"step": step, "score": score, "metrics": {metric: score}}

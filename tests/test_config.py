@@ -74,6 +74,11 @@ WRONG_COMMANDS = {
     "data=foo": ["data=foo", "mini", "local", "hub"],
     "protocol=foo": ["protocol=foo", "paper", "clean"],
     "tracker=foo": ["tracker=foo", "none", "wandb"],
+    "row=foo": ["row=foo", "lora_r1", "lora2_k8"],
+    "row=[full,bitfit]": ["row=[full,bitfit]", "-m row=A,B"],
+    "suite=foo": ["suite=foo", "smoke", "table1", "roberta_large"],
+    "suite=table1": ["suite=table1 is many cells", "-m suite=table1", "row=..."],
+    "suite=table1 row=full task=rte seed=0": ["suite=table1 is many cells"],
     "task=null": ["task=null"],
     "data=3": ["data=3"],
     "task=rte,mrpc": ["task=rte,mrpc", "-m"],
@@ -435,3 +440,28 @@ def test_a_config_that_cannot_be_resolved_is_told_in_one_line(command: Callable[
     assert told.code == 2
     assert told.err.startswith("error: task=wnli has no recipe")
     assert told.err.count("\n") == 1
+
+
+def test_a_suite_runs_its_rows_tasks_and_seeds(command: Callable[..., Told], tmp_path: Path) -> None:
+    told = command("-m", "suite=smoke", f"results={tmp_path}")
+    assert told.code == 0, told
+    asked = [(plan.cell.method_label, plan.cell.task, plan.cell.seed) for plan in told.plans]
+    assert asked == [("lora r=1", "rte", 0), ("lora r=1", "cola", 0), ("lora2 k=1", "rte", 0), ("lora2 k=1", "cola", 0)]
+    assert {plan.cell.model.name for plan in told.plans} == {"minilm"}
+    assert {plan.cut for plan in told.plans} == {("train.max_steps=40",)}
+
+
+def test_the_command_line_narrows_a_suite(command: Callable[..., Told], tmp_path: Path) -> None:
+    told = command("-m", "suite=table4", "task=rte", "seed=0,1", "model=minilm", "data=mini", f"results={tmp_path}")
+    assert told.code == 0, told
+    targets = [("".join(plan.cell.method["targets"]), plan.cell.seed) for plan in told.plans]
+    assert targets == [(maps, seed) for maps in ("qk", "qv", "qkv", "qkvof1f2") for seed in (0, 1)]
+    assert {(plan.cell.model.name, plan.cell.data.source) for plan in told.plans} == {("minilm", "mini")}
+    assert len({plan.cell.id for plan in told.plans}) == 8
+
+
+def test_one_suite_a_command(command: Callable[..., Told], tmp_path: Path) -> None:
+    told = command("-m", "suite=smoke,table4", f"results={tmp_path}")
+    assert told.code == 1
+    assert told.plans == []
+    assert "suite=smoke is one of several suites: give one suite a command" in told.err

@@ -20,6 +20,7 @@ from lora2_bench.report.aggregate import load_records, over_seeds, scores
 from lora2_bench.report.tables import write_tables
 from lora2_bench.store import Store
 from tests.made_records import make_cell, make_failed, make_record
+from tests.report.exhibit_records import exhibit_records
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -68,14 +69,17 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def fill(results: Path) -> Path:
-    """A results folder with the good records, a failed one, and two files that cannot be read."""
+    """A results folder: good records, a failed one, those of the paper's tables, three files that cannot be read."""
     store = Store(results)
     for record in good_records():
         store.write(record)
     store.write(make_failed(make_cell("rte", "full", seed=9)))
+    for record in exhibit_records():
+        store.write(record)
     for name, text in {
         "aa-truncated": json.dumps(good_records()[0].to_dict())[:500],
         "bb-newer": json.dumps({**good_records()[0].to_dict(), "schema": SCHEMA + 1}),
+        "cc-foreign": json.dumps({**good_records()[0].to_dict(), "result": {"score": 1}}),
     }.items():
         path = store.path(name)
         path.parent.mkdir()
@@ -158,12 +162,14 @@ def test_unreadable_records_are_named_with_reason_and_the_others_stay(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     records = load_records(results)
-    assert len(records) == len(good_records()) + 1
-    truncated, newer = capsys.readouterr().err.splitlines()
+    assert len(records) == len(good_records()) + len(exhibit_records()) + 1
+    truncated, newer, foreign = capsys.readouterr().err.splitlines()
     assert "aa-truncated" in truncated
     assert "not JSON" in truncated
     assert "bb-newer" in newer
     assert f"schema {SCHEMA + 1}" in newer
+    assert "cc-foreign" in foreign
+    assert "not a record of this package: result.main_metric is missing" in foreign
 
 
 @pytest.mark.parametrize("records", [[], [make_failed(make_cell())]], ids=["nothing", "a failed cell"])
@@ -204,10 +210,10 @@ def test_the_command_prints_the_tables_and_loads_nothing_heavy(tmp_path: Path) -
     done = report("tables", "--results", str(fill(tmp_path)))
     assert done.returncode == 0, done.stderr
     assert [line.split(" is skipped: ")[0] for line in done.stderr.splitlines()] == [
-        f"warning: {tmp_path}/cells/{name}/record.json" for name in ("aa-truncated", "bb-newer")
+        f"warning: {tmp_path}/cells/{name}/record.json" for name in ("aa-truncated", "bb-newer", "cc-foreign")
     ]
     assert done.stdout.splitlines()[-1] == "HEAVY"
-    for path in GOLDEN.rglob("*.md"):
+    for path in GOLDEN.rglob("scores.md"):
         assert path.read_text() in done.stdout
 
 

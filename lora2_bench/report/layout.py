@@ -1,0 +1,84 @@
+"""What every table takes for granted in a record, looked at once where records are read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from lora2_bench.record import Record
+
+_NUMBER = (int, float)
+_MAYBE_TEXT = (str, type(None))
+_NEEDED: dict[str, tuple[type, ...]] = {
+    "label": (str,),
+    "cut": (list,),
+    "cell.model.name": (str,),
+    "cell.task": (str,),
+    "cell.seed": (int,),
+    "cell.size": _MAYBE_TEXT,
+    "cell.method.name": (str,),
+    "cell.data.source": (str,),
+    "cell.data.seed": (int, type(None)),
+    "cell.train": (dict,),
+    "cell.protocol.name": (str,),
+    "result.main_metric": (str,),
+    "result.data.official": (bool,),
+    "result.data.sha256": (str,),
+    "result.backbone.sha256": _MAYBE_TEXT,
+    "result.parameters.adapter": (int,),
+    "result.parameters.head": (int,),
+    "result.parameters.active": (int,),
+    "run.finished": (str,),
+}
+_IF_THERE: dict[str, tuple[type, ...]] = {
+    "cell.method.reg": (dict,),
+    "cell.method.budget": (dict,),
+    "run.seconds_per_step": _NUMBER,
+    "run.versions": (dict,),
+    "run.hardware": (dict,),
+    "run.config": (dict,),
+    "run.config.recipe": (dict,),
+    "run.config.method": (dict,),
+    "run.config.method.budget": (dict,),
+}
+_ABSENT = object()
+
+
+def reported(record: Record) -> dict[str, str]:
+    """Protocol -> the evaluation of the record that it reports: `best` or `last`."""
+    return {"clean": "best"} if record.cell["protocol"]["name"] == "clean" else {"paper": "best", "last": "last"}
+
+
+def check(record: Record) -> None:
+    """Raise ValueError with the first place of a record that is not there, or not of its kind."""
+    top = {"label": record.label, "cut": record.cut, "cell": record.cell, "result": record.result, "run": record.run}
+    needed = dict(_NEEDED)
+    if record.is_done:
+        _look(top, "cell.protocol.name", (str,))
+        for when in reported(record).values():
+            needed |= {f"result.{when}.score": _NUMBER, f"result.{when}.metrics": (dict,)}
+    for name, kinds in needed.items():
+        _look(top, name, kinds)
+    for name, kinds in _IF_THERE.items():
+        if at(top, name) is not _ABSENT:
+            _look(top, name, kinds)
+
+
+def at(values: Any, name: str) -> Any:
+    """The value under a dotted name, or an object that equals nothing."""
+    for part in name.split("."):
+        if not isinstance(values, dict) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _look(top: dict[str, Any], name: str, kinds: tuple[type, ...]) -> None:
+    value = at(top, name)
+    if not isinstance(value, kinds) or (kinds == _NUMBER and not is_number(value)):
+        raise ValueError(f"not a record of this package: {name} is missing or no {kinds[0].__name__}")
