@@ -1,0 +1,239 @@
+"""Draw a `Plot` with matplotlib. Only what draws imports this module: matplotlib takes long to load."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from lora2_bench.report.plots import Panel, Plot
+
+# Okabe and Ito's palette, told apart with any colour vision; one colour per method, in every figure.
+COLOURS = {
+    "full": "#000000",
+    "bitfit": "#999999",
+    "lora": "#0072B2",
+    "adalora": "#E69F00",
+    "sora": "#009E73",
+    "lora2": "#D55E00",
+}
+OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#8C6D31", "#5B4FA2")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
+SETTINGS = {
+    "svg.hashsalt": "lora2_bench",  # ids are hashes: the same figure gives the same bytes
+    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched and read aloud
+    "text.parse_math": False,  # a label is no formula
+    "font.family": ["sans-serif"],
+    "font.size": 8.0,
+    "axes.titlesize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "legend.frameon": False,
+}
+MARGIN, GAP_X, GAP_Y, NARROWEST = 0.62, 0.5, 0.62, 5.2  # inches
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one method label is drawn: its method's colour, and a marker and dash of its own among its sizes."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """One style per label (`lora2 k=1`): the same labels get the same styles, in whatever order they come."""
+    by_method: dict[str, list[str]] = {}
+    for label in sorted(set(labels), key=lambda label: (len(label), label)):
+        by_method.setdefault(label.split(" ", maxsplit=1)[0], []).append(label)
+    others = [name for name in sorted(by_method) if name not in COLOURS]
+    colours = COLOURS | {name: OTHER_COLOURS[index % len(OTHER_COLOURS)] for index, name in enumerate(others)}
+    return {
+        label: Style(colours[method], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
+        for method, sizes in by_method.items()
+        for index, label in enumerate(sizes)
+    }
+
+
+def digest(plot: Plot, style: Mapping[str, Style]) -> str:
+    """A hash of all that a figure is drawn from."""
+    used = {label: style[label] for label in _labels(plot)}
+    return hashlib.sha256(repr((plot, used, mpl.__version__)).encode()).hexdigest()
+
+
+def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
+    """The figure as SVG and PNG; the same plot gives the same bytes. `style` has every label of the plot."""
+    with mpl.rc_context(SETTINGS):
+        figure = _heat_maps(plot) if plot.top else _charts(plot, style)
+        svg, png = io.BytesIO(), io.BytesIO()
+        about: dict[str, Any] = {"Title": plot.title, "Identifier": digest(plot, style)}
+        figure.savefig(svg, format="svg", metadata={**about, "Creator": "lora2_bench", "Date": None})
+        figure.savefig(png, format="png", dpi=150, metadata={"Title": plot.title, "Software": None})
+    return svg.getvalue(), png.getvalue()
+
+
+def _labels(plot: Plot) -> list[str]:
+    return sorted({one.label for panel in plot.panels for one in (*panel.means, *panel.curves)})
+
+
+@dataclass(frozen=True)
+class _Page:
+    """A figure with its empty panels, and the inches from its top to the first row of them."""
+
+    figure: Figure
+    axes: list[Axes]
+    head: float
+
+
+def _page(plot: Plot, width: float, height: float, across: int, *, foot: float, right: float = 0.15) -> _Page:
+    """Panels of `width` × `height` inches, `across` to a row; title and note above them, `foot` inches below."""
+    down = math.ceil(len(plot.panels) / across)
+    total_x = _total_width(width, across, right)
+    title = textwrap.wrap(plot.title, int(total_x / 0.085))
+    note = textwrap.wrap(plot.note, int(total_x / 0.056))
+    head = 0.12 + 0.17 * len(title) + 0.13 * len(note) + 0.28
+    total_y = head + down * height + (down - 1) * GAP_Y + foot
+    figure = Figure(figsize=(total_x, total_y), facecolor="white")
+    FigureCanvasAgg(figure)
+    left_edge = 0.12 / total_x
+    figure.text(left_edge, 1 - 0.1 / total_y, "\n".join(title), va="top", fontsize=10, fontweight="bold")
+    below = 1 - (0.14 + 0.17 * len(title)) / total_y
+    figure.text(left_edge, below, "\n".join(note), va="top", fontsize=7, color="#444444")
+    axes = []
+    for index in range(len(plot.panels)):
+        row, column = divmod(index, across)
+        left, top = MARGIN + column * (width + GAP_X), head + row * (height + GAP_Y)
+        box = (left / total_x, 1 - (top + height) / total_y, width / total_x, height / total_y)
+        axes.append(figure.add_axes(box))
+    return _Page(figure, axes, head)
+
+
+def _total_width(width: float, across: int, right: float) -> float:
+    return max(MARGIN + across * width + (across - 1) * GAP_X + right, NARROWEST)
+
+
+def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
+    """Points or lines, one panel per task, and the legend below all of them."""
+    labels = _labels(plot)
+    is_line = bool(plot.panels[0].curves)
+    across, width, right = min(3, len(plot.panels)), 2.75, 0.15
+    per_row = max(1, int(_total_width(width, across, right) / (0.075 * max(map(len, labels)) + 0.5)))
+    foot = 0.65 + 0.19 * math.ceil(len(labels) / per_row)
+    page = _page(plot, width, 1.9, across, foot=foot, right=right)
+    for index, (ax, panel) in enumerate(zip(page.axes, plot.panels, strict=True)):
+        ax.set_title(panel.title, loc="left")
+        _points(ax, panel, style)
+        _lines(ax, panel, style, has_markers=plot.log_x)
+        ax.margins(x=0.08, y=0.1)
+        if plot.log_x:
+            _log_axis(ax)
+        else:
+            ax.set_xlim(left=0)
+        ax.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+        ax.set_xlabel(plot.x_label)
+        if index % across == 0:
+            ax.set_ylabel(plot.y_label)
+    keys = [_key(label, style[label], is_line=is_line, has_marker=plot.log_x) for label in labels]
+    below = (foot - 0.5) / page.figure.get_figheight()
+    page.figure.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, below), ncols=per_row)
+    return page.figure
+
+
+def _points(ax: Axes, panel: Panel, style: Mapping[str, Style]) -> None:
+    if len(panel.front) > 1:
+        ax.step(*zip(*panel.front, strict=True), where="post", color="#666666", linestyle=":", linewidth=1, zorder=1)
+    for one in panel.means:
+        look = style[one.label]
+        ax.errorbar(
+            one.x, one.y, yerr=one.sd or None, fmt=look.marker, color=look.colour, markersize=5, elinewidth=0.8, capsize=2
+        )
+
+
+def _lines(ax: Axes, panel: Panel, style: Mapping[str, Style], *, has_markers: bool) -> None:
+    for curve in panel.curves:
+        look = style[curve.label]
+        if len(curve.seeds) > 1:
+            for line in curve.seeds:
+                ax.plot(*zip(*line, strict=True), color=look.colour, linewidth=0.5, alpha=0.45, linestyle=look.dash)
+        marker = look.marker if has_markers or len(curve.mean) == 1 else None
+        mean = list(zip(*curve.mean, strict=True)) or [(), ()]
+        ax.plot(*mean, color=look.colour, linewidth=1.6, linestyle=look.dash, marker=marker, markersize=4)
+
+
+def _log_axis(ax: Axes) -> None:
+    ax.set_xscale("log")
+    low, high = ax.get_xlim()
+    few = high / low > 1e3
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0), numticks=12))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
+def short(value: float) -> str:
+    """A tick: 0.005, 20, 50k, 2M; exponents under 1/1000."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{letter}"
+    return f"{value:.3g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
+
+
+def _key(label: str, look: Style, *, is_line: bool, has_marker: bool) -> Line2D:
+    return Line2D(
+        [],
+        [],
+        color=look.colour,
+        linestyle=look.dash if is_line else "none",
+        linewidth=1.6,
+        marker=look.marker if has_marker else None,
+        markersize=4.5,
+        label=label,
+    )
+
+
+def _heat_maps(plot: Plot) -> Figure:
+    """Ranks kept, one panel per task: layers across, maps down, the number in each cell."""
+    layers = max(len(panel.columns) for panel in plot.panels)
+    maps = max(len(panel.rows) for panel in plot.panels)
+    across = max(1, min(3, 30 // layers, len(plot.panels)))
+    height = 0.24 * maps
+    page = _page(plot, max(1.6, 0.3 * layers), height, across, foot=0.5, right=0.8)
+    image = None
+    for ax, panel in zip(page.axes, plot.panels, strict=True):
+        ax.grid(visible=False)
+        values = [[math.nan if value is None else value for value in row] for row in panel.values]
+        image = ax.imshow(values, cmap="cividis", vmin=0, vmax=plot.top, aspect="auto", interpolation="none")
+        ax.set_title(panel.title, loc="left")
+        ax.set_xticks(range(len(panel.columns)), panel.columns)
+        ax.set_yticks(range(len(panel.rows)), panel.rows)
+        ax.tick_params(length=0)
+        ax.set_xlabel(plot.x_label)
+        for row, line in enumerate(panel.values):
+            for column, value in enumerate(line):
+                if value is not None:
+                    colour = "black" if value > 0.55 * plot.top else "white"
+                    text = f"{value:.1f}".removesuffix(".0")
+                    ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
+    assert image is not None, "a plot has a panel"
+    total_x, total_y = page.figure.get_size_inches()
+    box = (1 - 0.6 / total_x, 1 - (page.head + height) / total_y, 0.12 / total_x, height / total_y)
+    bar = page.figure.colorbar(image, cax=page.figure.add_axes(box))
+    bar.set_label("rank kept")
+    return page.figure
