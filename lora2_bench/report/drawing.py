@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,9 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.transforms import ScaledTranslation
 
-from lora2_bench.report.plots import Panel, Plot
+from lora2_bench.report.plots import Mean, Panel, Plot
 
 # Okabe and Ito's palette, told apart with any colour vision; one colour per method, in every figure.
 COLOURS = {
@@ -31,7 +32,7 @@ COLOURS = {
 OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#8C6D31", "#5B4FA2")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
-SETTINGS = {
+SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "lora2_bench",  # ids are hashes: the same figure gives the same bytes
     "svg.fonttype": "none",  # text stays text: smaller, and it can be searched and read aloud
     "text.parse_math": False,  # a label is no formula
@@ -47,7 +48,7 @@ SETTINGS = {
     "grid.linewidth": 0.5,
     "legend.frameon": False,
 }
-MARGIN, GAP_X, GAP_Y, NARROWEST = 0.62, 0.5, 0.62, 5.2  # inches
+MARGIN, GAP_X, GAP_Y, NARROWEST = 0.62, 0.5, 0.72, 5.2  # inches
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,9 @@ def digest(plot: Plot, style: Mapping[str, Style]) -> str:
 
 def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
     """The figure as SVG and PNG; the same plot gives the same bytes. `style` has every label of the plot."""
-    with mpl.rc_context(SETTINGS):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever the user's own matplotlibrc says
+        mpl.rcParams.update(SETTINGS)
         figure = _heat_maps(plot) if plot.top else _charts(plot, style)
         svg, png = io.BytesIO(), io.BytesIO()
         about: dict[str, Any] = {"Title": plot.title, "Identifier": digest(plot, style)}
@@ -91,7 +94,16 @@ def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
 
 
 def _labels(plot: Plot) -> list[str]:
-    return sorted({one.label for panel in plot.panels for one in (*panel.means, *panel.curves)})
+    """The labels in a plot: the paper's methods in its order, then others; small sizes first."""
+    labels = {mean.label for panel in plot.panels for mean in panel.means}
+    labels |= {curve.label for panel in plot.panels for curve in panel.curves}
+    order = list(COLOURS)
+
+    def place(label: str) -> tuple[int, str, int, str]:
+        method = label.split(" ", maxsplit=1)[0]
+        return (order.index(method) if method in order else len(order), method, len(label), label)
+
+    return sorted(labels, key=place)
 
 
 @dataclass(frozen=True)
@@ -134,37 +146,50 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
     """Points or lines, one panel per task, and the legend below all of them."""
     labels = _labels(plot)
     is_line = bool(plot.panels[0].curves)
-    across, width, right = min(3, len(plot.panels)), 2.75, 0.15
+    across, right = min(3, len(plot.panels)), 0.15
+    width = 2.75 if across > 1 else NARROWEST - MARGIN - right
     per_row = max(1, int(_total_width(width, across, right) / (0.075 * max(map(len, labels)) + 0.5)))
     foot = 0.65 + 0.19 * math.ceil(len(labels) / per_row)
     page = _page(plot, width, 1.9, across, foot=foot, right=right)
     for index, (ax, panel) in enumerate(zip(page.axes, plot.panels, strict=True)):
         ax.set_title(panel.title, loc="left")
-        _points(ax, panel, style)
+        _points(page.figure, ax, panel, style, is_log=plot.log_x)
         _lines(ax, panel, style, has_markers=plot.log_x)
         ax.margins(x=0.08, y=0.1)
         if plot.log_x:
-            _log_axis(ax)
-        else:
+            _log_axis(ax, sorted({x for curve in panel.curves for x, _ in curve.mean}))
+        elif panel.curves:
             ax.set_xlim(left=0)
-        ax.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+        ax.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 5, 10]))
         ax.set_xlabel(plot.x_label)
         if index % across == 0:
             ax.set_ylabel(plot.y_label)
-    keys = [_key(label, style[label], is_line=is_line, has_marker=plot.log_x) for label in labels]
+    has_marker = plot.log_x or not is_line
+    keys = [_key(label, style[label], is_line=is_line, has_marker=has_marker) for label in labels]
     below = (foot - 0.5) / page.figure.get_figheight()
     page.figure.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, below), ncols=per_row)
     return page.figure
 
 
-def _points(ax: Axes, panel: Panel, style: Mapping[str, Style]) -> None:
+def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], *, is_log: bool) -> None:
+    """Means with error bars and their front. On a log axis, points of almost one x are set side by side."""
     if len(panel.front) > 1:
         ax.step(*zip(*panel.front, strict=True), where="post", color="#666666", linestyle=":", linewidth=1, zorder=1)
-    for one in panel.means:
-        look = style[one.label]
-        ax.errorbar(
-            one.x, one.y, yerr=one.sd or None, fmt=look.marker, color=look.colour, markersize=5, elinewidth=0.8, capsize=2
-        )
+    beside: list[list[Mean]] = []
+    for one in sorted(panel.means, key=lambda mean: mean.x):
+        if beside and is_log and one.x < 1.1 * beside[-1][0].x:
+            beside[-1].append(one)
+        else:
+            beside.append([one])
+    for group in beside:
+        for index, one in enumerate(group):
+            aside = 5 * (index - (len(group) - 1) / 2) / 72  # inches
+            place = ax.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+            look = style[one.label]
+            bars: dict[str, Any] = {"markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5, "transform": place}
+            ax.errorbar(one.x, one.y, yerr=one.sd or None, fmt=look.marker, color=look.colour, **bars)
+            ax.update_datalim([(one.x, one.y + (one.sd or 0)), (one.x, one.y - (one.sd or 0))])
+    ax.autoscale_view()
 
 
 def _lines(ax: Axes, panel: Panel, style: Mapping[str, Style], *, has_markers: bool) -> None:
@@ -178,13 +203,17 @@ def _lines(ax: Axes, panel: Panel, style: Mapping[str, Style], *, has_markers: b
         ax.plot(*mean, color=look.colour, linewidth=1.6, linestyle=look.dash, marker=marker, markersize=4)
 
 
-def _log_axis(ax: Axes) -> None:
+def _log_axis(ax: Axes, ticks: Sequence[float]) -> None:
+    """A logarithmic x axis with these ticks, if they are few; else with powers of ten, or finer over a short range."""
     ax.set_xscale("log")
-    low, high = ax.get_xlim()
-    few = high / low > 1e3
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if few else (1.0, 2.0, 5.0), numticks=12))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     ax.xaxis.set_minor_formatter(NullFormatter())
+    low, high = ax.get_xlim()
+    if 1 < len(ticks) <= 6:
+        ax.set_xticks(ticks)
+        ax.xaxis.set_minor_locator(NullLocator())
+    else:
+        ax.xaxis.set_major_locator(LogLocator(subs=(1.0,) if high / low > 100 else (1.0, 2.0, 5.0), numticks=12))
 
 
 def short(value: float) -> str:
@@ -192,7 +221,10 @@ def short(value: float) -> str:
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             return f"{value / unit:.3g}{letter}"
-    return f"{value:.3g}" if value >= 1e-3 else f"{value:.0e}".replace("e-0", "e-")
+    if value >= 1e-3:
+        return f"{value:.3g}"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits.removesuffix('.0')}e{int(exponent)}"
 
 
 def _key(label: str, look: Style, *, is_line: bool, has_marker: bool) -> Line2D:
@@ -214,7 +246,8 @@ def _heat_maps(plot: Plot) -> Figure:
     maps = max(len(panel.rows) for panel in plot.panels)
     across = max(1, min(3, 30 // layers, len(plot.panels)))
     height = 0.24 * maps
-    page = _page(plot, max(1.6, 0.3 * layers), height, across, foot=0.5, right=0.8)
+    width = max(1.6, 0.3 * layers)
+    page = _page(plot, width, height, across, foot=0.5, right=0.8)
     image = None
     for ax, panel in zip(page.axes, plot.panels, strict=True):
         ax.grid(visible=False)
@@ -233,7 +266,8 @@ def _heat_maps(plot: Plot) -> Figure:
                     ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
     assert image is not None, "a plot has a panel"
     total_x, total_y = page.figure.get_size_inches()
-    box = (1 - 0.6 / total_x, 1 - (page.head + height) / total_y, 0.12 / total_x, height / total_y)
+    beside = MARGIN + across * width + (across - 1) * GAP_X + 0.2
+    box = (beside / total_x, 1 - (page.head + height) / total_y, 0.12 / total_x, height / total_y)
     bar = page.figure.colorbar(image, cax=page.figure.add_axes(box))
     bar.set_label("rank kept")
     return page.figure

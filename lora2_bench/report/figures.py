@@ -8,7 +8,7 @@ from pathlib import Path
 from lora2_bench.record import Record
 from lora2_bench.report.aggregate import load_records
 from lora2_bench.report.plots import Plot, plots, slug
-from lora2_bench.store import write_text
+from lora2_bench.store import write_bytes, write_text
 
 
 def write_figures(results: Path) -> list[Path]:
@@ -55,7 +55,7 @@ def _draw_all(folder: Path, wanted: Sequence[Plot], records: Sequence[Record]) -
         place.mkdir(parents=True, exist_ok=True)
         svg, png = draw(plot, style)
         write_text(place / f"{plot.name}.svg", svg.decode())
-        (place / f"{plot.name}.png").write_bytes(png)
+        write_bytes(place / f"{plot.name}.png", png)
         written += [place / f"{plot.name}.svg", place / f"{plot.name}.png"]
     return written
 

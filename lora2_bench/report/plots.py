@@ -22,6 +22,7 @@ PROTOCOL_NAMES = {
     "last": "last dev score (protocol last)",
     "clean": "dev score, checkpoint chosen on held-out rows (protocol clean)",
 }
+METRIC_NAMES = {"matthews_correlation": "Matthews", "pearson": "Pearson"}
 CELL_PROTOCOLS = ("paper", "clean")  # `last` is read off the cells of `paper`
 SETTINGS_NOTE = "Of several settings of one method: the one on its recipe, then the one with most seeds."
 
@@ -168,8 +169,8 @@ def _tasks(frame: pd.DataFrame) -> list[str]:
 
 
 def _panel_title(task: str, rows: pd.DataFrame) -> str:
-    metric = str(rows["metric"].iloc[0]).replace("_correlation", "").replace("_", " ")
-    return f"{TASKS[task].folder}, {metric}"
+    metric = str(rows["metric"].iloc[0])
+    return f"{TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
 
 
 def _title(what: str, folder: str, protocol: str) -> str:
@@ -185,7 +186,7 @@ def _against_parameters(folder: str, protocol: str, rows: pd.DataFrame) -> Plot:
         folder=folder,
         name=f"parameters-{protocol}",
         title=_title("Score against adapter parameters", folder, protocol),
-        note=_cost_note(),
+        note=f"{_cost_note()} Points at almost one x are set side by side.",
         protocol=protocol,
         panels=_cost_panels(rows, "adapter"),
         x_label="trainable adapter parameters (head left out)",
@@ -208,14 +209,14 @@ def _against_seconds(folder: str, protocol: str, rows: pd.DataFrame) -> list[Plo
             panels=_cost_panels(part, "seconds"),
             x_label="seconds per training step",
             y_label="score (100 × metric)",
-            log_x=True,
+            log_x=part["seconds"].max() > 8 * part["seconds"].min() > 0,
         )
         for number, (machine, part) in enumerate(machines, 1)
     ]
 
 
 def _cost_note() -> str:
-    return f"Mean ± sd over seeds; dotted line: Pareto front of the means. {SETTINGS_NOTE}"
+    return f"Mean ± sd over n seeds; dotted line: Pareto front of the means. {SETTINGS_NOTE}"
 
 
 def _cost_panels(rows: pd.DataFrame, cost: str) -> tuple[Panel, ...]:
@@ -224,19 +225,25 @@ def _cost_panels(rows: pd.DataFrame, cost: str) -> tuple[Panel, ...]:
     if len(tasks) > 1:
         means = _means_over_tasks(rows, cost, tasks)
         if len(means) > 1:
-            panels.append(Panel(f"mean of {len(tasks)} tasks", means, pareto_front((one.x, one.y) for one in means)))
+            panels.append(_means_panel(f"mean of {len(tasks)} tasks", means))
     for task in tasks:
         part = rows[rows["task"] == task]
         means = tuple(
             Mean(str(label), float(group[cost].mean()), fmean(group["score"]), _sd(list(group["score"])), len(group))
             for label, group in part.groupby("method", sort=True)
         )
-        panels.append(Panel(_panel_title(task, part), means, pareto_front((one.x, one.y) for one in means)))
+        panels.append(_means_panel(_panel_title(task, part), means))
     return tuple(panels)
 
 
+def _means_panel(title: str, means: tuple[Mean, ...]) -> Panel:
+    seeds = sorted({one.n for one in means})
+    counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return Panel(f"{title} (n = {counts})", means, pareto_front((one.x, one.y) for one in means))
+
+
 def _means_over_tasks(rows: pd.DataFrame, cost: str, tasks: list[str]) -> tuple[Mean, ...]:
-    """Per method the mean over all tasks, of the seeds that have every one; methods without such a seed are left out."""
+    """Per method the mean over all tasks, of the seeds that have each; methods without such a seed are left out."""
     found = []
     for label, group in rows.groupby("method", sort=True):
         table = group.pivot_table(index="seed", columns="task", values="score", aggfunc="mean").reindex(columns=tasks)
@@ -284,20 +291,30 @@ def _learning_rates(folder: str, protocol: str, rows: pd.DataFrame) -> list[Plot
             if group["lr"].nunique() > max(1, best[label]["lr"].nunique() if label in best else 1):
                 best[str(label)] = group
         curves = []
-        for label, group in best.items():
+        for label, every in best.items():
+            group = _seeds_of_every_lr(every)
             lines = [
                 tuple(sorted(zip(one["lr"], one["score"], strict=True))) for _, one in group.groupby("seed", sort=True)
             ]
-            mean = tuple((float(lr), float(value)) for lr, value in group.groupby("lr")["score"].mean().items())
+            by_lr = group.groupby("lr", as_index=False)["score"].mean()
+            mean = tuple(zip(by_lr["lr"].tolist(), by_lr["score"].tolist(), strict=True))
             curves.append(Curve(label, tuple(lines), mean))
         if curves:
             panels.append(Panel(_panel_title(task, part), curves=tuple(curves)))
     if not panels:
         return []
-    note = "Thin: one seed; bold: mean over the seeds run at that lr. All other settings are equal within a line."
+    note = "Thin: one seed; bold: mean over seeds. Only seeds run at every lr of a line count, where there are any. "
+    note += "All other settings are equal within a line."
     title = _title("Score against learning rate", folder, protocol)
     y_label = "score (100 × metric)"
     return [Plot(folder, f"lr-{protocol}", title, note, protocol, tuple(panels), "learning rate", y_label, log_x=True)]
+
+
+def _seeds_of_every_lr(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of seeds that were run at every lr, so that no mean stands on other seeds; all rows without such."""
+    per_seed = rows.groupby("seed")["lr"].transform("nunique")
+    shared = rows[per_seed == rows["lr"].nunique()]
+    return rows if shared.empty else shared
 
 
 def _ranks(folder: str, protocol: str, rows: pd.DataFrame) -> list[Plot]:

@@ -1,0 +1,31 @@
+"""Drawn SVG files -> SVG elements that stand side by side in one page."""
+
+from __future__ import annotations
+
+import html
+import re
+
+_FONT = re.compile(r"; ?font-family: [^;\"]*|font-family: [^;\"]*; ?")
+_LONG_NUMBER = re.compile(r"(-?\d+\.\d\d)\d+")
+_COORDINATES = re.compile(r' (?:d|x|y|points)="[^"]*"')
+
+
+def inline(svg: str, prefix: str, label: str) -> str:
+    """The `<svg>` element of a drawn file, small, with `prefix` before each of its ids.
+
+    Declarations, metadata and its style sheet (which would apply to the whole page) are dropped, fonts are left to the
+    page, coordinates keep two digits, and the size is the page's; `label` is what a screen reader says of it.
+    """
+    body = svg[svg.index("<svg") :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style\b.*?</style>|<title>.*?</title>", "", body, flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", body)
+    body = re.sub(r'((?:href="|url\()#)', lambda found: found[1] + prefix, body)
+    body = _FONT.sub("", body)
+    body = _COORDINATES.sub(lambda found: _LONG_NUMBER.sub(r"\1", found[0]).replace("\n", ""), body)
+    body = re.sub(r' transform="rotate\(-0[^"]*"', "", body)
+    body = re.sub(r"<g>\s*</g>|<g/>", "", re.sub(r"\n\s*", "\n", body))
+    view = re.search(r'viewBox="([^"]*)"', body)
+    assert view is not None, "matplotlib writes a viewBox"
+    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view[1]}" role="img" '
+    return head + f'aria-label="{html.escape(label)}">' + body[body.index(">") + 1 :].strip()
