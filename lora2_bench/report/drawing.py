@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,20 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lora2_bench.report.plots import Mean, Panel, Plot
+from lora2_bench.report.chart import Mean, Panel, Plot, Style, digest
 
-# Okabe and Ito's palette, told apart with any colour vision; one colour per method, in every figure.
-COLOURS = {
-    "full": "#000000",
-    "bitfit": "#999999",
-    "lora": "#0072B2",
-    "adalora": "#E69F00",
-    "sora": "#009E73",
-    "lora2": "#D55E00",
-}
-OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#8C6D31", "#5B4FA2")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "lora2_bench",  # ids are hashes: the same figure gives the same bytes
     "svg.fonttype": "none",  # text stays text: smaller, and it can be searched and read aloud
@@ -51,35 +38,6 @@ SETTINGS: dict[Any, Any] = {
 MARGIN, GAP_X, GAP_Y, NARROWEST = 0.62, 0.5, 0.72, 5.2  # inches
 
 
-@dataclass(frozen=True)
-class Style:
-    """How one method label is drawn: its method's colour, and a marker and dash of its own among its sizes."""
-
-    colour: str
-    marker: str
-    dash: Any
-
-
-def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """One style per label (`lora2 k=1`): the same labels get the same styles, in whatever order they come."""
-    by_method: dict[str, list[str]] = {}
-    for label in sorted(set(labels), key=lambda label: (len(label), label)):
-        by_method.setdefault(label.split(" ", maxsplit=1)[0], []).append(label)
-    others = [name for name in sorted(by_method) if name not in COLOURS]
-    colours = COLOURS | {name: OTHER_COLOURS[index % len(OTHER_COLOURS)] for index, name in enumerate(others)}
-    return {
-        label: Style(colours[method], MARKERS[index % len(MARKERS)], DASHES[index % len(DASHES)])
-        for method, sizes in by_method.items()
-        for index, label in enumerate(sizes)
-    }
-
-
-def digest(plot: Plot, style: Mapping[str, Style]) -> str:
-    """A hash of all that a figure is drawn from."""
-    used = {label: style[label] for label in _labels(plot)}
-    return hashlib.sha256(repr((plot, used, mpl.__version__)).encode()).hexdigest()
-
-
 def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
     """The figure as SVG and PNG; the same plot gives the same bytes. `style` has every label of the plot."""
     with mpl.rc_context():
@@ -91,19 +49,6 @@ def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
         figure.savefig(svg, format="svg", metadata={**about, "Creator": "lora2_bench", "Date": None})
         figure.savefig(png, format="png", dpi=150, metadata={"Title": plot.title, "Software": None})
     return svg.getvalue(), png.getvalue()
-
-
-def _labels(plot: Plot) -> list[str]:
-    """The labels in a plot: the paper's methods in its order, then others; small sizes first."""
-    labels = {mean.label for panel in plot.panels for mean in panel.means}
-    labels |= {curve.label for panel in plot.panels for curve in panel.curves}
-    order = list(COLOURS)
-
-    def place(label: str) -> tuple[int, str, int, str]:
-        method = label.split(" ", maxsplit=1)[0]
-        return (order.index(method) if method in order else len(order), method, len(label), label)
-
-    return sorted(labels, key=place)
 
 
 @dataclass(frozen=True)
@@ -144,7 +89,7 @@ def _total_width(width: float, across: int, right: float) -> float:
 
 def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
     """Points or lines, one panel per task, and the legend below all of them."""
-    labels = _labels(plot)
+    labels = plot.labels()
     is_line = bool(plot.panels[0].curves)
     across, right = min(3, len(plot.panels)), 0.15
     width = 2.75 if across > 1 else NARROWEST - MARGIN - right

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lora2_bench.record import Record
 from lora2_bench.report.aggregate import load_records
-from lora2_bench.report.plots import Plot, plots, slug
+from lora2_bench.report.chart import Plot, digest, styles
+from lora2_bench.report.plots import plots, slug
 from lora2_bench.store import write_bytes, write_text
 
 
@@ -35,8 +36,6 @@ def current_figures(results: Path, records: Sequence[Record], *, at_most: int) -
     Raises OSError.
     """
     wanted = plots(records)
-    if not wanted:
-        return []
     folder = results / "figures"
     stamps = _stamps(wanted, records)
     stale = [plot for plot in wanted if _read(folder, plot, stamps[plot.folder, plot.name]) is None]
@@ -46,7 +45,9 @@ def current_figures(results: Path, records: Sequence[Record], *, at_most: int) -
 
 
 def _draw_all(folder: Path, wanted: Sequence[Plot], records: Sequence[Record]) -> list[Path]:
-    from lora2_bench.report.drawing import draw, styles  # matplotlib takes a second to load
+    if not wanted:
+        return []
+    from lora2_bench.report.drawing import draw  # matplotlib takes a second to load
 
     style = styles(record.label for record in records)
     written = []
@@ -61,8 +62,6 @@ def _draw_all(folder: Path, wanted: Sequence[Plot], records: Sequence[Record]) -
 
 
 def _stamps(wanted: Sequence[Plot], records: Sequence[Record]) -> dict[tuple[str, str], str]:
-    from lora2_bench.report.drawing import digest, styles
-
     style = styles(record.label for record in records)
     return {(plot.folder, plot.name): digest(plot, style) for plot in wanted}
 

@@ -14,9 +14,9 @@ from lora2_bench.record import Record
 from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
 from lora2_bench.report.audit import audit
 from lora2_bench.report.audit import markdown as audit_page
+from lora2_bench.report.chart import Plot
 from lora2_bench.report.figures import current_figures
 from lora2_bench.report.markup import escaped, from_markdown, script_data, table
-from lora2_bench.report.plots import Plot
 from lora2_bench.report.svg import inline
 from lora2_bench.report.tables import markdown as table_page
 from lora2_bench.store import write_text
