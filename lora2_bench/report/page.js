@@ -13,10 +13,10 @@
     return made;
   };
 
-  // Figures first, then their marks: "83.1 ± 0.4 (3)" sorts by 83.1; what has no figure comes last.
+  // "83.1 ± 0.4 (3)" sorts by 83.1, a sentence that starts with a figure does not; what has no figure comes last.
   const numberOf = (text) => {
-    const found = /^[^\p{L}\d]*?([-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)\s?([kMG])?(?!\p{L})/u.exec(text.trim());
-    if (!found) return NaN;
+    const found = /^[^\p{L}\d]*?([-−+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?)\s?([kMG])?(?![\p{L}\d.])/u.exec(text.trim());
+    if (!found || /\p{L}{3}/u.test(text)) return NaN;
     const unit = { k: 1e3, M: 1e6, G: 1e9 }[found[2]] || 1;
     return Number(found[1].replace(/,/g, "").replace("−", "-")) * unit;
   };

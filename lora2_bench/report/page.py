@@ -17,6 +17,7 @@ from lora2_bench.report.audit import markdown as audit_page
 from lora2_bench.report.chart import Plot
 from lora2_bench.report.figures import current_figures
 from lora2_bench.report.markup import escaped, from_markdown, script_data, table
+from lora2_bench.report.plots import slug
 from lora2_bench.report.svg import inline
 from lora2_bench.report.tables import markdown as table_page
 from lora2_bench.store import write_text
@@ -132,7 +133,7 @@ def _counted(values: Iterable[str]) -> list[tuple[str, int]]:
 def _machine(record: Record) -> str:
     hardware = record.run.get("hardware") or {}
     parts = [hardware.get("gpu"), hardware.get("processor"), hardware.get("machine")]
-    parts += [f"{hardware[name]} {name}" for name in ("cores", "threads") if hardware.get(name)]
+    parts += [f"{name}: {hardware[name]}" for name in ("cores", "threads") if hardware.get(name)]
     return ", ".join(str(part) for part in parts if part) or "not recorded"
 
 
@@ -177,10 +178,11 @@ def _figures(figures: Sequence[tuple[Plot, str | None]]) -> str:
         if plot.folder != folder:
             folder = plot.folder
             parts.append(f"<h3>{escaped(folder)}</h3>")
+        place = f"figures/{slug(plot.folder)}/{plot.name}"
         parts.append(
             f'<figure data-protocol="{plot.protocol}"><div class="box" role="region" tabindex="0" '
             f'aria-label="{escaped(plot.title)}">{inline(svg, f"f{number}-", plot.title)}</div>'
-            f"<figcaption>{escaped(plot.title)}</figcaption></figure>"
+            f"<figcaption>Also as <code>{escaped(place)}.svg</code> and <code>.png</code></figcaption></figure>"
         )
     return "".join(parts)
 

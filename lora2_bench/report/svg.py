@@ -14,7 +14,7 @@ def inline(svg: str, prefix: str, label: str) -> str:
     """The `<svg>` element of a drawn file, small, with `prefix` before each of its ids.
 
     Declarations, metadata and its style sheet (which would apply to the whole page) are dropped, fonts are left to the
-    page, coordinates keep two digits, and the size is the page's; `label` is what a screen reader says of it.
+    page, and coordinates keep two digits; it is as wide as drawn, in CSS pixels. A screen reader says `label` of it.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<style\b.*?</style>|<title>.*?</title>", "", body, flags=re.DOTALL)
@@ -25,7 +25,8 @@ def inline(svg: str, prefix: str, label: str) -> str:
     body = _COORDINATES.sub(lambda found: _LONG_NUMBER.sub(r"\1", found[0]).replace("\n", ""), body)
     body = re.sub(r' transform="rotate\(-0[^"]*"', "", body)
     body = re.sub(r"<g>\s*</g>|<g/>", "", re.sub(r"\n\s*", "\n", body))
-    view = re.search(r'viewBox="([^"]*)"', body)
+    view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)
     assert view is not None, "matplotlib writes a viewBox"
-    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{view[1]}" role="img" '
-    return head + f'aria-label="{html.escape(label)}">' + body[body.index(">") + 1 :].strip()
+    head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {view[1]} {view[2]}" '
+    head += f'width="{float(view[1]) * 4 / 3:.0f}" role="img" aria-label="{html.escape(label)}">'
+    return head + body[body.index(">") + 1 :].strip()
