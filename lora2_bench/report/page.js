@@ -39,6 +39,7 @@
   });
 
   const makeButtons = (headers, sort) => headers.forEach((header, index) => {
+    if (!header.textContent.trim()) return; // a button needs a name
     const button = element("button");
     button.type = "button";
     button.append(...header.childNodes);
@@ -56,6 +57,12 @@
     if (!body) return;
     const rows = [...body.rows];
     const texts = rows.map((row) => headers.map((_, index) => (row.cells[index] ? row.cells[index].textContent : "")));
+    // A row without a name belongs to the row above it ("printed", "difference") and moves with it.
+    const groups = [];
+    rows.forEach((row, index) => {
+      if (!groups.length || texts[index][0].trim()) groups.push({ texts: texts[index], rows: [] });
+      groups[groups.length - 1].rows.push(row);
+    });
     const isNumeric = headers.map((_, index) => {
       const filled = texts.map((row) => row[index].trim()).filter((text) => text && text !== "–");
       return filled.length > 0 && filled.filter((text) => !Number.isNaN(numberOf(text))).length > filled.length / 2;
@@ -66,9 +73,9 @@
     });
     const sort = (column, direction) => {
       if (!headers[column]) return;
-      const key = (index) => (isNumeric[column] ? numberOf(texts[index][column]) : texts[index][column].trim());
-      const order = rows.map((_, index) => index).sort((a, b) => compare(key(a), key(b), direction) || a - b);
-      body.append(...order.map((index) => rows[index]));
+      const key = (group) => (isNumeric[column] ? numberOf(group.texts[column]) : group.texts[column].trim());
+      const order = [...groups].sort((a, b) => compare(key(a), key(b), direction));
+      body.append(...order.flatMap((group) => group.rows));
       mark(headers, column, direction);
       state.sort = `${number}:${column}:${direction}`;
     };

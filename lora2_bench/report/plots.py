@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from lora2_bench.record import Record
 from lora2_bench.report.chart import XY, Curve, Mean, Panel, Plot
-from lora2_bench.report.runs import Run, grouped, main_settings, runs
+from lora2_bench.report.measured import Measured, grouped, main_settings, measured
 from lora2_bench.tasks.spec import TASKS
 
 SCORE = "score (100 × metric)"
@@ -26,7 +26,7 @@ COST_NOTE = f"Mean ± sd over n seeds; dotted line: Pareto front of the means. {
 def plots(records: Sequence[Record]) -> list[Plot]:
     """Every figure that the records have data for, folder by folder: cost, learning curves, lr, ranks."""
     made: list[Plot] = []
-    found = runs(records)
+    found = measured(records)
     chosen = grouped(main_settings(found), "folder", "protocol")
     every = grouped(found, "folder", "protocol")
     order = list(PROTOCOL_NAMES)
@@ -55,12 +55,12 @@ def pareto_front(points: Iterable[XY]) -> tuple[XY, ...]:
     return tuple(front)
 
 
-def _by_task(rows: Iterable[Run]) -> dict[str, list[Run]]:
+def _by_task(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
     groups = grouped(rows, "task")
     return {task: groups[task] for task in TASKS if task in groups}
 
 
-def _panel_title(task: str, rows: Sequence[Run]) -> str:
+def _panel_title(task: str, rows: Sequence[Measured]) -> str:
     metric = rows[0].metric
     return f"{TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
 
@@ -73,7 +73,7 @@ def _sd(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def _against_parameters(folder: str, protocol: str, rows: Sequence[Run]) -> Plot:
+def _against_parameters(folder: str, protocol: str, rows: Sequence[Measured]) -> Plot:
     return Plot(
         folder=folder,
         name=f"parameters-{protocol}",
@@ -87,7 +87,7 @@ def _against_parameters(folder: str, protocol: str, rows: Sequence[Run]) -> Plot
     )
 
 
-def _against_seconds(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
+def _against_seconds(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
     """One figure per machine: seconds of two machines are not to be compared."""
     machines = grouped((run for run in rows if run.seconds), "machine")
     made = []
@@ -109,7 +109,7 @@ def _against_seconds(folder: str, protocol: str, rows: Sequence[Run]) -> list[Pl
     return made
 
 
-def _cost_panels(rows: Sequence[Run], cost: Callable[[Run], float]) -> tuple[Panel, ...]:
+def _cost_panels(rows: Sequence[Measured], cost: Callable[[Measured], float]) -> tuple[Panel, ...]:
     by_task = _by_task(rows)
     panels = []
     if len(by_task) > 1:
@@ -131,7 +131,7 @@ def _means_panel(title: str, means: Sequence[Mean]) -> Panel:
     return Panel(f"{title} (n = {counts})", tuple(means), pareto_front((one.x, one.y) for one in means))
 
 
-def _means_over_tasks(rows: Iterable[Run], cost: Callable[[Run], float], tasks: Sequence[str]) -> list[Mean]:
+def _means_over_tasks(rows: Iterable[Measured], cost: Callable[[Measured], float], tasks: Sequence[str]) -> list[Mean]:
     """Per method the mean over all tasks, of the seeds that have each; methods without such a seed are left out."""
     means = []
     for label, group in grouped(rows, "method").items():
@@ -143,7 +143,7 @@ def _means_over_tasks(rows: Iterable[Run], cost: Callable[[Run], float], tasks: 
     return means
 
 
-def _learning_curves(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
+def _learning_curves(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
     panels = []
     for task, part in _by_task(rows).items():
         if any(len(run.curve) > 1 for run in part):
@@ -164,7 +164,7 @@ def _curve(label: str, seeds: Sequence[tuple[XY, ...]]) -> Curve:
     return Curve(label, tuple(seeds), tuple((x, fmean(line[x] for line in lines)) for x in shared))
 
 
-def _learning_rates(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
+def _learning_rates(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
     """Score over lr for every method that was run at several lr and is otherwise the same."""
     panels = []
     for task, part in _by_task(rows).items():
@@ -184,7 +184,7 @@ def _learning_rates(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plo
     return [Plot(folder, f"lr-{protocol}", title, note, protocol, tuple(panels), "learning rate", SCORE, log_x=True)]
 
 
-def _over_learning_rates(label: str, rows: Sequence[Run]) -> Curve:
+def _over_learning_rates(label: str, rows: Sequence[Measured]) -> Curve:
     """Seeds that were run at every lr, so that no mean stands on other seeds than the next; all where none was."""
     rates = {run.lr for run in rows}
     seeds = grouped(rows, "seed")
@@ -194,7 +194,7 @@ def _over_learning_rates(label: str, rows: Sequence[Run]) -> Curve:
     return Curve(label, lines, tuple((lr, fmean(run.score for run in group)) for lr, group in by_lr.items()))
 
 
-def _ranks(folder: str, protocol: str, rows: Iterable[Run]) -> list[Plot]:
+def _ranks(folder: str, protocol: str, rows: Iterable[Measured]) -> list[Plot]:
     """One figure per method that gave up ranks, one panel per task; the paper's Figure 3."""
     made = []
     names: set[str] = set()
@@ -203,8 +203,9 @@ def _ranks(folder: str, protocol: str, rows: Iterable[Run]) -> list[Plot]:
             _heat_map(TASKS[task].folder, [run.ranks for run in part if run.ranks])
             for task, part in _by_task(group).items()
         ]
-        top = round(max(run.full_rank for run in group))
-        if all(value in (None, top) for panel in panels for row in panel.values for value in row):
+        values = {value for panel in panels for row in panel.values for value in row if value is not None}
+        top = round(max(*values, *(run.full_rank for run in group), 1))
+        if values == {top}:
             continue
         name = f"ranks-{protocol}-{slug(label)}"
         while name in names:

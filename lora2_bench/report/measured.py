@@ -15,7 +15,7 @@ from lora2_bench.report.chart import XY
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class Measured:
     """One finished cell under one protocol.
 
     Attributes:
@@ -47,7 +47,7 @@ class Run:
     machine: str
 
 
-def runs(records: Sequence[Record]) -> list[Run]:
+def measured(records: Sequence[Record]) -> list[Measured]:
     """Every finished cell, once per protocol that it has a score for."""
     by_id = {record.id: record for record in records}
     facts = {cell_id: _facts(record) for cell_id, record in by_id.items() if record.is_done}
@@ -57,7 +57,7 @@ def runs(records: Sequence[Record]) -> list[Run]:
         lr = f'"lr": {json.dumps(canonical(fact["lr"]))}, '
         cuts = [cut for cut in by_id[row["id"]].cut if not cut.startswith("train.lr=")]
         found.append(
-            Run(
+            Measured(
                 folder=f"{row['model']}-{row['data']}",
                 without_lr=json.dumps([cuts, row["science"].replace(lr, "")]),
                 **{name: row[name] for name in ("protocol", "method", "cut", "task", "science", "seed", "metric")},
@@ -69,16 +69,16 @@ def runs(records: Sequence[Record]) -> list[Run]:
     return found
 
 
-def grouped(found: Iterable[Run], *names: str) -> dict[Any, list[Run]]:
+def grouped(found: Iterable[Measured], *names: str) -> dict[Any, list[Measured]]:
     """Runs by these attributes (a value for one name, a tuple for several), keys in order."""
     key = attrgetter(*names)
-    groups: dict[Any, list[Run]] = {}
+    groups: dict[Any, list[Measured]] = {}
     for run in found:
         groups.setdefault(key(run), []).append(run)
     return {name: groups[name] for name in sorted(groups)}
 
 
-def main_settings(found: Iterable[Run]) -> list[Run]:
+def main_settings(found: Iterable[Measured]) -> list[Measured]:
     """The runs of one setting per folder, protocol, method and task: uncut first, then the one with most seeds."""
     chosen = []
     for every in grouped(found, "folder", "protocol", "method", "task").values():
@@ -90,7 +90,8 @@ def main_settings(found: Iterable[Run]) -> list[Run]:
 
 def _facts(record: Record) -> dict[str, Any]:
     result, run = record.result, record.run
-    epochs_per_step = result["epochs"] / result["steps"]
+    epochs_per_step = result["epochs"] / result["steps"] if result.get("steps") else 0.0
+    evaluations = (result.get("evaluations") or []) if epochs_per_step else []
     ranks = result.get("ranks")
     hardware = run.get("hardware") or {}
     machine = hardware.get("gpu") or hardware.get("processor") or "not recorded"
@@ -98,9 +99,9 @@ def _facts(record: Record) -> dict[str, Any]:
         machine += f", {threads} thread" + "s" * (threads != 1)
     return {
         "lr": record.cell["train"]["lr"],
-        "curve": tuple((one["step"] * epochs_per_step, 100 * one["score"]) for one in result["evaluations"]),
+        "curve": tuple((one["step"] * epochs_per_step, 100 * one["score"]) for one in evaluations),
         "ranks": ranks,
-        "full_rank": result["ranks_initial"] / sum(len(layer) for layer in ranks.values()) if ranks else 0.0,
+        "full_rank": result.get("ranks_initial", 0) / sum(len(layer) for layer in ranks.values()) if ranks else 0.0,
         "seconds": run.get("seconds_per_step"),
         "machine": machine,
     }
