@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -132,4 +133,9 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
 def digest(plot: Plot, style: Mapping[str, Style]) -> str:
     """A hash of all that a figure is drawn from: its numbers, styles, and the versions of what draws it."""
     used = {label: style[label] for label in plot.labels()}
-    return hashlib.sha256(repr((plot, used, __version__, version("matplotlib"))).encode()).hexdigest()
+    return hashlib.sha256(repr((plot, used, __version__, _drawn_by())).encode()).hexdigest()
+
+
+@cache
+def _drawn_by() -> str:
+    return version("matplotlib")  # reads a file

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from lora2_bench.record import Record
-from lora2_bench.report.aggregate import load_records
+from lora2_bench.report.aggregate import load_records, scores
 from lora2_bench.report.chart import Plot, digest, styles
 from lora2_bench.report.plots import plots, slug
 from lora2_bench.store import write_bytes, write_text
@@ -20,7 +22,7 @@ def write_figures(results: Path) -> list[Path]:
     folder = results / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     records = load_records(results)
-    wanted = plots(records)
+    wanted = plots(records, scores(records))
     if not wanted:
         path = folder / "empty.md"
         write_text(path, "No finished cell yet. Run one: `python -m lora2_bench method=lora2 task=rte`\n")
@@ -29,13 +31,15 @@ def write_figures(results: Path) -> list[Path]:
     return _draw_all(folder, wanted, records)
 
 
-def current_figures(results: Path, records: Sequence[Record], *, at_most: int) -> list[tuple[Plot, str | None]]:
+def current_figures(
+    results: Path, records: Sequence[Record], frame: pd.DataFrame, *, at_most: int
+) -> list[tuple[Plot, str | None]]:
     """Every figure that `records` have data for, with its SVG; None where it is missing or older than the records.
 
-    Where at most `at_most` are, they are drawn and written first: drawing takes some tenths of a second each.
-    Raises OSError.
+    `frame` is `aggregate.scores` of `records`. Where at most `at_most` are to be drawn, they are, and written: drawing
+    one takes some tenths of a second. Raises OSError.
     """
-    wanted = plots(records)
+    wanted = plots(records, frame)
     folder = results / "figures"
     stamps = _stamps(wanted, records)
     stale = [plot for plot in wanted if _read(folder, plot, stamps[plot.folder, plot.name]) is None]

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+import pandas as pd
+
 from lora2_bench.cell import canonical
 from lora2_bench.record import Record
-from lora2_bench.report.aggregate import scores
 from lora2_bench.report.chart import XY
 
 
@@ -47,12 +48,12 @@ class Measured:
     machine: str
 
 
-def measured(records: Sequence[Record]) -> list[Measured]:
-    """Every finished cell, once per protocol that it has a score for."""
+def measured(records: Sequence[Record], frame: pd.DataFrame) -> list[Measured]:
+    """Every finished cell, once per protocol that it has a score for; `frame` is `aggregate.scores` of `records`."""
     by_id = {record.id: record for record in records}
     facts = {cell_id: _facts(record) for cell_id, record in by_id.items() if record.is_done}
     found = []
-    for row in scores(records).to_dict("records"):
+    for row in frame.to_dict("records"):
         fact = facts[row["id"]]
         lr = f'"lr": {json.dumps(canonical(fact["lr"]))}, '
         cuts = [cut for cut in by_id[row["id"]].cut if not cut.startswith("train.lr=")]

@@ -4,6 +4,7 @@
 (() => {
   const COLUMNS = ["cell", "status", "backbone", "data", "method", "task", "protocol", "seed", "best", "last", "seconds"];
   const NUMERIC = new Set([7, 8, 9, 10]);
+  const DIGITS = { 8: 2, 9: 2, 10: 1 };
   const COMMAND = 11, SUMMARY = 12, ROWS_AT_ONCE = 100;
   const state = { protocol: "", sort: "", filter: "" };
 
@@ -102,23 +103,42 @@
   };
 
   const cells = { all: [], shown: [], count: ROWS_AT_ONCE };
-  const describe = (row) => {
-    const details = element("details");
-    details.append(element("summary", row[0]));
-    details.addEventListener("toggle", () => {
-      if (details.childElementCount > 1) return;
-      details.append(element("p", `Record: cells/${row[0]}/record.json`), element("pre", row[COMMAND]),
+  // The id opens and closes a row of its own below the cell's.
+  const idButton = (row, line) => {
+    const button = element("button", row[0]);
+    button.type = "button";
+    button.setAttribute("aria-expanded", "false");
+    button.addEventListener("click", () => {
+      const isOpen = button.getAttribute("aria-expanded") === "true";
+      button.setAttribute("aria-expanded", String(!isOpen));
+      if (isOpen) {
+        line.nextElementSibling.remove();
+        return;
+      }
+      const details = element("td");
+      details.colSpan = COLUMNS.length;
+      const box = element("div");
+      box.className = "details";
+      box.append(element("p", `Record: cells/${row[0]}/record.json`), element("pre", row[COMMAND]),
         element("pre", JSON.stringify(row[SUMMARY], null, 1)));
+      details.append(box);
+      const below = element("tr");
+      below.append(details);
+      line.after(below);
     });
-    return details;
+    return button;
+  };
+  const shown = (value, index) => {
+    if (value === null) return "–";
+    return index in DIGITS ? value.toFixed(DIGITS[index]) : String(value);
   };
   const showCells = () => {
     const body = document.querySelector("#cell-table tbody");
     body.replaceChildren(...cells.shown.slice(0, cells.count).map((row) => {
       const line = element("tr");
       COLUMNS.forEach((_, index) => {
-        const cell = element("td", index === 0 ? undefined : row[index] === null ? "–" : String(row[index]));
-        if (index === 0) cell.append(describe(row));
+        const cell = element("td", index === 0 ? undefined : shown(row[index], index));
+        if (index === 0) cell.append(idButton(row, line));
         if (NUMERIC.has(index)) cell.className = "number";
         if (index === 1 && row[index] !== "done") cell.className = "failed";
         line.append(cell);

@@ -10,6 +10,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from lora2_bench.record import Record
 from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
 from lora2_bench.report.audit import audit
@@ -43,9 +45,10 @@ def write_report(results: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     records = load_records(results)
     unreadable = sum(1 for _ in results.glob("cells/[!.]*/record.json")) - len(records)
-    figures = current_figures(results, records, at_most=DRAWN_AT_ONCE)
+    frame = scores(records)
+    figures = current_figures(results, records, frame, at_most=DRAWN_AT_ONCE)
     path = folder / "index.html"
-    write_text(path, page(records, unreadable, exhibits(results), figures))
+    write_text(path, page(records, frame, unreadable, exhibits(results), figures))
     return [path]
 
 
@@ -61,6 +64,7 @@ def exhibits(results: Path) -> list[tuple[str, str]]:
 
 def page(
     records: Sequence[Record],
+    frame: pd.DataFrame,
     unreadable: int,
     texts: Sequence[tuple[str, str]],
     figures: Sequence[tuple[Plot, str | None]],
@@ -69,13 +73,14 @@ def page(
 
     Args:
         records: finished and failed cells.
+        frame: their `aggregate.scores`.
         unreadable: how many records could not be read.
         texts: exhibits, as path and Markdown.
         figures: each with its SVG, or None where that is still to be drawn.
     """
     bodies = {
         "run": _what_was_run(records, unreadable),
-        "tables": _score_tables(records),
+        "tables": _score_tables(records, frame),
         "exhibits": "".join(_exhibit(name, text) for name, text in texts),
         "figures": _figures(figures),
         "audit": from_markdown(audit_page(audit()).split("\n", 1)[1], 3),
@@ -146,10 +151,10 @@ def _versions(records: Iterable[Record]) -> Iterable[str]:
             yield f"commit {str(code['sha'])[:10]}" + (" with changes" if code.get("dirty") else "")
 
 
-def _score_tables(records: Sequence[Record]) -> str:
+def _score_tables(records: Sequence[Record], frame: pd.DataFrame) -> str:
     """Method × task tables of every backbone and data source: the seam between tables and page."""
     failed = Counter(_place(record) for record in records if not record.is_done)
-    parts = over_seeds(scores(records)).groupby(["model", "data"])
+    parts = over_seeds(frame).groupby(["model", "data"])
     return "".join(
         from_markdown(table_page(str(model), str(data), part, failed[str(model), str(data)]), 3)
         for (model, data), part in parts

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean, stdev
 
+import pandas as pd
+
 from lora2_bench.record import Record
 from lora2_bench.report.chart import XY, Curve, Mean, Panel, Plot
 from lora2_bench.report.measured import Measured, grouped, main_settings, measured
@@ -23,10 +25,13 @@ SETTINGS_NOTE = "Of several settings of one method: the one on its recipe, then 
 COST_NOTE = f"Mean ± sd over n seeds; dotted line: Pareto front of the means. {SETTINGS_NOTE}"
 
 
-def plots(records: Sequence[Record]) -> list[Plot]:
-    """Every figure that the records have data for, folder by folder: cost, learning curves, lr, ranks."""
+def plots(records: Sequence[Record], frame: pd.DataFrame) -> list[Plot]:
+    """Every figure that the records have data for, folder by folder: cost, learning curves, lr, ranks.
+
+    `frame` is `aggregate.scores` of `records`.
+    """
     made: list[Plot] = []
-    found = measured(records)
+    found = measured(records, frame)
     chosen = grouped(main_settings(found), "folder", "protocol")
     every = grouped(found, "folder", "protocol")
     order = list(PROTOCOL_NAMES)

@@ -6,8 +6,7 @@ import html
 import re
 
 _FONT = re.compile(r"; ?font-family: [^;\"]*|font-family: [^;\"]*; ?")
-_LONG_NUMBER = re.compile(r"(-?\d+\.\d\d)\d+")
-_COORDINATES = re.compile(r' (?:d|x|y|points)="[^"]*"')
+_THIRD_DIGIT_AND_ON = re.compile(r"(?<=\.\d\d)\d+")
 
 
 def inline(svg: str, prefix: str, label: str) -> str:
@@ -22,7 +21,9 @@ def inline(svg: str, prefix: str, label: str) -> str:
     body = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", body)
     body = re.sub(r'((?:href="|url\()#)', lambda found: found[1] + prefix, body)
     body = _FONT.sub("", body)
-    body = _COORDINATES.sub(lambda found: _LONG_NUMBER.sub(r"\1", found[0]).replace("\n", ""), body)
+    around_texts = re.split(r"(>[^<>]+</text>)", body)
+    around_texts[::2] = [_THIRD_DIGIT_AND_ON.sub("", part) for part in around_texts[::2]]
+    body = "".join(around_texts)
     body = re.sub(r' transform="rotate\(-0[^"]*"', "", body)
     body = re.sub(r"<g>\s*</g>|<g/>", "", re.sub(r"\n\s*", "\n", body))
     view = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', body)

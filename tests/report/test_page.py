@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lora2_bench.report.aggregate import scores
 from lora2_bench.report.figures import write_figures
 from lora2_bench.report.markup import from_markdown, script_data, table
 from lora2_bench.report.page import DRAWN_AT_ONCE, exhibits, page, write_report
@@ -278,12 +279,15 @@ def test_cells_are_listed_and_filtered(switched: str) -> None:
 @in_a_browser
 def test_labels_run_no_script_in_a_browser(tmp_path: Path) -> None:
     evil = dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=f"lora2 {EVIL}")
-    text = page([evil], 0, [], [])
+    text = page([evil], scores([evil]), 0, [], [])
     path = tmp_path / "page.html"
-    path.write_text(text.replace("</body>", "<script>document.title = String(window.evil)</script></body>"))
+    click = "document.querySelector('#cell-table td button').click()"
+    path.write_text(text.replace("</body>", f"<script>{click}; document.title = String(window.evil)</script></body>"))
     dumped = browse(path, tmp_path / "browser", "--dump-dom")
     assert "<title>undefined</title>" in dumped
     assert "evil()" in dumped
+    assert f"<p>Record: cells/{evil.id}/record.json</p>" in dumped
+    assert "<pre>python -m lora2_bench task=rte method=lora2 seed=0</pre>" in dumped
 
 
 @in_a_browser
