@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 RESULTS ?= results
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format tables audit prefetch wheel lock clean
+.PHONY: help run test lint format tables audit figures report prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +40,12 @@ tables: $(VENV)/.installed  ## records below RESULTS (default: results) -> RESUL
 
 audit: $(VENV)/.installed  ## the paper's printed figures recomputed, without any training -> RESULTS/audit
 	$(RUN) -m lora2_bench.report audit --results $(RESULTS)
+
+figures: $(VENV)/.installed  ## cost, learning curves, learning rates and ranks, drawn as SVG and PNG -> RESULTS/figures
+	$(RUN) -m lora2_bench.report figures --results $(RESULTS)
+
+report: $(VENV)/.installed  ## all of it on one page that opens in any browser -> RESULTS/report/index.html
+	$(RUN) -m lora2_bench.report report --results $(RESULTS)
 
 prefetch: $(VENV)/.installed  ## fill the hub's cache with GLUE and the paper's backbones, for a cluster without network
 	$(RUN) scripts/prefetch.py

@@ -23,6 +23,8 @@ METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 TORCH_FREE = ["__init__", "__main__", "cell", "config", "errors", "plan", "record", "run", "store"]
 TORCH_FREE += ["report.__init__", "report.aggregate", "report.tables", "tasks.spec", "tasks.data", "tasks.sources"]
 TORCH_FREE += ["paths", "report.suites", "report.runs", "report.exhibits", "report.grid", "report.files"]
+TORCH_FREE += ["report.chart", "report.measured", "report.plots", "report.drawing", "report.figures", "report.svg"]
+TORCH_FREE += ["report.markup", "report.page"]
 TORCH_FREE += ["report.rounding", "report.paper", "report.attainable", "report.architecture", "report.audit"]
 
 
@@ -82,15 +84,16 @@ def test_the_wheel_runs_from_any_folder_with_its_own_configs(wheel: Path, tmp_pa
 
 
 @pytest.mark.wheel
-def test_the_wheel_carries_every_config_module_and_printed_figure_and_nothing_else(wheel: Path) -> None:
+def test_the_wheel_carries_every_config_module_printed_figure_and_page_template_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
         entry = next(archive.read(name).decode() for name in archive.namelist() if name.endswith("entry_points.txt"))
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lora2_bench").rglob("*.py")}
     configs = {f"lora2_bench/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")}
     figures = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lora2_bench" / "report" / "paper").glob("*.csv")}
+    page = {f"lora2_bench/report/page.{kind}" for kind in ("html", "css", "js")}
     assert figures
-    assert packed == modules | configs | figures
+    assert packed == modules | configs | figures | page
     assert "lora2-bench = lora2_bench.__main__:main" in entry
 
 

@@ -1,4 +1,4 @@
-"""`python -m lora2_bench.report [tables|audit] [--results DIR]`: tables of records, or the audit of the paper."""
+"""`python -m lora2_bench.report [tables|audit|figures|report] [--results DIR]`: what is made of records."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ _SHOWN = ("scores.md", "empty.md", "audit.md")  # the others are long: their pat
 def main() -> None:
     """The command-line entry point."""
     parser = argparse.ArgumentParser(
-        prog="python -m lora2_bench.report", description="Turn records into tables, or audit the paper."
+        prog="python -m lora2_bench.report",
+        description="Turn records into tables, figures and a page, or audit the paper.",
     )
     parser.add_argument(
         "what",
         nargs="?",
         default="tables",
-        choices=["tables", "audit"],
-        help="tables (default): method × task, mean ± sd over seeds; audit: the paper's figures recomputed, no records",
+        choices=["tables", "audit", "figures", "report"],
+        help="tables (default): method × task, mean ± sd; audit: the paper's figures recomputed, no records; "
+        "figures: cost, learning curves, learning rates, ranks; report: all of it on one HTML page",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="where to read cells/ and to write")
     arguments = parser.parse_args()
@@ -42,6 +44,14 @@ def _write(what: str, results: Path) -> list[Path]:
         from lora2_bench.report.audit import write_audit
 
         return write_audit(results)
+    if what == "figures":
+        from lora2_bench.report.figures import write_figures
+
+        return write_figures(results)
+    if what == "report":
+        from lora2_bench.report.page import write_report
+
+        return write_report(results)
     from lora2_bench.report.tables import write_tables  # pandas takes most of a second
 
     return write_tables(results)

@@ -1,0 +1,79 @@
+"""Text -> HTML with every character of it escaped; nothing here knows what a record is."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+# Raw HTML in Markdown is shown as text, and pictures would be requests.
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+_PLAIN_TAGS = re.compile(r"&lt;(u|sub|sup)&gt;([^<>]*?)&lt;/\1&gt;")
+_PROTOCOL = re.compile(r"\bprotocol\W+(paper|last|clean)\b")
+
+
+def escaped(value: object) -> str:
+    """`value` as text in HTML, quotes included."""
+    return html.escape(str(value))
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], label: str) -> str:
+    """A table in a box that scrolls by itself; `label` names it for a screen reader."""
+    lines = ["<thead><tr>", *(f"<th>{escaped(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
+    for row in rows:
+        lines += ["<tr>", *(f"<td>{escaped(cell)}</td>" for cell in row), "</tr>"]
+    return f"{_box(label)}<table>{''.join(lines)}</tbody></table></div>"
+
+
+def from_markdown(text: str, top: int) -> str:
+    """Markdown (CommonMark and tables) as HTML whose headings start at `top` and skip no level.
+
+    What stands below a heading that names a protocol is marked with it, so that a switch can hide it. The tags u, sub
+    and sup are kept; every other tag is shown as text.
+    """
+    parts: list[str] = []
+    chunks = _chunks(_MARKDOWN.parse(text))
+    shift = top - min((int(chunk[0].tag[1]) for chunk in chunks if chunk[0].type == "heading_open"), default=top)
+    previous, protocol, protocol_level = top - 1, "", 0
+    for chunk in chunks:
+        label = "table"
+        if chunk[0].type == "heading_open":
+            level = min(int(chunk[0].tag[1]) + shift, previous + 1, 6)
+            chunk[0].tag = chunk[2].tag = f"h{level}"
+            previous, label = level, chunk[1].content
+            if named := _PROTOCOL.search(label):
+                protocol, protocol_level = named[1], level
+            elif level <= protocol_level:
+                protocol, protocol_level = "", 0
+        body = _PLAIN_TAGS.sub(r"<\1>\2</\1>", _MARKDOWN.renderer.render(chunk, _MARKDOWN.options, {}))
+        # Text has no `<` left in it, so these are the converter's own tags.
+        body = body.replace("<table>", f"{_box(label)}<table>").replace("</table>", "</table></div>")
+        parts.append(f'<div data-protocol="{protocol}">{body}</div>' if protocol else body)
+    return "".join(parts)
+
+
+def script_data(values: Any) -> str:
+    """`values` as JSON that can stand in a script element: no `<`, `>` or `&` is left in it."""
+    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _chunks(tokens: Sequence[Token]) -> list[list[Token]]:
+    """Tokens, cut before each heading."""
+    chunks: list[list[Token]] = []
+    for token in tokens:
+        if token.type == "heading_open" or not chunks:
+            chunks.append([])
+        chunks[-1].append(token)
+    return chunks
+
+
+def _box(label: str) -> str:
+    return f'<div class="box" role="region" tabindex="0" aria-label="{escaped(label)}">'

@@ -1,0 +1,237 @@
+"""Stored records -> what each figure shows, as plain numbers. Drawing them is another module's work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from statistics import fmean, stdev
+
+import pandas as pd
+
+from lora2_bench.record import Record
+from lora2_bench.report.chart import XY, Curve, Mean, Panel, Plot
+from lora2_bench.report.measured import Measured, grouped, main_settings, measured
+from lora2_bench.tasks.spec import TASKS
+
+SCORE = "score (100 × metric)"
+PROTOCOL_NAMES = {
+    "paper": "best dev score (protocol paper)",
+    "last": "last dev score (protocol last)",
+    "clean": "dev score, checkpoint chosen on held-out rows (protocol clean)",
+}
+METRIC_NAMES = {"matthews_correlation": "Matthews", "pearson": "Pearson"}
+CELL_PROTOCOLS = ("paper", "clean")  # `last` is read off the cells of `paper`
+SETTINGS_NOTE = "Of several settings of one method: the one on its recipe, then the one with most seeds."
+COST_NOTE = f"Mean ± sd over n seeds; dotted line: Pareto front of the means. {SETTINGS_NOTE}"
+
+
+def plots(records: Sequence[Record], frame: pd.DataFrame) -> list[Plot]:
+    """Every figure that the records have data for, folder by folder: cost, learning curves, lr, ranks.
+
+    `frame` is `aggregate.scores` of `records`.
+    """
+    made: list[Plot] = []
+    found = measured(records, frame)
+    chosen = grouped(main_settings(found), "folder", "protocol")
+    every = grouped(found, "folder", "protocol")
+    order = list(PROTOCOL_NAMES)
+    for folder, protocol in sorted(every, key=lambda key: (key[0], order.index(key[1]))):
+        rows = chosen[folder, protocol]
+        made.append(_against_parameters(folder, protocol, rows))
+        made += _against_seconds(folder, protocol, rows)
+        made += _learning_rates(folder, protocol, every[folder, protocol])
+        if protocol in CELL_PROTOCOLS:
+            made += _learning_curves(folder, protocol, rows)
+            made += _ranks(folder, protocol, rows)
+    return made
+
+
+def slug(text: str) -> str:
+    """`text` as part of a file name: letters, digits, dots and dashes."""
+    return re.sub(r"[^\w.]+", "-", text.replace("=", ""), flags=re.ASCII).strip("-.") or "unnamed"
+
+
+def pareto_front(points: Iterable[XY]) -> tuple[XY, ...]:
+    """The points that no other one beats: none with x as small or smaller scores as high or higher."""
+    front: list[XY] = []
+    for x, y in sorted(set(points), key=lambda point: (point[0], -point[1])):
+        if not front or y > front[-1][1]:
+            front.append((x, y))
+    return tuple(front)
+
+
+def _by_task(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
+    groups = grouped(rows, "task")
+    return {task: groups[task] for task in TASKS if task in groups}
+
+
+def _panel_title(task: str, rows: Sequence[Measured]) -> str:
+    metric = rows[0].metric
+    return f"{TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
+
+
+def _title(what: str, folder: str, protocol: str) -> str:
+    return f"{what}: {folder}, {PROTOCOL_NAMES[protocol]}"
+
+
+def _sd(values: Sequence[float]) -> float | None:
+    return stdev(values) if len(values) > 1 else None
+
+
+def _against_parameters(folder: str, protocol: str, rows: Sequence[Measured]) -> Plot:
+    return Plot(
+        folder=folder,
+        name=f"parameters-{protocol}",
+        title=_title("Score against adapter parameters", folder, protocol),
+        note=f"{COST_NOTE} Points at almost one x are set side by side.",
+        protocol=protocol,
+        panels=_cost_panels(rows, lambda run: run.adapter),
+        x_label="trainable adapter parameters (head left out)",
+        y_label=SCORE,
+        log_x=True,
+    )
+
+
+def _against_seconds(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
+    """One figure per machine: seconds of two machines are not to be compared."""
+    machines = grouped((run for run in rows if run.seconds), "machine")
+    made = []
+    for number, (machine, part) in enumerate(machines.items(), 1):
+        seconds = [run.seconds or 0.0 for run in part]
+        made.append(
+            Plot(
+                folder=folder,
+                name=f"seconds-{protocol}" + (f"-{number}" if len(machines) > 1 else ""),
+                title=_title("Score against seconds per step", folder, protocol),
+                note=f"Machine: {machine}. {COST_NOTE}",
+                protocol=protocol,
+                panels=_cost_panels(part, lambda run: run.seconds or 0.0),
+                x_label="seconds per training step",
+                y_label=SCORE,
+                log_x=max(seconds) > 8 * min(seconds),
+            )
+        )
+    return made
+
+
+def _cost_panels(rows: Sequence[Measured], cost: Callable[[Measured], float]) -> tuple[Panel, ...]:
+    by_task = _by_task(rows)
+    panels = []
+    if len(by_task) > 1:
+        means = _means_over_tasks(rows, cost, list(by_task))
+        if len(means) > 1:
+            panels.append(_means_panel(f"mean of {len(by_task)} tasks", means))
+    for task, part in by_task.items():
+        means = []
+        for label, group in grouped(part, "method").items():
+            values = [run.score for run in group]
+            means.append(Mean(label, fmean(map(cost, group)), fmean(values), _sd(values), len(values)))
+        panels.append(_means_panel(_panel_title(task, part), means))
+    return tuple(panels)
+
+
+def _means_panel(title: str, means: Sequence[Mean]) -> Panel:
+    seeds = sorted({one.n for one in means})
+    counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return Panel(f"{title} (n = {counts})", tuple(means), pareto_front((one.x, one.y) for one in means))
+
+
+def _means_over_tasks(rows: Iterable[Measured], cost: Callable[[Measured], float], tasks: Sequence[str]) -> list[Mean]:
+    """Per method the mean over all tasks, of the seeds that have each; methods without such a seed are left out."""
+    means = []
+    for label, group in grouped(rows, "method").items():
+        complete = [one for one in grouped(group, "seed").values() if {run.task for run in one} == set(tasks)]
+        per_seed = [fmean(run.score for run in one) for one in complete]
+        if per_seed:
+            x = fmean(cost(run) for one in complete for run in one)
+            means.append(Mean(label, x, fmean(per_seed), _sd(per_seed), len(per_seed)))
+    return means
+
+
+def _learning_curves(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
+    panels = []
+    for task, part in _by_task(rows).items():
+        if any(len(run.curve) > 1 for run in part):
+            curves = [_curve(label, [run.curve for run in group]) for label, group in grouped(part, "method").items()]
+            panels.append(Panel(_panel_title(task, part), curves=tuple(curves)))
+    if not panels:
+        return []
+    where = "dev" if protocol == "paper" else "held-out train rows"
+    note = f"Thin: one seed; bold: their mean, where all have an evaluation. {SETTINGS_NOTE}"
+    title = f"Learning curves on {where}: {folder}, protocol {protocol}"
+    return [Plot(folder, f"learning-{protocol}", title, note, protocol, tuple(panels), "epochs", SCORE)]
+
+
+def _curve(label: str, seeds: Sequence[tuple[XY, ...]]) -> Curve:
+    """The lines of several seeds with their mean at the x that all of them have."""
+    lines = [dict(line) for line in seeds]
+    shared = sorted(set.intersection(*map(set, lines)))
+    return Curve(label, tuple(seeds), tuple((x, fmean(line[x] for line in lines)) for x in shared))
+
+
+def _learning_rates(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
+    """Score over lr for every method that was run at several lr and is otherwise the same."""
+    panels = []
+    for task, part in _by_task(rows).items():
+        curves = []
+        for label, every in grouped(part, "method").items():
+            # Of several settings that differ in more than the lr, the one with most of them.
+            group = max(grouped(every, "without_lr").values(), key=lambda group: len({run.lr for run in group}))
+            if len({run.lr for run in group}) > 1:
+                curves.append(_over_learning_rates(label, group))
+        if curves:
+            panels.append(Panel(_panel_title(task, part), curves=tuple(curves)))
+    if not panels:
+        return []
+    note = "Thin: one seed; bold: mean over seeds. Only seeds run at every lr of a line count, where there are any. "
+    note += "All other settings are equal within a line."
+    title = _title("Score against learning rate", folder, protocol)
+    return [Plot(folder, f"lr-{protocol}", title, note, protocol, tuple(panels), "learning rate", SCORE, log_x=True)]
+
+
+def _over_learning_rates(label: str, rows: Sequence[Measured]) -> Curve:
+    """Seeds that were run at every lr, so that no mean stands on other seeds than the next; all where none was."""
+    rates = {run.lr for run in rows}
+    seeds = grouped(rows, "seed")
+    complete = [group for group in seeds.values() if {run.lr for run in group} == rates] or list(seeds.values())
+    lines = tuple(tuple(sorted((run.lr, run.score) for run in group)) for group in complete)
+    by_lr = grouped((run for group in complete for run in group), "lr")
+    return Curve(label, lines, tuple((lr, fmean(run.score for run in group)) for lr, group in by_lr.items()))
+
+
+def _ranks(folder: str, protocol: str, rows: Iterable[Measured]) -> list[Plot]:
+    """One figure per method that gave up ranks, one panel per task; the paper's Figure 3."""
+    made = []
+    names: set[str] = set()
+    for label, group in grouped((run for run in rows if run.ranks), "method").items():
+        panels = [
+            _heat_map(TASKS[task].folder, [run.ranks for run in part if run.ranks])
+            for task, part in _by_task(group).items()
+        ]
+        values = {value for panel in panels for row in panel.values for value in row if value is not None}
+        top = round(max(*values, *(run.full_rank for run in group), 1))
+        if values == {top}:
+            continue
+        name = f"ranks-{protocol}-{slug(label)}"
+        while name in names:
+            name += "-"
+        names.add(name)
+        title = f"Ranks kept by {label}: {folder}, protocol {protocol}"
+        note = f"Mean over seeds. {SETTINGS_NOTE}"
+        made.append(Plot(folder, name, title, note, protocol, tuple(panels), "layer", "map", top=top))
+    return made
+
+
+def _heat_map(task: str, kept: Sequence[dict[str, dict[str, int]]]) -> Panel:
+    layers = sorted({layer for ranks in kept for layer in ranks}, key=int)
+    maps = list(dict.fromkeys(name for ranks in kept for layer in ranks.values() for name in layer))
+    values = tuple(
+        tuple(
+            fmean(found) if (found := [ranks[at][name] for ranks in kept if name in ranks.get(at, {})]) else None
+            for at in layers
+        )
+        for name in maps
+    )
+    seeds = f"{len(kept)} seed" + "s" * (len(kept) != 1)
+    columns = tuple(str(int(layer) + 1) for layer in layers)
+    return Panel(f"{task} ({seeds})", rows=tuple(maps), columns=columns, values=values)
