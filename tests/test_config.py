@@ -216,9 +216,9 @@ WRONG_FOR_OTHERS: list[tuple[str, str, Any, str]] = [
     ("sora", "method.r", 0, "at least 1"),
     ("sora", "method.xi", -1, "at least 0"),
     ("sora", "method.l1", NAN, "at least 0"),
-    ("sora", "method.schedule.max_xi", -1, "at least 0"),
-    ("sora", "method.schedule.stages", 1, "at least 2"),
-    ("sora", "method.schedule.first", -1, "a share of all steps"),
+    ("sora", "method.xi_schedule.max_xi", -1, "at least 0"),
+    ("sora", "method.xi_schedule.stages", 1, "at least 2"),
+    ("sora", "method.xi_schedule.first", -1, "a share of all steps"),
     ("bitfit", "kr", 2, "leave kr out"),
 ]
 
@@ -241,7 +241,7 @@ def test_a_section_that_is_overwritten_is_named(name: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "name"), [("lora2", "method.reg"), ("lora2", "method.budget"), ("sora", "method.schedule")]
+    ("method", "name"), [("lora2", "method.reg"), ("lora2", "method.budget"), ("sora", "method.xi_schedule")]
 )
 def test_a_section_of_a_method_that_is_overwritten_is_named(method: str, name: str) -> None:
     config = composed(f"method={method}")

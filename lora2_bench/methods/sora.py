@@ -28,9 +28,9 @@ class ScheduleOptions:
 
     def __post_init__(self) -> None:
         if self.max_xi is not None:
-            require_number("method.schedule.max_xi", self.max_xi, 0.0, 1e3, "a number of at least 0, or null")
-        require_int("method.schedule.stages", self.stages, 2, "an integer of at least 2")
-        require_steps("method.schedule.first", self.first)
+            require_number("method.xi_schedule.max_xi", self.max_xi, 0.0, 1e3, "a number of at least 0, or null")
+        require_int("method.xi_schedule.stages", self.stages, 2, "an integer of at least 2")
+        require_steps("method.xi_schedule.first", self.first)
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class SoRAOptions:
     targets: list[str]
     xi: float
     l1: float
-    schedule: ScheduleOptions
+    xi_schedule: ScheduleOptions
 
     def __post_init__(self) -> None:
         require_int("method.r", self.r, 1, "an integer of at least 1")
@@ -81,14 +81,14 @@ class SoRA(RankedMethod[SoRALinear]):
     @classmethod
     def check(cls, options: SoRAOptions, total_steps: int) -> None:
         """Raise UserError where the sparsifying schedule does not fit."""
-        schedule = options.schedule
+        schedule = options.xi_schedule
         if schedule.max_xi is None:
             return
         first = in_steps(schedule.first, total_steps)
         if first + schedule.stages - 1 > total_steps:
             raise UserError(
-                f"method.schedule.first={first} steps + {schedule.stages - 1} more stages do not fit the run's "
-                f"{total_steps} steps: train longer, or give a share such as method.schedule.first=0.36"
+                f"method.xi_schedule.first={first} steps + {schedule.stages - 1} more stages do not fit the run's "
+                f"{total_steps} steps: train longer, or give a share such as method.xi_schedule.first=0.36"
             )
 
     def adapt(self, base: nn.Linear, generator: torch.Generator) -> SoRALinear:
@@ -107,7 +107,7 @@ class SoRA(RankedMethod[SoRALinear]):
 
     def threshold(self, step: int) -> float:
         """ξ at `step`."""
-        options, schedule = self.options, self.options.schedule
+        options, schedule = self.options, self.options.xi_schedule
         if schedule.max_xi is None:
             return float(options.xi)
         first = in_steps(schedule.first, self.total_steps)

@@ -94,7 +94,7 @@ def test_training_follows_a_slow_loop() -> None:
 
 def test_the_schedule_raises_the_threshold_in_equal_steps() -> None:
     schedule = {"max_xi": 0.6, "stages": 4, "first": 0.4}
-    method = make_method("sora", make_backbone("bert"), total_steps=20, xi=0.0, schedule=schedule)
+    method = make_method("sora", make_backbone("bert"), total_steps=20, xi=0.0, xi_schedule=schedule)
     assert isinstance(method, SoRA)
     found = [round(method.threshold(step), 6) for step in range(1, 21)]
     assert found == [0.0] * 8 + [0.2] * 4 + [0.4] * 4 + [0.6] * 4
@@ -107,12 +107,12 @@ def test_a_schedule_drops_more_ranks_than_none() -> None:
     kept = []
     for max_xi in (None, 0.2):
         schedule = {"max_xi": max_xi, "stages": 5, "first": 0.2}
-        method = make_method("sora", make_backbone("bert"), xi=0.0, l1=0.0, schedule=schedule)
+        method = make_method("sora", make_backbone("bert"), xi=0.0, l1=0.0, xi_schedule=schedule)
         train_steps(method, 20)
         kept.append(method.summary()["ranks_kept"])
     assert kept[0] == 36 > kept[1]
 
 
 def test_a_schedule_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(UserError, match=r"schedule.first=18 steps \+ 6 more stages do not fit the run's 20 steps"):
-        make_method("sora", make_backbone("bert"), schedule={"max_xi": 1e-3, "stages": 7, "first": 18})
+    with pytest.raises(UserError, match=r"xi_schedule.first=18 steps \+ 6 more stages do not fit the run's 20 steps"):
+        make_method("sora", make_backbone("bert"), xi_schedule={"max_xi": 1e-3, "stages": 7, "first": 18})
