@@ -116,7 +116,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), count)
         made = len(list(Path(folder).glob("cells/*/record.json")))
-        for what in ("tables", "audit"):
+        for what in ("tables", "audit", "report"):
             seconds, megabytes = measure("lora2_bench.report", what, "--results", folder)
             print(f"{what}: {made:,} records, {seconds:.1f} s, {megabytes:.0f} MB")
 

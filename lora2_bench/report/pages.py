@@ -13,7 +13,7 @@ from lora2_bench.report.grid import MARKS, MEANINGS, Entry, Grid
 from lora2_bench.report.paper import COLUMNS
 from lora2_bench.report.rounding import decimal
 from lora2_bench.report.sheet import Sheet, Text
-from lora2_bench.report.statistics import VERDICTS, Interval
+from lora2_bench.report.statistics import VERDICTS, Interval, bootstrap_interval
 
 PROTOCOLS = {
     "paper": "best dev score of each run (protocol `paper`)",
@@ -30,6 +30,7 @@ def sheets(grids: Sequence[Grid]) -> list[Sheet]:
     """All sheets of one exhibit, from its grids of one backbone and data source: at most one per protocol."""
     by_protocol = {grid.protocol: grid for grid in grids}
     found = [scores_sheet(grid) for grid in grids]
+    found += [over_tasks_sheet(grid) for grid in grids if any(row.entries[AVERAGE].scores for row in grid.rows)]
     if {"paper", "last"} <= by_protocol.keys():
         found.append(choice_sheet(by_protocol["paper"], by_protocol["last"]))
     if "paper" in by_protocol and any(row.line.printed for row in by_protocol["paper"].rows):
@@ -98,6 +99,36 @@ def choice_sheet(paper: Grid, last: Grid) -> Sheet:
         lines,
         notes=["Points, mean ± standard deviation (seeds) of the difference within each run."],
     )
+
+
+def over_tasks_sheet(grid: Grid) -> Sheet:
+    """Mean and interquartile mean over tasks, each with its bootstrap interval, of the rows that have every task."""
+    lines = []
+    for row in grid.rows:
+        entry = row.entries[AVERAGE]
+        texts = [Text(MARKS["missing"])] * 4
+        if entry.scores:
+            by_task = {task: list(runs.values()) for task, runs in entry.scores.items()}
+            mean = bootstrap_interval(by_task)
+            middle = bootstrap_interval(by_task, "interquartile_mean")
+            texts = [
+                text for found in (mean, middle) for text in (Text(f"{found.estimate:.2f}"), _interval_text(found))
+            ]
+        lines.append([Text(row.line.label), *texts])
+    return Sheet(
+        f"{title_of(grid)}, over tasks; {PROTOCOLS[grid.protocol]}",
+        ["method", "mean over tasks", "95 % interval", "interquartile mean", "95 % interval"],
+        1,
+        lines,
+        notes=[
+            "The interquartile mean is that of the middle half of all runs × tasks. Intervals: bootstrap of the seeds "
+            "within each task; none where a task has one seed."
+        ],
+    )
+
+
+def _interval_text(found: Interval) -> Text:
+    return Text(MARKS["missing"] if found.low is None else f"{found.low:.2f} to {found.high:.2f}")
 
 
 def verdict_sheet(paper: Grid) -> Sheet:
