@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora2_bench import __version__
 from lora2_bench.cell import Cell, in_steps
-from lora2_bench.errors import CellFailed, UserError
+from lora2_bench.errors import CellFailed, OutOfMemory, UserError
 from lora2_bench.owner import owned
 from lora2_bench.plan import Place, Plan
 from lora2_bench.record import DONE, FAILED, Record, result_line
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch and its kin take seconds to import: a finished cell i
     from accelerate import Accelerator
     from torch import Tensor
 
+    from lora2_bench.checkpoint import Checkpoints
     from lora2_bench.methods.base import Method
     from lora2_bench.tasks.batches import Encoded
     from lora2_bench.train import Outcome
@@ -47,6 +48,7 @@ def run(plan: Plan) -> Record:
         check_origin(plan.cell, store)
         store.check_writable()
         with owned(store.running(plan.cell.id), f"cell {plan.cell.id}"):
+            store.tidy(plan.cell.id)
             record = finished(plan, store) or run_cell(plan, store)  # another process may have finished it meanwhile
     print(result_line(record, path))
     if record.error is not None:
@@ -287,8 +289,12 @@ def load_adapter(method: Method, path: Path, origin: str) -> None:
 
 
 def run_cell(plan: Plan, store: Store) -> Record:
-    """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed."""
+    """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed.
+
+    Raises CellFailed where the record cannot be written: what was trained is then in the last checkpoint.
+    """
     from lora2_bench.checkpoint import Checkpoints
+    from lora2_bench.machine import code_state
     from lora2_bench.tracker import make_tracker
     from lora2_bench.train import train, trained_state
 
@@ -301,10 +307,11 @@ def run_cell(plan: Plan, store: Store) -> Record:
     facts = facts_of(cell, data, rows, setup.method, origin.cell["task"] if origin else None)
     tracker = make_tracker(place.tracker, cell, place.results)
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
-    outcome: Outcome | None = None
+    predictions: dict[str, Any] = {}
     error: dict[str, Any] | None = None
+    may_go_on = False
     sources = {"data": facts["data"]["sha256"], "backbone": facts["backbone"]["sha256"], "package": __version__}
-    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources)
+    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources, code_state())
     try:
         with stoppable() as stop:
             outcome = train(
@@ -318,14 +325,12 @@ def run_cell(plan: Plan, store: Store) -> Record:
                 checkpoints=checkpoints,
                 stop=stop,
             )
-    except CellFailed as failure:
-        error = {"step": failure.step, "cause": failure.cause}
-
-    predictions: dict[str, Any] = {}
-    if outcome is not None:
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts |= results_of(setup.method, outcome)
         predictions = score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size)
+    except CellFailed as failure:
+        error = {"step": failure.step, "cause": failure.cause}
+        may_go_on = isinstance(failure, OutOfMemory)
     times["seconds"] = round(time.perf_counter() - started, 3)
     record = Record(
         id=cell.id,
@@ -334,7 +339,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
         label=cell.method_label,
         cut=list(plan.cut),
         result=facts,
-        run=run_facts(plan, times, setup.accelerator.device.type),
+        run=run_facts(plan, times, checkpoints, setup.accelerator.device.type),
         error=error,
     )
 
@@ -345,14 +350,27 @@ def run_cell(plan: Plan, store: Store) -> Record:
 
             export_adapter(folder / "adapter", setup.method)
         if setup.method.keeps_weights:
-            from safetensors.torch import save_file
+            from lora2_bench.export import save_tensors
 
-            save_file(trained_state(setup.method), folder / WEIGHTS)
+            save_tensors(trained_state(setup.method), folder / WEIGHTS)
 
-    store.write(record, beside if record.is_done else None)
-    checkpoints.remove()
+    try:
+        store.write(record, beside if record.is_done else None, over_finished=place.rerun)
+    except OSError as reason:
+        raise unwritten(record, reason, store, checkpoints) from None
+    if not may_go_on:
+        checkpoints.remove()
     tracker.finish(record)
-    return record
+    return store.read(cell.id) or record
+
+
+def unwritten(record: Record, error: OSError, store: Store, checkpoints: Checkpoints) -> CellFailed:
+    """What ends a cell whose record cannot be written."""
+    reason = f"the record cannot be written below results={store.results} ({error.strerror or error})"
+    if record.error is not None:
+        return CellFailed(record.error["step"], f"{record.error['cause']}; {reason}")
+    kept = f"step {checkpoints.kept} is kept" if checkpoints.kept else "no checkpoint is kept"
+    return CellFailed(checkpoints.kept, f"{reason}; {kept}: free some space and run the same command to go on from it")
 
 
 def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task: str | None) -> dict[str, Any]:
@@ -402,7 +420,7 @@ def score_dev(
     if cell.protocol.name == "paper":
         return prediction_table(rows.dev, {"best": outcome.best, "last": outcome.last})
     model = setup.method.backbone.model
-    logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size)
+    logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size, outcome.best_step)
     facts["best"] = {"step": outcome.best_step, "score": main_score(cell.spec, metrics), "metrics": metrics}
     facts["last"] = None
     return prediction_table(rows.dev, {"best": logits})
@@ -420,16 +438,17 @@ def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tenso
     }
 
 
-def run_facts(plan: Plan, times: dict[str, Any], device: str) -> dict[str, Any]:
+def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, device: str) -> dict[str, Any]:
     """What may differ between two runs of one cell: times, memory, versions, code, hardware, command and its paths."""
-    from lora2_bench.machine import code_state, hardware, peak_memory, scrubbed, versions
+    from lora2_bench.machine import hardware, peak_memory, scrubbed, versions
 
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **times,
         "memory": peak_memory(device),
         "versions": versions(),
-        "code": code_state(),
+        "code": checkpoints.code,
+        **({"code_before": checkpoints.code_before} if checkpoints.code_before else {}),
         "hardware": hardware(device),
         "command": scrubbed(plan.command),
         "config": scrubbed(plan.config),

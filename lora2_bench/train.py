@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +18,9 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from lora2_bench.cell import Cell, in_steps
+from lora2_bench.cell import Cell, Train, in_steps
 from lora2_bench.checkpoint import Checkpoints
-from lora2_bench.errors import CellFailed, Interrupted
+from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import BucketSampler, Encoded, by_length
 from lora2_bench.tasks.metrics import glue_metric, main_score
@@ -80,6 +81,7 @@ class _Progress:
     best_step: int
     best: Logits
     best_state: dict[str, Tensor]
+    last: Logits
     loss_sum: float
     since_evaluation: int
     seconds: float
@@ -89,12 +91,13 @@ class _Progress:
         return max((evaluation.score for evaluation in self.evaluations), default=-math.inf)
 
     def take(self, evaluation: Evaluation, logits: Logits, method: Method) -> None:
-        """Add an evaluation; where it is the best so far, keep its logits and weights. Raises CellFailed for NaN."""
+        """Add an evaluation and its logits; of the best so far, keep the weights. Raises CellFailed for NaN."""
         if not math.isfinite(evaluation.score):
             cause = f"the score is {evaluation.score}: the model's outputs are no finite numbers"
             raise CellFailed(evaluation.step, cause)
         if evaluation.score > self.best_score:
             self.best_step, self.best, self.best_state = evaluation.step, logits, trained_state(method)
+        self.last = logits
         self.evaluations.append(evaluation)
         self.loss_sum, self.since_evaluation = 0.0, 0
 
@@ -134,8 +137,9 @@ def train(
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
-    `stop` is asked after every step. Raises CellFailed with the step and its cause when the loss is no finite number,
-    and Interrupted, after a last checkpoint, where it was to stop.
+    The end of training is a checkpoint too: what comes after it may fail. `stop` is asked after every step. Raises
+    CellFailed with the step and its cause when the loss is no finite number, OutOfMemory with what to set, and
+    Interrupted, after a last checkpoint, where it was to stop.
     """
     settings, spec = cell.train, cell.spec
     model: nn.Module = method.backbone.model
@@ -151,67 +155,64 @@ def train(
     model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
     trained = list(method.trainable().values())
 
-    progress = _Progress(0, [], 0, {}, {}, 0.0, 0, 0.0)
+    progress = _Progress(0, [], 0, {}, {}, {}, 0.0, 0, 0.0)
     random_state: dict[str, Any] | None = None
     continued_from: int | None = None
     if checkpoints is not None and (found := checkpoints.load()) is not None:
         progress, random_state = _restore(found, method, optimizer, scheduler)
         continued_from = progress.step
-    last: Logits = {}
     torch.manual_seed(cell.seed)  # dropout draws the same numbers whatever was drawn while the model was built
 
     label = f"{cell.task} {cell.method_label}"
-    bar = tqdm(total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5)
     per_epoch = len(sampler)
     mark = time.perf_counter()
-    while progress.step < total:
-        epoch, skip = divmod(progress.step, per_epoch)
-        sampler.begin(epoch, skip)
-        if random_state is not None and skip == 0:
-            _set_random_state(random_state)
-            random_state = None
-        for batch in loader:
-            if random_state is not None:  # within an epoch only now: making the loader's iterator drew a number
+    with tqdm(total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5) as bar:
+        while progress.step < total:
+            epoch, skip = divmod(progress.step, per_epoch)
+            sampler.begin(epoch, skip)
+            if random_state is not None and skip == 0:
                 _set_random_state(random_state)
                 random_state = None
-            step = progress.step + 1
-            model.train()
-            loss = _backward(model, method, batch, settings.accumulate, accelerator)
-            if not math.isfinite(loss_now := loss.item()):
-                bar.close()
-                raise CellFailed(
-                    step, f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer"
-                )
-            if settings.max_grad_norm > 0:
-                accelerator.clip_grad_norm_(trained, settings.max_grad_norm)
-            method.after_backward(step)
-            optimizer.step()
-            scheduler.step()
-            method.after_step(step)
-            optimizer.zero_grad()
-            progress.step = step
-            progress.loss_sum += loss_now
-            progress.since_evaluation += 1
-            progress.seconds += time.perf_counter() - mark
-            bar.set_postfix_str(f"loss {loss_now:.3f}, {progress.scored}", refresh=False)
-            bar.update()
+            for batch in loader:
+                if random_state is not None:  # within an epoch only now: making the loader's iterator drew a number
+                    _set_random_state(random_state)
+                    random_state = None
+                step = progress.step + 1
+                with _memory_for(step, _size(batch, settings.accumulate), _smaller_step(settings)):
+                    model.train()
+                    loss = _backward(model, method, batch, settings.accumulate, accelerator)
+                    if not math.isfinite(loss_now := loss.item()):
+                        cause = f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer"
+                        raise CellFailed(step, cause)
+                    if settings.max_grad_norm > 0:
+                        accelerator.clip_grad_norm_(trained, settings.max_grad_norm)
+                    method.after_backward(step)
+                    optimizer.step()
+                    scheduler.step()
+                    method.after_step(step)
+                    optimizer.zero_grad()
+                progress.step = step
+                progress.loss_sum += loss_now
+                progress.since_evaluation += 1
+                progress.seconds += time.perf_counter() - mark
+                bar.set_postfix_str(f"loss {loss_now:.3f}, {progress.scored}", refresh=False)
+                bar.update()
 
-            if step % every == 0 or step == total:
-                last, metrics = score(model, spec, eval_rows, accelerator, eval_batch_size)
-                mean_loss = progress.loss_sum / progress.since_evaluation
-                evaluation = Evaluation(step, round(step / per_epoch, 4), main_score(spec, metrics), metrics, mean_loss)
-                progress.take(evaluation, last, method)
-                on_evaluation(evaluation)
-            stopped = step < total and stop()
-            if checkpoints is not None and step < total and (stopped or checkpoints.due(step)):
-                checkpoints.save(step, _state(progress, method, optimizer, scheduler))
-            if stopped:
-                bar.close()
-                raise Interrupted(step)
-            mark = time.perf_counter()
-            if step == total:
-                break
-    bar.close()
+                if step % every == 0 or step == total:
+                    logits, metrics = score(model, spec, eval_rows, accelerator, eval_batch_size, step)
+                    mean_loss = progress.loss_sum / progress.since_evaluation
+                    epochs = round(step / per_epoch, 4)
+                    evaluation = Evaluation(step, epochs, main_score(spec, metrics), metrics, mean_loss)
+                    progress.take(evaluation, logits, method)
+                    on_evaluation(evaluation)
+                stopped = step < total and stop()
+                if checkpoints is not None and (stopped or step == total or checkpoints.due(step)):
+                    checkpoints.save(step, _state(progress, method, optimizer, scheduler))
+                if stopped:
+                    raise Interrupted(step, checkpoints.kept if checkpoints is not None else 0)
+                mark = time.perf_counter()
+                if step == total:
+                    break
     try:
         method.finish()
     except ValueError as error:
@@ -220,7 +221,7 @@ def train(
         progress.evaluations,
         progress.best_step,
         progress.best,
-        last,
+        progress.last,
         progress.best_state,
         total,
         round(total / per_epoch, 4),
@@ -280,6 +281,34 @@ def _backward(
     return total
 
 
+_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+@contextmanager
+def _memory_for(step: int, what: str, fix: str) -> Iterator[None]:
+    """Turn running out of memory inside, the processor's or a GPU's, into OutOfMemory with what was done and a fix."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if isinstance(error, CellFailed) or not (known or any(text in str(error) for text in _NO_MEMORY)):
+            raise
+        raise OutOfMemory(step, f"out of memory with {what}: {fix}") from None
+
+
+def _size(batch: Mapping[str, Tensor], parts: int = 1) -> str:
+    """A batch's rows and padded length, in words."""
+    rows, tokens = batch["input_ids"].shape
+    return f"{rows} rows of {tokens} tokens" + (f" in {parts} parts" if parts > 1 else "")
+
+
+def _smaller_step(settings: Train) -> str:
+    """What to set so that a training step takes less memory."""
+    finer = [n for n in range(2 * settings.accumulate, settings.batch_size + 1) if settings.batch_size % n == 0]
+    parts = f"set train.accumulate={finer[0]} (the batch stays the same), or " if finer else ""
+    return f"{parts}lower train.max_length={settings.max_length}"
+
+
 def trained_state(method: Method) -> dict[str, Tensor]:
     """Name -> copy on the CPU of all that trains, and of nothing else."""
     return {name: parameter.detach().cpu().clone() for name, parameter in method.trainable().items()}
@@ -294,9 +323,17 @@ def load_trained_state(method: Method, state: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def score(
-    model: nn.Module, spec: TaskSpec, splits: Mapping[str, Encoded], accelerator: Accelerator, batch_size: int
+    model: nn.Module,
+    spec: TaskSpec,
+    splits: Mapping[str, Encoded],
+    accelerator: Accelerator,
+    batch_size: int,
+    step: int,
 ) -> tuple[Logits, dict[str, dict[str, float]]]:
-    """Logits in row order and metrics, per split. The loss among them has no penalty."""
+    """Logits in row order and metrics, per split. The loss among them has no penalty.
+
+    Raises OutOfMemory, with `step`, where a batch does not fit.
+    """
     model.eval()
     logits: Logits = {}
     metrics: dict[str, dict[str, float]] = {}
@@ -305,8 +342,9 @@ def score(
         out = torch.empty(len(rows), spec.num_labels)
         for numbers in by_length(rows.lengths(), batch_size):
             batch = rows.collate([rows[number] for number in numbers])
-            inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
-            with accelerator.autocast():
+            fix = f"set eval_batch_size={len(numbers) // 2}" if len(numbers) > 1 else "give a larger device"
+            with _memory_for(step, f"{_size(batch)} while scoring {name}", fix), accelerator.autocast():
+                inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
                 out[numbers] = model(**inputs).logits.float().cpu()
         references = torch.tensor(rows.labels)
         values: dict[str, Any] = metric.compute(predictions=predictions_of(out), references=rows.labels)
