@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 RESULTS ?= results
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format tables audit prefetch wheel lock clean
+.PHONY: help run test lint format tables audit publish prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ tables: $(VENV)/.installed  ## records below RESULTS (default: results) -> RESUL
 
 audit: $(VENV)/.installed  ## the paper's printed figures recomputed, without any training -> RESULTS/audit
 	$(RUN) -m lora2_bench.report audit --results $(RESULTS)
+
+publish: $(VENV)/.installed  ## mirror the finished records below RESULTS to Weights & Biases, each once (offline without a key)
+	$(RUN) -m lora2_bench.publish --results $(RESULTS)
 
 prefetch: $(VENV)/.installed  ## fill the hub's cache with GLUE and the paper's backbones, for a cluster without network
 	$(RUN) scripts/prefetch.py

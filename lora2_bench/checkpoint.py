@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from lora2_bench.plan import Cadence
 
@@ -58,7 +59,8 @@ class Checkpoints:
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a failed write
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             stays = f"step {self.kept} is still kept" if self.kept else "none is kept so far"
-            print(f"warning: {path} cannot be written ({reason}): {stays}, and training goes on", file=sys.stderr)
+            line = f"warning: {path} cannot be written ({reason}): {stays}, and training goes on"
+            tqdm.write(line, file=sys.stderr)  # the progress bar stands on the line
             return
         self.kept = step
         for old in self._paths()[:-_KEPT]:

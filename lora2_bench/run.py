@@ -305,7 +305,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
     setup = set_up(plan, rows)
     origin = store.read(cell.init_from) if cell.init_from else None
     facts = facts_of(cell, data, rows, setup.method, origin.cell["task"] if origin else None)
-    tracker = make_tracker(place.tracker, cell, place.results)
+    tracker = make_tracker(plan)
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
     predictions: dict[str, Any] = {}
     error: dict[str, Any] | None = None
