@@ -123,7 +123,8 @@ def launch(run: Callable[[Plan], object]) -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # the processes of one cell end alike, and one tells
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
 

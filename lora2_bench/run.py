@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora2_bench import __version__
 from lora2_bench.cell import Cell, in_steps
+from lora2_bench.crew import Crew
 from lora2_bench.errors import CellFailed, OutOfMemory, UserError
 from lora2_bench.owner import owned
 from lora2_bench.plan import Place, Plan
@@ -41,19 +42,35 @@ def run(plan: Plan) -> Record:
     Raises UserError for bad input, before training; CellFailed when training ended early (its record is stored).
     """
     store = Store(plan.place.results)
-    path = str(store.path(plan.cell.id))
-    record = finished(plan, store)
-    if record is None:
-        check_fit(plan)
-        check_origin(plan.cell, store)
-        store.check_writable()
-        with owned(store.running(plan.cell.id), f"cell {plan.cell.id}"):
+    crew = join(plan)
+    with ExitStack() as held:
+
+        def begin() -> Record | None:
+            if (record := finished(plan, store)) is not None:
+                return record
+            check_fit(plan)
+            check_origin(plan.cell, store)
+            store.check_writable()
+            held.enter_context(owned(store.running(plan.cell.id), f"cell {plan.cell.id}"))
             store.tidy(plan.cell.id)
-            record = finished(plan, store) or run_cell(plan, store)  # another process may have finished it meanwhile
-    print(result_line(record, path))
+            return finished(plan, store)  # another process may have finished it meanwhile
+
+        record = crew.by_main(begin) or run_cell(plan, store, crew)
+    if crew.is_main:
+        print(result_line(record, str(store.path(plan.cell.id))))
     if record.error is not None:
         raise CellFailed(record.error["step"], record.error["cause"])
     return record
+
+
+def join(plan: Plan) -> Crew:
+    """The processes that `accelerate launch` started, as this one sees them; alone without it."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return Crew()
+    from lora2_bench.train import make_accelerator
+
+    accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.place))
+    return Crew(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
 
 
 def finished(plan: Plan, store: Store) -> Record | None:
@@ -288,14 +305,14 @@ def load_adapter(method: Method, path: Path, origin: str) -> None:
             parameter.copy_(found[name])
 
 
-def run_cell(plan: Plan, store: Store) -> Record:
+def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
     """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed.
 
     Raises CellFailed where the record cannot be written: what was trained is then in the last checkpoint.
     """
     from lora2_bench.checkpoint import Checkpoints
     from lora2_bench.machine import code_state
-    from lora2_bench.tracker import make_tracker
+    from lora2_bench.tracker import Tracker, make_tracker
     from lora2_bench.train import train, trained_state
 
     cell, place = plan.cell, plan.place
@@ -305,7 +322,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
     setup = set_up(plan, rows)
     origin = store.read(cell.init_from) if cell.init_from else None
     facts = facts_of(cell, data, rows, setup.method, origin.cell["task"] if origin else None)
-    tracker = make_tracker(plan)
+    tracker = make_tracker(plan) if crew.is_main else Tracker()
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
     predictions: dict[str, Any] = {}
     error: dict[str, Any] | None = None
@@ -324,10 +341,11 @@ def run_cell(plan: Plan, store: Store) -> Record:
                 on_evaluation=tracker.evaluation,
                 checkpoints=checkpoints,
                 stop=stop,
+                crew=crew,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts |= results_of(setup.method, outcome)
-        predictions = score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size)
+        predictions = crew.by_main(lambda: score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size))
     except CellFailed as failure:
         error = {"step": failure.step, "cause": failure.cause}
         may_go_on = isinstance(failure, OutOfMemory)
@@ -339,7 +357,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
         label=cell.method_label,
         cut=list(plan.cut),
         result=facts,
-        run=run_facts(plan, times, checkpoints, setup.accelerator.device.type),
+        run=run_facts(plan, {**times, "processes": crew.count}, checkpoints, setup.accelerator.device.type),
         error=error,
     )
 
@@ -354,14 +372,17 @@ def run_cell(plan: Plan, store: Store) -> Record:
 
             save_tensors(trained_state(setup.method), folder / WEIGHTS)
 
-    try:
-        store.write(record, beside if record.is_done else None, over_finished=place.rerun)
-    except OSError as reason:
-        raise unwritten(record, reason, store, checkpoints) from None
-    if not may_go_on:
-        checkpoints.remove()
-    tracker.finish(record)
-    return store.read(cell.id) or record
+    def keep() -> Record:
+        try:
+            store.write(record, beside if record.is_done else None, over_finished=place.rerun)
+        except OSError as reason:
+            raise unwritten(record, reason, store, checkpoints) from None
+        if not may_go_on:
+            checkpoints.remove()
+        tracker.finish(record)
+        return store.read(cell.id) or record
+
+    return crew.by_main(keep)
 
 
 def unwritten(record: Record, error: OSError, store: Store, checkpoints: Checkpoints) -> CellFailed:

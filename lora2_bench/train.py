@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
@@ -20,6 +24,7 @@ from transformers import get_scheduler
 
 from lora2_bench.cell import Cell, Train, in_steps
 from lora2_bench.checkpoint import Checkpoints
+from lora2_bench.crew import ALONE, Crew
 from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import BucketSampler, Encoded, by_length
@@ -110,9 +115,14 @@ class _Progress:
 
 
 def make_accelerator(precision: str, device: str) -> Accelerator:
-    """An Accelerator for one cell; state of an earlier cell in this process is dropped."""
+    """An Accelerator for one cell; state of an earlier cell in this process is dropped.
+
+    Under `accelerate launch` it joins the other processes, which wait for each other as long as an evaluation takes.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device == "cpu")
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    mixed = "bf16" if precision == "bf16" else "no"
+    return Accelerator(mixed_precision=mixed, cpu=device == "cpu", kwargs_handlers=[patient])
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -133,13 +143,15 @@ def train(
     on_evaluation: Callable[[Evaluation], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
+    crew: Crew = ALONE,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
     The end of training is a checkpoint too: what comes after it may fail. `stop` is asked after every step. Raises
     CellFailed with the step and its cause when the loss is no finite number, OutOfMemory with what to set, and
-    Interrupted, after a last checkpoint, where it was to stop.
+    Interrupted, after a last checkpoint, where it was to stop. The processes of a `crew` share the rows of every batch
+    and end alike; the main one scores and keeps checkpoints.
     """
     settings, spec = cell.train, cell.spec
     model: nn.Module = method.backbone.model
@@ -152,38 +164,45 @@ def train(
     betas = (settings.adam_beta1, settings.adam_beta2)
     optimizer = AdamW(groups, lr=settings.lr, betas=betas, eps=settings.adam_eps)
     scheduler = get_scheduler(settings.schedule, optimizer, in_steps(settings.warmup, total), total)
-    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped: the crew sums the gradients below
+    optimizer = accelerator.prepare_optimizer(optimizer)
     trained = list(method.trainable().values())
 
     progress = _Progress(0, [], 0, {}, {}, {}, 0.0, 0, 0.0)
     random_state: dict[str, Any] | None = None
     continued_from: int | None = None
-    if checkpoints is not None and (found := checkpoints.load()) is not None:
-        progress, random_state = _restore(found, method, optimizer, scheduler)
+    if checkpoints is not None and (found := crew.by_main(checkpoints.load)) is not None:
+        progress, random_state = _restore(found, method, optimizer, scheduler, crew)
         continued_from = progress.step
-    torch.manual_seed(cell.seed)  # dropout draws the same numbers whatever was drawn while the model was built
+    # Dropout draws the same numbers whatever was drawn while the model was built, and others in each process.
+    torch.manual_seed(cell.seed + crew.rank * 2**32)
 
     label = f"{cell.task} {cell.method_label}"
     per_epoch = len(sampler)
     mark = time.perf_counter()
-    with tqdm(total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5) as bar:
+    with tqdm(
+        total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5, disable=not crew.is_main
+    ) as bar:
         while progress.step < total:
             epoch, skip = divmod(progress.step, per_epoch)
             sampler.begin(epoch, skip)
             if random_state is not None and skip == 0:
-                _set_random_state(random_state)
+                _set_random_state(random_state, accelerator)
                 random_state = None
             for batch in loader:
                 if random_state is not None:  # within an epoch only now: making the loader's iterator drew a number
-                    _set_random_state(random_state)
+                    _set_random_state(random_state, accelerator)
                     random_state = None
                 step = progress.step + 1
-                with _memory_for(step, _size(batch, settings.accumulate), _smaller_step(settings)):
+                size, fix = _size(batch, settings.accumulate), _smaller_step(settings)
+                with crew.together(), _memory_for(step, size, fix):
                     model.train()
-                    loss = _backward(model, method, batch, settings.accumulate, accelerator)
-                    if not math.isfinite(loss_now := loss.item()):
-                        cause = f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer"
-                        raise CellFailed(step, cause)
+                    loss = _backward(model, method, batch, settings.accumulate, accelerator, crew)
+                crew.sum_([loss, *_gradients(trained, crew)])
+                if not math.isfinite(loss_now := loss.item()):
+                    cause = f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer"
+                    raise CellFailed(step, cause)
+                with crew.together(), _memory_for(step, size, fix):
                     if settings.max_grad_norm > 0:
                         accelerator.clip_grad_norm_(trained, settings.max_grad_norm)
                     method.after_backward(step)
@@ -199,15 +218,18 @@ def train(
                 bar.update()
 
                 if step % every == 0 or step == total:
-                    logits, metrics = score(model, spec, eval_rows, accelerator, eval_batch_size, step)
+                    scoring = partial(score, model, spec, eval_rows, accelerator, eval_batch_size, step)
+                    logits, metrics = crew.by_main(scoring)
                     mean_loss = progress.loss_sum / progress.since_evaluation
                     epochs = round(step / per_epoch, 4)
                     evaluation = Evaluation(step, epochs, main_score(spec, metrics), metrics, mean_loss)
                     progress.take(evaluation, logits, method)
                     on_evaluation(evaluation)
-                stopped = step < total and stop()
-                if checkpoints is not None and (stopped or step == total or checkpoints.due(step)):
-                    checkpoints.save(step, _state(progress, method, optimizer, scheduler))
+                stopped = step < total and crew.any(stop())
+                if checkpoints is not None:
+                    now = stopped or step == total or checkpoints.due(step)
+                    state = partial(_state, progress, method, optimizer, scheduler)
+                    _keep(checkpoints, now, step, state, accelerator, crew)
                 if stopped:
                     raise Interrupted(step, checkpoints.kept if checkpoints is not None else 0)
                 mark = time.perf_counter()
@@ -230,47 +252,82 @@ def train(
     )
 
 
-def _state(progress: _Progress, method: Method, optimizer: Any, scheduler: Any) -> dict[str, Any]:
-    """All that the next step depends on, as tensors and plain data."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def _keep(
+    checkpoints: Checkpoints,
+    now: bool,
+    step: int,
+    state: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    accelerator: Accelerator,
+    crew: Crew,
+) -> None:
+    """Write a checkpoint where it is time, by the main process's clock."""
+    if crew.any(now and crew.is_main):
+        random_states = crew.gather(_random_state(accelerator))
+        if crew.is_main:
+            checkpoints.save(step, state(random_states))
+
+
+def _state(
+    progress: _Progress, method: Method, optimizer: Any, scheduler: Any, random_states: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """All that the next step depends on, as tensors and plain data; one random state per process."""
     return {
         "progress": {**vars(progress), "evaluations": [asdict(one) for one in progress.evaluations]},
         "trained": trained_state(method),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "method": method.state_dict(),
-        "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        "random": random_states,
     }
 
 
 def _restore(
-    state: Mapping[str, Any], method: Method, optimizer: Any, scheduler: Any
-) -> tuple[_Progress, dict[str, Any]]:
-    """Put a `_state` back; the random state is returned, to be set where the state was taken."""
+    state: Mapping[str, Any], method: Method, optimizer: Any, scheduler: Any, crew: Crew
+) -> tuple[_Progress, dict[str, Any] | None]:
+    """Put a `_state` back; this process's random state is returned, to be set where the state was taken.
+
+    There is none where another number of processes took it: a line says so, and dropout draws other numbers.
+    """
     load_trained_state(method, state["trained"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     method.load_state_dict(state["method"])
     values = dict(state["progress"])
     evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
-    return _Progress(evaluations=evaluations, **values), state["random"]
+    progress = _Progress(evaluations=evaluations, **values)
+    if (before := len(state["random"])) != crew.count:
+        if crew.is_main:
+            line = f"warning: {before} processes trained {progress.step} steps and {crew.count} go on: dropout differs"
+            print(line, file=sys.stderr)
+        return progress, None
+    return progress, state["random"][crew.rank]
 
 
-def _set_random_state(state: Mapping[str, Any]) -> None:
+def _random_state(accelerator: Accelerator) -> dict[str, Any]:
+    """What this process draws its dropout from."""
+    on_gpu = accelerator.device.type == "cuda"
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(accelerator.device) if on_gpu else None}
+
+
+def _set_random_state(state: Mapping[str, Any], accelerator: Accelerator) -> None:
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], accelerator.device)
 
 
 def _backward(
-    model: nn.Module, method: Method, batch: dict[str, Tensor], parts: int, accelerator: Accelerator
+    model: nn.Module, method: Method, batch: dict[str, Tensor], parts: int, accelerator: Accelerator, crew: Crew
 ) -> Tensor:
-    """Gradients of one step's loss and penalty, in `parts` pieces that add up to the whole batch; returns the loss."""
+    """Gradients of one step's loss and penalty, in pieces that add up to the whole batch; returns the loss.
+
+    The batch is cut into `parts` pieces for each process, which goes through its own: over all processes, gradients and
+    losses sum up to the step's. The first piece carries the penalty.
+    """
     rows = len(batch["labels"])
-    size = math.ceil(rows / parts)
+    size = math.ceil(rows / (parts * crew.count))
     total = torch.zeros((), device=accelerator.device)
-    for start in range(0, rows, size):
-        piece = {name: tensor[start : start + size] for name, tensor in batch.items()}
+    for start in range(0, rows, size)[crew.rank * parts : (crew.rank + 1) * parts]:
+        piece = {name: tensor[start : start + size].to(accelerator.device) for name, tensor in batch.items()}
         labels = piece.pop("labels")
         with accelerator.autocast():
             logits = model(**piece).logits
@@ -307,6 +364,16 @@ def _smaller_step(settings: Train) -> str:
     finer = [n for n in range(2 * settings.accumulate, settings.batch_size + 1) if settings.batch_size % n == 0]
     parts = f"set train.accumulate={finer[0]} (the batch stays the same), or " if finer else ""
     return f"{parts}lower train.max_length={settings.max_length}"
+
+
+def _gradients(trained: list[nn.Parameter], crew: Crew) -> list[Tensor]:
+    """The gradients that a crew has to sum: zeros in a process that had none of a short batch's rows."""
+    if crew.count == 1:
+        return []
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in trained if parameter.grad is not None]
 
 
 def trained_state(method: Method) -> dict[str, Tensor]:
