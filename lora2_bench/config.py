@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,9 @@ def launch(run: Callable[[Plan], object]) -> None:
 
 
 def _stop(message: str, code: int) -> None:
-    if os.environ.get("RANK", "0") == "0":  # the processes of one cell end alike, and one tells
+    if os.environ.get("RANK", "0") != "0":  # the processes of one cell end alike: the main one tells, and the launcher
+        time.sleep(30)  # ends the others when it is gone, as it would end the main one if another went first
+    else:
         print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
