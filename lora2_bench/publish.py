@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from lora2_bench.record import Record
 from lora2_bench.store import Store, read_record
-from lora2_bench.tracker import finish_run, is_published, log_evaluation, mark_published, start_run
+from lora2_bench.tracker import default_group, finish_run, is_published, log_evaluation, mark_published, start_run
 
 
 def publish(results: Path, project: str, group: str | None = None) -> tuple[int, int]:
@@ -31,7 +31,8 @@ def publish(results: Path, project: str, group: str | None = None) -> tuple[int,
             found.append(record)
     waiting = [record for record in found if not is_published(store, record.id, project)]
     for record in tqdm(waiting, desc="publish", unit="record", disable=not waiting):
-        run = start_run(results, record.id, record.cell, record.label, project, group=group)
+        together = group or default_group(record.cell["task"], record.label, record.run.get("command", ()))
+        run = start_run(results, record.id, record.cell, record.label, project, group=together)
         for evaluation in record.result["evaluations"]:
             log_evaluation(run, evaluation)
         finish_run(run, record)
@@ -47,7 +48,7 @@ def main() -> None:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="where cells/ is")
     parser.add_argument("--project", default="lora2-bench", help="the W&B project")
-    parser.add_argument("--group", help="group of all these runs (default: task and method of each)")
+    parser.add_argument("--group", help="group of all these runs (default: suite or task of each, and its method)")
     arguments = parser.parse_args()
     if not arguments.results.is_dir():
         print(f"error: --results {arguments.results} is no folder: run a cell, or name its results", file=sys.stderr)

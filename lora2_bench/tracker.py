@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,10 +35,10 @@ class WandbTracker(Tracker):
         self._results = plan.place.results
         self._project = plan.place.tracker["project"]
         self._run: Any = None
-        cell, suite = plan.cell, plan.config.get("suite")
+        cell = plan.cell
 
         def start() -> None:
-            group = plan.place.tracker.get("group") or (f"{suite} {cell.method_label}" if suite else None)
+            group = plan.place.tracker.get("group") or default_group(cell.task, cell.method_label, plan.command)
             tags = plan.place.tracker.get("tags") or ()
             self._run = start_run(
                 self._results, cell.id, cell.to_dict(), cell.method_label, self._project, group=group, tags=tags
@@ -71,6 +71,12 @@ class WandbTracker(Tracker):
             self._run = None
 
 
+def default_group(task: str, label: str, command: Iterable[str]) -> str:
+    """What a run is grouped by: the suite that its command names, else its task, and its method."""
+    suite = next((word.removeprefix("suite=") for word in command if word.startswith("suite=")), task)
+    return f"{suite} {label}"
+
+
 def start_run(
     results: Path,
     cell_id: str,
@@ -78,7 +84,7 @@ def start_run(
     label: str,
     project: str,
     *,
-    group: str | None = None,
+    group: str,
     tags: list[str] | tuple[str, ...] = (),
 ) -> Any:
     """A W&B run for a cell (as `Cell.to_dict`). Its id is the cell's: however often it is sent, there is one run.
@@ -96,7 +102,7 @@ def start_run(
         id=cell_id,
         resume="allow",
         name=f"{cell['task']} {label} seed {cell['seed']}",
-        group=group or f"{cell['task']} {label}",
+        group=group,
         tags=list(dict.fromkeys([*facts, cell["protocol"]["name"], *tags])),
         config=scrubbed({"id": cell_id, "label": label, **cell}),
         settings=wandb.Settings(

@@ -84,5 +84,5 @@ def test_a_suite_gives_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     wandb = Runs()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     place = Place(tmp_path, tracker={"name": "wandb", "project": "p", "group": None, "tags": []})
-    make_tracker(Plan(make_cell(), "x.Y", place, config={"suite": "table1"}))
+    make_tracker(Plan(make_cell(), "x.Y", place, command=("suite=table1", "task=rte")))
     assert wandb.runs[0]["group"] == "table1 lora2 k=1"
