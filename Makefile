@@ -5,7 +5,7 @@ RUN := $(VENV)/bin/python
 RESULTS ?= results
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format tables audit figures report prefetch wheel lock clean
+.PHONY: help run test lint format tables audit figures report publish prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ figures: $(VENV)/.installed  ## cost, learning curves, learning rates and ranks,
 
 report: $(VENV)/.installed  ## all of it on one page that opens in any browser -> RESULTS/report/index.html
 	$(RUN) -m lora2_bench.report report --results $(RESULTS)
+
+publish: $(VENV)/.installed  ## mirror the finished records below RESULTS to Weights & Biases, each once (offline without a key)
+	$(RUN) -m lora2_bench.publish --results $(RESULTS)
 
 prefetch: $(VENV)/.installed  ## fill the hub's cache with GLUE and the paper's backbones, for a cluster without network
 	$(RUN) scripts/prefetch.py

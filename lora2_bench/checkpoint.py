@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm.auto import tqdm
 
 from lora2_bench.plan import Cadence
 
@@ -23,12 +24,20 @@ class Checkpoints:
         folder: where they lie.
         origin: what a run continues from must share with it (hashes of data and backbone): other checkpoints are
             dropped, with a line that says so.
+        code: commit and dirty flag of the code that writes; a checkpoint of another commit is continued, and told.
+
+    Attributes:
+        kept: step of the newest checkpoint, 0 for none.
+        code_before: commits and dirty flags, other than `code`, that trained what was loaded.
     """
 
-    def __init__(self, folder: Path, cadence: Cadence, origin: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, cadence: Cadence, origin: dict[str, Any], code: dict[str, Any]) -> None:
         self.folder = folder
         self.cadence = cadence
         self.origin = origin
+        self.code = code
+        self.code_before: list[dict[str, Any]] = []
+        self.kept = 0
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -38,22 +47,36 @@ class Checkpoints:
         return by_time or (self.cadence.steps is not None and step % self.cadence.steps == 0)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        """Write the state after `step` and drop all but the last two. Raises OSError where the disk is full."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write the state after `step` and drop all but the last two.
+
+        Where that fails (a full disk, say), a line says so and the earlier ones stay: training can go on.
+        """
+        self._last = time.monotonic()
         path = self.folder / f"step-{step:09d}.pt"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._write(path, {"origin": self.origin, "code": [*self.code_before, self.code], "state": state})
+        except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a failed write
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            stays = f"step {self.kept} is still kept" if self.kept else "none is kept so far"
+            line = f"warning: {path} cannot be written ({reason}): {stays}, and training goes on"
+            tqdm.write(line, file=sys.stderr)  # the progress bar stands on the line
+            return
+        self.kept = step
+        for old in self._paths()[:-_KEPT]:
+            old.unlink()
+
+    def _write(self, path: Path, values: dict[str, Any]) -> None:
         temporary = path.with_suffix(".tmp")
         try:
             with temporary.open("wb") as stream:
-                torch.save({"origin": self.origin, "state": state}, stream)
+                torch.save(values, stream)
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        for old in self._paths()[:-_KEPT]:
-            old.unlink()
-        self._last = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, or None. Tensors and plain data only: nothing in it is executed."""
@@ -63,7 +86,7 @@ class Checkpoints:
             try:
                 found = torch.load(path, map_location="cpu", weights_only=True)
                 state: dict[str, Any] = found["state"]
-                origin = found["origin"]
+                origin, code = found["origin"], found["code"]
             except Exception as error:  # whatever a truncated or foreign file makes of torch's reader
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 print(f"warning: {path} cannot be read ({reason}): an earlier one is tried", file=sys.stderr)
@@ -71,6 +94,14 @@ class Checkpoints:
             if origin != self.origin:
                 print(f"warning: {path} is of other data, weights or code: the cell starts anew", file=sys.stderr)
                 return None
+            self.kept = int(path.stem.removeprefix("step-"))
+            self.code_before = [one for one in code if one != self.code]
+            if self.code_before:
+                print(
+                    f"warning: {path} was trained by {_commit(code[-1])}, {_commit(self.code)} goes on with it; the "
+                    "record will name both",
+                    file=sys.stderr,
+                )
             return state
         return None
 
@@ -80,3 +111,10 @@ class Checkpoints:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"))
+
+
+def _commit(code: dict[str, Any]) -> str:
+    """A `code_state` in a few words."""
+    if code["sha"] is None:
+        return "an installed package"
+    return f"commit {code['sha'][:10]}" + (" with changes" if code["dirty"] else "")

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,10 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) 
 
 
 def _stop(message: str, code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    if os.environ.get("RANK", "0") != "0":  # the processes of one cell end alike: the main one tells, and the launcher
+        time.sleep(30)  # ends the others when it is gone, as it would end the main one if another went first
+    else:
+        print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -22,16 +22,26 @@ class CellFailed(RuntimeError):
         return f"step {self.step}: {self.cause}"
 
 
+class OutOfMemory(CellFailed):
+    """A cell whose step or scoring did not fit the memory. Its checkpoints stay: other switches may let it go on."""
+
+
 class Interrupted(RuntimeError):
     """A cell that was told to stop. What it had done is in a checkpoint; the same command continues.
 
     Attributes:
         step: the last optimiser step done.
+        kept: the step of the last checkpoint: `step`, less where that could not be written, 0 for none.
     """
 
-    def __init__(self, step: int) -> None:
-        super().__init__(step)
+    def __init__(self, step: int, kept: int) -> None:
+        super().__init__(step, kept)
         self.step = step
+        self.kept = kept
 
     def __str__(self) -> str:
-        return f"stopped after step {self.step}, which is kept: run the same command to continue"
+        if self.kept == self.step:
+            return f"stopped after step {self.step}, which is kept: run the same command to continue"
+        if self.kept:
+            return f"stopped after step {self.step}, step {self.kept} is kept: run the same command to continue"
+        return f"stopped after step {self.step}, no checkpoint is kept: the same command starts anew"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from peft import LoraConfig, TaskType
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -47,9 +49,15 @@ def export_adapter(folder: Path, method: Method) -> None:
     for name, parameter in backbone.head_parameters().items():
         tensors[f"{_PREFIX}{name}"] = parameter.detach()
     config.save_pretrained(str(folder))
-    save_file(
-        {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, folder / "adapter_model.safetensors"
-    )
+    save_tensors(tensors, folder / "adapter_model.safetensors")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write tensors as safetensors. Raises OSError where that fails: the library has an error of its own."""
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(str(error)) from None
 
 
 def _one_zero_rank(factors: Factors) -> Factors:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.cell import Cell, require_choice, require_int, require_number
+from lora2_bench.cell import Cell, require, require_choice, require_int, require_number
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,13 @@ class Place:
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))
+        for name in ("project", "group") if self.tracker["name"] == "wandb" else ():
+            value = self.tracker.get(name)
+            known = (isinstance(value, str) and value != "") or (name == "group" and value is None)
+            require(known, f"tracker.{name}", value, "a name" + (", or null" if name == "group" else ""))
+        tags = self.tracker.get("tags", [])
+        are_names = isinstance(tags, list | tuple) and all(isinstance(tag, str) and tag for tag in tags)
+        require(are_names, "tracker.tags", tags, "a list of names")
         require_int("eval_batch_size", self.eval_batch_size, 1, "an integer of at least 1")
         if self.threads is not None:
             require_int("threads", self.threads, 1, "an integer of at least 1, or null for all cores")

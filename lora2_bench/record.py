@@ -48,8 +48,10 @@ class Record:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
         """The inverse of `to_dict`. Raises ValueError for another schema, KeyError or TypeError for another layout."""
-        if values.get("schema") != SCHEMA:
-            raise ValueError(f"schema {values.get('schema')} is not {SCHEMA}, the one this version reads")
+        if (schema := values.get("schema")) != SCHEMA:
+            told = values.get("run", {}).get("versions", {}).get("lora2_bench")
+            by = f", written by lora2_bench {told}" if told else ""
+            raise ValueError(f"schema {schema} is not {SCHEMA}, the one this version reads{by}")
         return cls(**values)
 
 

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora2_bench import __version__
 from lora2_bench.cell import Cell, in_steps
-from lora2_bench.errors import CellFailed, UserError
+from lora2_bench.crew import Crew
+from lora2_bench.errors import CellFailed, OutOfMemory, UserError
 from lora2_bench.owner import owned
 from lora2_bench.plan import Place, Plan
 from lora2_bench.record import DONE, FAILED, Record, result_line
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # torch and its kin take seconds to import: a finished cell i
     from accelerate import Accelerator
     from torch import Tensor
 
+    from lora2_bench.checkpoint import Checkpoints
     from lora2_bench.methods.base import Method
     from lora2_bench.tasks.batches import Encoded
     from lora2_bench.train import Outcome
@@ -40,20 +42,37 @@ def run(plan: Plan) -> Record:
     Raises UserError for bad input, before training; CellFailed when training ended early (its record is stored).
     """
     store = Store(plan.place.results)
-    path = str(store.path(plan.cell.id))
-    record = finished(plan, store)
-    if record is None:
-        check_fit(plan)
-        check_origin(plan.cell, store)
-        store.check_writable()
-        with owned(store.running(plan.cell.id), f"cell {plan.cell.id}"):
-            record = finished(plan, store) or run_cell(plan, store)  # another process may have finished it meanwhile
+    crew = join(plan)
+    with ExitStack() as held:
+
+        def begin() -> Record | None:
+            if (record := finished(plan, store)) is not None:
+                return record
+            check_fit(plan)
+            check_origin(plan.cell, store)
+            store.check_writable()
+            held.enter_context(owned(store.running(plan.cell.id), f"cell {plan.cell.id}"))
+            store.tidy(plan.cell.id)
+            return finished(plan, store)  # another process may have finished it meanwhile
+
+        record = crew.by_main(begin) or run_cell(plan, store, crew)
+    if crew.is_main:
         with suppress(OSError):  # other cells are running
             store.running(plan.cell.id).parent.rmdir()
-    print(result_line(record, path))
+        print(result_line(record, str(store.path(plan.cell.id))))
     if record.error is not None:
         raise CellFailed(record.error["step"], record.error["cause"])
     return record
+
+
+def join(plan: Plan) -> Crew:
+    """The processes that `accelerate launch` started, as this one sees them; alone without it."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return Crew()
+    from lora2_bench.train import make_accelerator
+
+    accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.place))
+    return Crew(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
 
 
 def finished(plan: Plan, store: Store) -> Record | None:
@@ -288,10 +307,14 @@ def load_adapter(method: Method, path: Path, origin: str) -> None:
             parameter.copy_(found[name])
 
 
-def run_cell(plan: Plan, store: Store) -> Record:
-    """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed."""
+def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
+    """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed.
+
+    Raises CellFailed where the record cannot be written: what was trained is then in the last checkpoint.
+    """
     from lora2_bench.checkpoint import Checkpoints
-    from lora2_bench.tracker import make_tracker
+    from lora2_bench.machine import code_state
+    from lora2_bench.tracker import Tracker, make_tracker
     from lora2_bench.train import train, trained_state
 
     cell, place = plan.cell, plan.place
@@ -301,12 +324,13 @@ def run_cell(plan: Plan, store: Store) -> Record:
     setup = set_up(plan, rows)
     origin = store.read(cell.init_from) if cell.init_from else None
     facts = facts_of(cell, data, rows, setup.method, origin.cell["task"] if origin else None)
-    tracker = make_tracker(place.tracker, cell, place.results)
+    tracker = make_tracker(plan) if crew.is_main else Tracker()
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
-    outcome: Outcome | None = None
+    predictions: dict[str, Any] = {}
     error: dict[str, Any] | None = None
+    may_go_on = False
     sources = {"data": facts["data"]["sha256"], "backbone": facts["backbone"]["sha256"], "package": __version__}
-    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources)
+    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources, code_state())
     try:
         with stoppable() as stop:
             outcome = train(
@@ -319,15 +343,14 @@ def run_cell(plan: Plan, store: Store) -> Record:
                 on_evaluation=tracker.evaluation,
                 checkpoints=checkpoints,
                 stop=stop,
+                crew=crew,
             )
-    except CellFailed as failure:
-        error = {"step": failure.step, "cause": failure.cause}
-
-    predictions: dict[str, Any] = {}
-    if outcome is not None:
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts |= results_of(setup.method, outcome)
-        predictions = score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size)
+        predictions = crew.by_main(lambda: score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size))
+    except CellFailed as failure:
+        error = {"step": failure.step, "cause": failure.cause}
+        may_go_on = isinstance(failure, OutOfMemory)
     times["seconds"] = round(time.perf_counter() - started, 3)
     record = Record(
         id=cell.id,
@@ -336,7 +359,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
         label=cell.method_label,
         cut=list(plan.cut),
         result=facts,
-        run=run_facts(plan, times, setup.accelerator.device.type),
+        run=run_facts(plan, {**times, "processes": crew.count}, checkpoints, setup.accelerator.device.type),
         error=error,
     )
 
@@ -347,14 +370,30 @@ def run_cell(plan: Plan, store: Store) -> Record:
 
             export_adapter(folder / "adapter", setup.method)
         if setup.method.keeps_weights:
-            from safetensors.torch import save_file
+            from lora2_bench.export import save_tensors
 
-            save_file(trained_state(setup.method), folder / WEIGHTS)
+            save_tensors(trained_state(setup.method), folder / WEIGHTS)
 
-    store.write(record, beside if record.is_done else None)
-    checkpoints.remove()
-    tracker.finish(record)
-    return record
+    def keep() -> Record:
+        try:
+            store.write(record, beside if record.is_done else None, over_finished=place.rerun)
+        except OSError as reason:
+            raise unwritten(record, reason, store, checkpoints) from None
+        if not may_go_on:
+            checkpoints.remove()
+        tracker.finish(record)
+        return store.read(cell.id) or record
+
+    return crew.by_main(keep)
+
+
+def unwritten(record: Record, error: OSError, store: Store, checkpoints: Checkpoints) -> CellFailed:
+    """What ends a cell whose record cannot be written."""
+    reason = f"the record cannot be written below results={store.results} ({error.strerror or error})"
+    if record.error is not None:
+        return CellFailed(record.error["step"], f"{record.error['cause']}; {reason}")
+    kept = f"step {checkpoints.kept} is kept" if checkpoints.kept else "no checkpoint is kept"
+    return CellFailed(checkpoints.kept, f"{reason}; {kept}: free some space and run the same command to go on from it")
 
 
 def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task: str | None) -> dict[str, Any]:
@@ -404,7 +443,7 @@ def score_dev(
     if cell.protocol.name == "paper":
         return prediction_table(rows.dev, {"best": outcome.best, "last": outcome.last})
     model = setup.method.backbone.model
-    logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size)
+    logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size, outcome.best_step)
     facts["best"] = {"step": outcome.best_step, "score": main_score(cell.spec, metrics), "metrics": metrics}
     facts["last"] = None
     return prediction_table(rows.dev, {"best": logits})
@@ -422,16 +461,17 @@ def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tenso
     }
 
 
-def run_facts(plan: Plan, times: dict[str, Any], device: str) -> dict[str, Any]:
+def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, device: str) -> dict[str, Any]:
     """What may differ between two runs of one cell: times, memory, versions, code, hardware, command and its paths."""
-    from lora2_bench.machine import code_state, hardware, peak_memory, scrubbed, versions
+    from lora2_bench.machine import hardware, peak_memory, scrubbed, versions
 
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **times,
         "memory": peak_memory(device),
         "versions": versions(),
-        "code": code_state(),
+        "code": checkpoints.code,
+        **({"code_before": checkpoints.code_before} if checkpoints.code_before else {}),
         "hardware": hardware(device),
         "command": scrubbed(plan.command),
         "config": scrubbed(plan.config),

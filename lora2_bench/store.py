@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,41 +55,51 @@ class Store:
         try:
             return read_record(path)
         except ValueError as error:
-            raise UserError(f"{path} cannot be read ({error}): rerun=true replaces it") from None
+            raise UserError(
+                f"{path} cannot be read ({error}): use the version that wrote it, or replace it with rerun=true"
+            ) from None
 
     def check_writable(self) -> None:
         """Raise UserError where nothing can be written, before any training time is spent."""
         try:
             self.cells.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.cells):
-                pass
+            with tempfile.TemporaryFile(dir=self.cells) as file:
+                file.write(bytes(4096))  # a full disk still makes empty files
+                file.flush()
         except OSError as error:
             raise UserError(
                 f"results={self.results} cannot be written ({error.strerror}): give another results=DIR"
             ) from None
 
-    def write(self, record: Record, extra: Callable[[Path], None] | None = None) -> Path:
+    def write(self, record: Record, extra: Callable[[Path], None] | None = None, *, over_finished: bool = True) -> Path:
         """Put a cell's folder in place, with whatever `extra` writes beside the record; returns the record's path.
 
-        A finished record is replaced only by this whole new folder, so a reader sees the old cell or the new one.
+        A record is replaced only by this whole new folder, so a reader sees the old cell or the new one. Without
+        `over_finished`, a finished record that another process has written meanwhile stays. Raises OSError where the
+        folder cannot be written, and UserError where what stands there cannot be read; either leaves it as it was.
         """
         final = self.folder(record.id)
         with self._new_folder(record.id) as folder:
             if extra is not None:
                 extra(folder)
             write_json(folder / "record.json", record.to_dict())
-            if final.exists():
-                old = folder.with_name(folder.name + ".old")
-                final.rename(old)
-                try:
-                    folder.rename(final)
-                except BaseException:
-                    old.rename(final)
-                    raise
-                shutil.rmtree(old)
+            while True:
+                known = None if over_finished else self.read(record.id)
+                if (known is not None and known.is_done) or _swap(folder, final):
+                    return self.path(record.id)
+
+    def tidy(self, cell_id: str) -> None:
+        """Remove what killed writers of a cell left, and put back a record that one had moved aside. For the owner.
+
+        A folder that a live process still writes is left to it.
+        """
+        final = self.folder(cell_id)
+        for left in self.cells.glob(f".{cell_id}.*"):
+            if left.suffix == ".old" and not final.exists():
+                left.rename(final)
             else:
-                folder.rename(final)
-        return self.path(record.id)
+                with suppress(BlockingIOError, FileNotFoundError), _locked(left):
+                    shutil.rmtree(left, ignore_errors=True)
 
     @contextmanager
     def _new_folder(self, cell_id: str) -> Iterator[Path]:
@@ -95,10 +107,46 @@ class Store:
         folder = Path(tempfile.mkdtemp(prefix=f".{cell_id}.", dir=self.cells))
         folder.chmod(0o755)
         try:
-            yield folder
+            with _locked(folder):
+                yield folder
         finally:
-            if folder.exists():
-                shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # gone, where it was put in place
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Mark a folder as being written, for as long as this process lives. Raises BlockingIOError where another does.
+
+    A file system without such locks has none; there, a cell's one owner is all that keeps writers apart.
+    """
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES):
+                raise
+        yield
+    finally:
+        os.close(handle)
+
+
+def _swap(folder: Path, final: Path) -> bool:
+    """Put `folder` in the place of `final`; False where another process put something there at the same moment."""
+    old = folder.with_name(folder.name + ".old")
+    with suppress(FileNotFoundError):
+        final.rename(old)
+    try:
+        folder.rename(final)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            shutil.rmtree(old, ignore_errors=True)  # older than what stands there now
+            return False
+        if old.exists():
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    return True
 
 
 def read_record(path: Path) -> Record:

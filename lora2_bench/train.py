@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from lora2_bench.cell import Cell, in_steps
+from lora2_bench.cell import Cell, Train, in_steps
 from lora2_bench.checkpoint import Checkpoints
-from lora2_bench.errors import CellFailed, Interrupted
+from lora2_bench.crew import ALONE, Crew
+from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import BucketSampler, Encoded, by_length
 from lora2_bench.tasks.metrics import glue_metric, main_score
@@ -80,6 +86,7 @@ class _Progress:
     best_step: int
     best: Logits
     best_state: dict[str, Tensor]
+    last: Logits
     loss_sum: float
     since_evaluation: int
     seconds: float
@@ -89,12 +96,13 @@ class _Progress:
         return max((evaluation.score for evaluation in self.evaluations), default=-math.inf)
 
     def take(self, evaluation: Evaluation, logits: Logits, method: Method) -> None:
-        """Add an evaluation; where it is the best so far, keep its logits and weights. Raises CellFailed for NaN."""
+        """Add an evaluation and its logits; of the best so far, keep the weights. Raises CellFailed for NaN."""
         if not math.isfinite(evaluation.score):
             cause = f"the score is {evaluation.score}: the model's outputs are no finite numbers"
             raise CellFailed(evaluation.step, cause)
         if evaluation.score > self.best_score:
             self.best_step, self.best, self.best_state = evaluation.step, logits, trained_state(method)
+        self.last = logits
         self.evaluations.append(evaluation)
         self.loss_sum, self.since_evaluation = 0.0, 0
 
@@ -107,9 +115,14 @@ class _Progress:
 
 
 def make_accelerator(precision: str, device: str) -> Accelerator:
-    """An Accelerator for one cell; state of an earlier cell in this process is dropped."""
+    """An Accelerator for one cell; state of an earlier cell in this process is dropped.
+
+    Under `accelerate launch` it joins the other processes, which wait for each other as long as an evaluation takes.
+    """
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(mixed_precision="bf16" if precision == "bf16" else "no", cpu=device == "cpu")
+    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    mixed = "bf16" if precision == "bf16" else "no"
+    return Accelerator(mixed_precision=mixed, cpu=device == "cpu", kwargs_handlers=[patient])
 
 
 def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
@@ -130,12 +143,15 @@ def train(
     on_evaluation: Callable[[Evaluation], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
+    crew: Crew = ALONE,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
-    `stop` is asked after every step. Raises CellFailed with the step and its cause when the loss is no finite number,
-    and Interrupted, after a last checkpoint, where it was to stop.
+    The end of training is a checkpoint too: what comes after it may fail. `stop` is asked after every step. Raises
+    CellFailed with the step and its cause when the loss is no finite number, OutOfMemory with what to set, and
+    Interrupted, after a last checkpoint, where it was to stop. The processes of a `crew` share the rows of every batch
+    and end alike; the main one scores and keeps checkpoints.
     """
     settings, spec = cell.train, cell.spec
     model: nn.Module = method.backbone.model
@@ -148,70 +164,77 @@ def train(
     betas = (settings.adam_beta1, settings.adam_beta2)
     optimizer = AdamW(groups, lr=settings.lr, betas=betas, eps=settings.adam_eps)
     scheduler = get_scheduler(settings.schedule, optimizer, in_steps(settings.warmup, total), total)
-    model, optimizer, loader, scheduler = accelerator.prepare(model, optimizer, loader, scheduler)
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped: the crew sums the gradients below
+    optimizer = accelerator.prepare_optimizer(optimizer)
     trained = list(method.trainable().values())
 
-    progress = _Progress(0, [], 0, {}, {}, 0.0, 0, 0.0)
+    progress = _Progress(0, [], 0, {}, {}, {}, 0.0, 0, 0.0)
     random_state: dict[str, Any] | None = None
     continued_from: int | None = None
-    if checkpoints is not None and (found := checkpoints.load()) is not None:
-        progress, random_state = _restore(found, method, optimizer, scheduler)
+    if checkpoints is not None and (found := crew.by_main(checkpoints.load)) is not None:
+        progress, random_state = _restore(found, method, optimizer, scheduler, crew)
         continued_from = progress.step
-    last: Logits = {}
-    torch.manual_seed(cell.seed)  # dropout draws the same numbers whatever was drawn while the model was built
+    # Dropout draws the same numbers whatever was drawn while the model was built, and others in each process.
+    torch.manual_seed(cell.seed + crew.rank * 2**32)
 
     label = f"{cell.task} {cell.method_label}"
-    bar = tqdm(total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5)
     per_epoch = len(sampler)
     mark = time.perf_counter()
-    while progress.step < total:
-        epoch, skip = divmod(progress.step, per_epoch)
-        sampler.begin(epoch, skip)
-        if random_state is not None and skip == 0:
-            _set_random_state(random_state)
-            random_state = None
-        for batch in loader:
-            if random_state is not None:  # within an epoch only now: making the loader's iterator drew a number
-                _set_random_state(random_state)
+    with tqdm(
+        total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5, disable=not crew.is_main
+    ) as bar:
+        while progress.step < total:
+            epoch, skip = divmod(progress.step, per_epoch)
+            sampler.begin(epoch, skip)
+            if random_state is not None and skip == 0:
+                _set_random_state(random_state, accelerator)
                 random_state = None
-            step = progress.step + 1
-            model.train()
-            loss = _backward(model, method, batch, settings.accumulate, accelerator)
-            if not math.isfinite(loss_now := loss.item()):
-                bar.close()
-                raise CellFailed(
-                    step, f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer"
-                )
-            if settings.max_grad_norm > 0:
-                accelerator.clip_grad_norm_(trained, settings.max_grad_norm)
-            method.after_backward(step)
-            optimizer.step()
-            scheduler.step()
-            method.after_step(step)
-            optimizer.zero_grad()
-            progress.step = step
-            progress.loss_sum += loss_now
-            progress.since_evaluation += 1
-            progress.seconds += time.perf_counter() - mark
-            bar.set_postfix_str(f"loss {loss_now:.3f}, {progress.scored}", refresh=False)
-            bar.update()
+            for batch in loader:
+                if random_state is not None:  # within an epoch only now: making the loader's iterator drew a number
+                    _set_random_state(random_state, accelerator)
+                    random_state = None
+                step = progress.step + 1
+                size, fix = _size(batch, settings.accumulate), _smaller_step(settings)
+                with crew.together(), _memory_for(step, size, fix):
+                    model.train()
+                    loss = _backward(model, method, batch, settings.accumulate, accelerator, crew)
+                crew.sum_([loss, *_gradients(trained, crew)])
+                if not math.isfinite(loss_now := loss.item()):
+                    cause = f"the training loss is {loss_now}: lower train.lr={settings.lr}, or warm up longer"
+                    raise CellFailed(step, cause)
+                with crew.together(), _memory_for(step, size, fix):
+                    if settings.max_grad_norm > 0:
+                        accelerator.clip_grad_norm_(trained, settings.max_grad_norm)
+                    method.after_backward(step)
+                    optimizer.step()
+                    scheduler.step()
+                    method.after_step(step)
+                    optimizer.zero_grad()
+                progress.step = step
+                progress.loss_sum += loss_now
+                progress.since_evaluation += 1
+                progress.seconds += time.perf_counter() - mark
+                bar.set_postfix_str(f"loss {loss_now:.3f}, {progress.scored}", refresh=False)
+                bar.update()
 
-            if step % every == 0 or step == total:
-                last, metrics = score(model, spec, eval_rows, accelerator, eval_batch_size)
-                mean_loss = progress.loss_sum / progress.since_evaluation
-                evaluation = Evaluation(step, round(step / per_epoch, 4), main_score(spec, metrics), metrics, mean_loss)
-                progress.take(evaluation, last, method)
-                on_evaluation(evaluation)
-            stopped = step < total and stop()
-            if checkpoints is not None and step < total and (stopped or checkpoints.due(step)):
-                checkpoints.save(step, _state(progress, method, optimizer, scheduler))
-            if stopped:
-                bar.close()
-                raise Interrupted(step)
-            mark = time.perf_counter()
-            if step == total:
-                break
-    bar.close()
+                if step % every == 0 or step == total:
+                    scoring = partial(score, model, spec, eval_rows, accelerator, eval_batch_size, step)
+                    logits, metrics = crew.by_main(scoring)
+                    mean_loss = progress.loss_sum / progress.since_evaluation
+                    epochs = round(step / per_epoch, 4)
+                    evaluation = Evaluation(step, epochs, main_score(spec, metrics), metrics, mean_loss)
+                    progress.take(evaluation, logits, method)
+                    on_evaluation(evaluation)
+                stopped = step < total and crew.any(stop())
+                if checkpoints is not None:
+                    now = stopped or step == total or checkpoints.due(step)
+                    state = partial(_state, progress, method, optimizer, scheduler)
+                    _keep(checkpoints, now, step, state, accelerator, crew)
+                if stopped:
+                    raise Interrupted(step, checkpoints.kept if checkpoints is not None else 0)
+                mark = time.perf_counter()
+                if step == total:
+                    break
     try:
         method.finish()
     except ValueError as error:
@@ -220,7 +243,7 @@ def train(
         progress.evaluations,
         progress.best_step,
         progress.best,
-        last,
+        progress.last,
         progress.best_state,
         total,
         round(total / per_epoch, 4),
@@ -229,47 +252,82 @@ def train(
     )
 
 
-def _state(progress: _Progress, method: Method, optimizer: Any, scheduler: Any) -> dict[str, Any]:
-    """All that the next step depends on, as tensors and plain data."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def _keep(
+    checkpoints: Checkpoints,
+    now: bool,
+    step: int,
+    state: Callable[[list[dict[str, Any]]], dict[str, Any]],
+    accelerator: Accelerator,
+    crew: Crew,
+) -> None:
+    """Write a checkpoint where it is time, by the main process's clock."""
+    if crew.any(now and crew.is_main):
+        random_states = crew.gather(_random_state(accelerator))
+        if crew.is_main:
+            checkpoints.save(step, state(random_states))
+
+
+def _state(
+    progress: _Progress, method: Method, optimizer: Any, scheduler: Any, random_states: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """All that the next step depends on, as tensors and plain data; one random state per process."""
     return {
         "progress": {**vars(progress), "evaluations": [asdict(one) for one in progress.evaluations]},
         "trained": trained_state(method),
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "method": method.state_dict(),
-        "random": {"cpu": torch.get_rng_state(), "cuda": cuda},
+        "random": random_states,
     }
 
 
 def _restore(
-    state: Mapping[str, Any], method: Method, optimizer: Any, scheduler: Any
-) -> tuple[_Progress, dict[str, Any]]:
-    """Put a `_state` back; the random state is returned, to be set where the state was taken."""
+    state: Mapping[str, Any], method: Method, optimizer: Any, scheduler: Any, crew: Crew
+) -> tuple[_Progress, dict[str, Any] | None]:
+    """Put a `_state` back; this process's random state is returned, to be set where the state was taken.
+
+    There is none where another number of processes took it: a line says so, and dropout draws other numbers.
+    """
     load_trained_state(method, state["trained"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
     method.load_state_dict(state["method"])
     values = dict(state["progress"])
     evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
-    return _Progress(evaluations=evaluations, **values), state["random"]
+    progress = _Progress(evaluations=evaluations, **values)
+    if (before := len(state["random"])) != crew.count:
+        if crew.is_main:
+            line = f"warning: {before} processes trained {progress.step} steps and {crew.count} go on: dropout differs"
+            print(line, file=sys.stderr)
+        return progress, None
+    return progress, state["random"][crew.rank]
 
 
-def _set_random_state(state: Mapping[str, Any]) -> None:
+def _random_state(accelerator: Accelerator) -> dict[str, Any]:
+    """What this process draws its dropout from."""
+    on_gpu = accelerator.device.type == "cuda"
+    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(accelerator.device) if on_gpu else None}
+
+
+def _set_random_state(state: Mapping[str, Any], accelerator: Accelerator) -> None:
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] is not None and accelerator.device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], accelerator.device)
 
 
 def _backward(
-    model: nn.Module, method: Method, batch: dict[str, Tensor], parts: int, accelerator: Accelerator
+    model: nn.Module, method: Method, batch: dict[str, Tensor], parts: int, accelerator: Accelerator, crew: Crew
 ) -> Tensor:
-    """Gradients of one step's loss and penalty, in `parts` pieces that add up to the whole batch; returns the loss."""
+    """Gradients of one step's loss and penalty, in pieces that add up to the whole batch; returns the loss.
+
+    The batch is cut into `parts` pieces for each process, which goes through its own: over all processes, gradients and
+    losses sum up to the step's. The first piece carries the penalty.
+    """
     rows = len(batch["labels"])
-    size = math.ceil(rows / parts)
+    size = math.ceil(rows / (parts * crew.count))
     total = torch.zeros((), device=accelerator.device)
-    for start in range(0, rows, size):
-        piece = {name: tensor[start : start + size] for name, tensor in batch.items()}
+    for start in range(0, rows, size)[crew.rank * parts : (crew.rank + 1) * parts]:
+        piece = {name: tensor[start : start + size].to(accelerator.device) for name, tensor in batch.items()}
         labels = piece.pop("labels")
         with accelerator.autocast():
             logits = model(**piece).logits
@@ -278,6 +336,44 @@ def _backward(
         penalty = method.penalty() if start == 0 else None
         accelerator.backward(loss if penalty is None else loss + penalty)
     return total
+
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+@contextmanager
+def _memory_for(step: int, what: str, fix: str) -> Iterator[None]:
+    """Turn running out of memory inside, the processor's or a GPU's, into OutOfMemory with what was done and a fix."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if isinstance(error, CellFailed) or not (known or any(text in str(error) for text in _NO_MEMORY)):
+            raise
+        raise OutOfMemory(step, f"out of memory with {what}: {fix}") from None
+
+
+def _size(batch: Mapping[str, Tensor], parts: int = 1) -> str:
+    """A batch's rows and padded length, in words."""
+    rows, tokens = batch["input_ids"].shape
+    return f"{rows} rows of {tokens} tokens" + (f" in {parts} parts" if parts > 1 else "")
+
+
+def _smaller_step(settings: Train) -> str:
+    """What to set so that a training step takes less memory."""
+    finer = [n for n in range(2 * settings.accumulate, settings.batch_size + 1) if settings.batch_size % n == 0]
+    parts = f"set train.accumulate={finer[0]} (the batch stays the same), or " if finer else ""
+    return f"{parts}lower train.max_length={settings.max_length}"
+
+
+def _gradients(trained: list[nn.Parameter], crew: Crew) -> list[Tensor]:
+    """The gradients that a crew has to sum: zeros in a process that had none of a short batch's rows."""
+    if crew.count == 1:
+        return []
+    for parameter in trained:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    return [parameter.grad for parameter in trained if parameter.grad is not None]
 
 
 def trained_state(method: Method) -> dict[str, Tensor]:
@@ -294,9 +390,17 @@ def load_trained_state(method: Method, state: Mapping[str, Tensor]) -> None:
 
 @torch.no_grad()
 def score(
-    model: nn.Module, spec: TaskSpec, splits: Mapping[str, Encoded], accelerator: Accelerator, batch_size: int
+    model: nn.Module,
+    spec: TaskSpec,
+    splits: Mapping[str, Encoded],
+    accelerator: Accelerator,
+    batch_size: int,
+    step: int,
 ) -> tuple[Logits, dict[str, dict[str, float]]]:
-    """Logits in row order and metrics, per split. The loss among them has no penalty."""
+    """Logits in row order and metrics, per split. The loss among them has no penalty.
+
+    Raises OutOfMemory, with `step`, where a batch does not fit.
+    """
     model.eval()
     logits: Logits = {}
     metrics: dict[str, dict[str, float]] = {}
@@ -305,8 +409,9 @@ def score(
         out = torch.empty(len(rows), spec.num_labels)
         for numbers in by_length(rows.lengths(), batch_size):
             batch = rows.collate([rows[number] for number in numbers])
-            inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
-            with accelerator.autocast():
+            fix = f"set eval_batch_size={len(numbers) // 2}" if len(numbers) > 1 else "give a larger device"
+            with _memory_for(step, f"{_size(batch)} while scoring {name}", fix), accelerator.autocast():
+                inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
                 out[numbers] = model(**inputs).logits.float().cpu()
         references = torch.tensor(rows.labels)
         values: dict[str, Any] = metric.compute(predictions=predictions_of(out), references=rows.labels)

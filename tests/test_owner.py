@@ -6,11 +6,13 @@ import json
 import multiprocessing
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+import lora2_bench.owner
 from lora2_bench.errors import UserError
 from lora2_bench.owner import SILENCE, born_of, owned, read_owner
 
@@ -47,7 +49,8 @@ def test_a_dead_owner_holds_nothing(tmp_path: Path) -> None:
         pass
 
 
-def test_on_another_machine_the_heartbeat_tells(tmp_path: Path) -> None:
+def test_on_another_machine_the_heartbeat_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora2_bench.owner, "BEAT", 0.05)
     leave(tmp_path / "a", host="elsewhere")
     with pytest.raises(UserError, match="on elsewhere: wait for it"), owned(tmp_path / "a", "a"):
         pass
@@ -56,6 +59,32 @@ def test_on_another_machine_the_heartbeat_tells(tmp_path: Path) -> None:
     with owned(tmp_path / "a", "a"):
         owner = read_owner(tmp_path / "a")
         assert owner is not None and owner.pid == os.getpid()
+
+
+@pytest.mark.parametrize("jump", [-86_400, 86_400])
+def test_a_clock_that_jumps_neither_robs_a_live_owner_nor_keeps_a_dead_one(
+    jump: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system's clock moves by a day under another machine's owner: only whether it beats counts."""
+    monkeypatch.setattr(lora2_bench.owner, "BEAT", 0.2)
+    leave(tmp_path / "a", host="elsewhere")
+    path, over = tmp_path / "a" / "owner.json", threading.Event()
+
+    def beat() -> None:
+        moment = time.time() + jump
+        while not over.wait(0.1):
+            moment += 0.1
+            os.utime(path, (moment, moment))
+
+    os.utime(path, (time.time() + jump, time.time() + jump))
+    other = threading.Thread(target=beat)
+    other.start()
+    with pytest.raises(UserError, match="on elsewhere: wait for it"), owned(tmp_path / "a", "a"):
+        pass
+    over.set()
+    other.join()
+    with owned(tmp_path / "a", "a"):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
 def compete(folder: Path, turns: int, won: Path) -> None:

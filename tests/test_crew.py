@@ -1,0 +1,157 @@
+"""Several processes train one cell through the real `accelerate launch`: the numbers of one process, and bad ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lora2_bench.crew import ALONE
+from lora2_bench.errors import CellFailed
+from tests.conftest import Told
+from tests.test_resume import QUICK, Bench, Folders, science
+
+# 57 rows: the last batch of an epoch has a single row, and the second process has none of it.
+SMALL = (*(part for part in QUICK if not part.startswith("data.max_train")), "data.max_train=57")
+
+FAULTY = """
+import os, sys
+from lora2_bench import train as loop
+from lora2_bench.__main__ import main
+
+if os.environ["RANK"] == "1":
+    backward, made = loop._backward, 0
+
+    def greedy(*arguments):
+        global made
+        made += 1
+        if made == 8:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes")
+        return backward(*arguments)
+
+    loop._backward = greedy
+main()
+"""
+
+
+def launched(*arguments: str, script: Path | None = None) -> Told:
+    """The user's command in two processes; device=cpu keeps them off any GPU."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--multi_gpu"]
+    what = ["-m", "lora2_bench"] if script is None else [str(script)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(
+        [*launch, "--main_process_port", "0", *what, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+    return Told(done.returncode, done.stdout, done.stderr)
+
+
+def without_dropout(folder: Path, copy: Path) -> Path:
+    """A copy of a backbone that drops nothing: processes draw their own dropout."""
+    copy.mkdir()
+    for file in folder.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    config = json.loads((copy / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (copy / "config.json").write_text(json.dumps(config))
+    return copy
+
+
+def run_of(results: Path) -> dict[str, Any]:
+    """What the only record says of its run."""
+    (path,) = results.glob("cells/*/record.json")
+    run: dict[str, Any] = json.loads(path.read_text())["run"]
+    return run
+
+
+def logits_of(results: Path) -> dict[str, list[list[float]]]:
+    """The dev logits at the best and the last step."""
+    (path,) = results.glob("cells/*/predictions.json")
+    dev = json.loads(path.read_text())["dev"]
+    return {name: dev[name] for name in ("best", "last")}
+
+
+@pytest.mark.parametrize(("method", "parts"), [("lora2", 1), ("adalora", 2), ("full", 1)])
+def test_two_processes_give_what_one_gives_with_twice_the_parts(
+    method: str, parts: int, bench: Bench, tiny_folders: Folders, tmp_path: Path
+) -> None:
+    folder = without_dropout(tiny_folders("bert"), tmp_path / "backbone")
+    lr = "train.lr=2e-2" if method != "full" else "train.lr=1e-3"
+    command = ("model=local", f"model.path={folder}", f"method={method}", *SMALL, lr)
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    assert bench(*command, f"train.accumulate={2 * parts}", f"results={alone}").code == 0
+    told = launched(*command, f"train.accumulate={parts}", f"results={two}")
+    assert told.code == 0, told.err
+    assert told.out.count("record.json") == 1 and "warning: " not in told.err
+    assert run_of(two)["processes"] == 2 and run_of(alone)["processes"] == 1
+    one, other = science(alone)["result"], science(two)["result"]
+    assert other.get("ranks") == one.get("ranks")
+    for mine, theirs in zip(one["evaluations"], other["evaluations"], strict=True):
+        assert mine["step"] == theirs["step"] and mine["score"] == pytest.approx(theirs["score"])
+        assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-4)
+    for when, rows in logits_of(alone).items():
+        for row, twin in zip(rows, logits_of(two)[when], strict=True):
+            assert row == pytest.approx(twin, abs=1e-4)
+
+
+def test_two_processes_end_alike_and_continue_alike(tiny_folders: Folders, tmp_path: Path) -> None:
+    """One of two runs out of memory; with dropout, the run that continues ends with the numbers of a quiet one."""
+    script = tmp_path / "faulty.py"
+    script.write_text(FAULTY)
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *SMALL, "checkpoint.steps=3")
+    quiet, results = tmp_path / "quiet", tmp_path / "results"
+    assert launched(*command, f"results={quiet}").code == 0
+
+    told = launched(*command, f"results={results}", script=script)
+    assert told.code == 1
+    assert told.err.count("error: step 8: out of memory with ") == 1
+    (path,) = results.glob("cells/*/record.json")
+    assert json.loads(path.read_text())["error"]["step"] == 8
+    assert not list(results.glob("running/*/owner.json"))
+
+    assert launched(*command, f"results={results}").code == 0
+    assert run_of(results)["continued_from"] == 6
+    assert science(results) == science(quiet)
+    assert list((results / "running").iterdir()) == []
+
+    again = launched(*command, f"results={results}")  # finished: told once, trained by none
+    assert again.code == 0 and again.out.count("record.json") == 1 and "step/s" not in again.err
+
+
+def test_a_loss_that_is_no_number_in_one_and_bad_input_end_all(tiny_folders: Folders, tmp_path: Path) -> None:
+    script = tmp_path / "faulty.py"
+    fault = next(line for line in FAULTY.splitlines() if "raise RuntimeError" in line).strip()
+    script.write_text(FAULTY.replace(fault, "return backward(*arguments) * float('nan')"))
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *SMALL, f"results={tmp_path}")
+    told = launched(*command, script=script)
+    assert told.code == 1 and told.err.count("error: step 8: the training loss is nan") == 1
+    told = launched(*command, "init_from=0123456789abcdef")
+    assert told.code != 0 and told.err.count("error: init_from=0123456789abcdef is no finished cell") == 1
+
+
+def test_a_checkpoint_of_two_processes_is_continued_by_one(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
+    script = tmp_path / "faulty.py"
+    script.write_text(FAULTY)
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *SMALL, "checkpoint.steps=3")
+    results = tmp_path / "results"
+    assert launched(*command, f"results={results}", script=script).code == 1
+    told = bench(*command, f"results={results}")
+    assert told.code == 0, told.err
+    assert "warning: 2 processes trained 6 steps and 1 go on: dropout differs" in told.err
+    assert run_of(results)["continued_from"] == 6
+
+
+def test_alone_nothing_is_exchanged() -> None:
+    assert ALONE.is_main and ALONE.by_main(lambda: 3) == 3 and ALONE.any(True) and not ALONE.any(False)
+    assert ALONE.gather("x") == ["x"]
+    with pytest.raises(CellFailed, match="no luck"), ALONE.together():
+        raise CellFailed(1, "no luck")
