@@ -21,15 +21,14 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, Interrupted, UserError
+from lora2_bench.paths import CONF
 from lora2_bench.plan import Cadence, Place, Plan
 from lora2_bench.tasks.spec import task_spec
 
-_PACKAGE = Path(__file__).resolve().parent
-# An installed wheel carries conf/ inside the package; a checkout has it at the top level.
-CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
-
 # The composed config's names; `hydra` itself is not among them where a plan is made.
 _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
+# What only names other choices, and leaves nothing of its own in the composed config.
+_NAMES = ("row", "suite")
 _SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "eval_batch_size")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
@@ -89,6 +88,7 @@ def launch(run: Callable[[Plan], object]) -> None:
         overrides = OmegaConf.to_container(settings.overrides.task, resolve=False)  # as typed, ${...} and all
         assert isinstance(overrides, list)
         try:
+            _check_suite(settings.runtime.choices.get("suite"), settings.mode, overrides)
             run(plan_from(config, tuple(overrides)))
         except (UserError, CellFailed) as error:
             if settings.mode is RunMode.RUN:
@@ -120,6 +120,18 @@ def launch(run: Callable[[Plan], object]) -> None:
     if failures:
         listing = "\n  ".join(failures)
         _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}", 1)
+
+
+def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) -> None:
+    """Raise UserError for a suite that is run as if it were one cell."""
+    if suite is None:
+        return
+    if mode is RunMode.RUN:
+        raise UserError(
+            f"suite={suite} is many cells: run them with -m suite={suite}, or one with row=... task=... seed=..."
+        )
+    if not any(str(override).startswith("row=") for override in overrides):  # the sweep was over suites
+        raise UserError(f"suite={suite} is one of several suites: give one suite a command")
 
 
 def _stop(message: str, code: int) -> None:
@@ -175,7 +187,9 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_shape(values)
     for override in overrides:
         group, _, value = override.partition("=")
-        if group in _GROUPS and value.startswith("["):  # Hydra merges such a list, and its last name wins unseen
+        if group in (*_GROUPS, *_NAMES) and value.startswith(
+            "["
+        ):  # Hydra merges such a list, and its last name wins unseen
             raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
     method = dict(values["method"])
     implementation, size = method.pop("_target_"), method.pop("size")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,69 @@ from lora2_bench.store import read_record
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.
 GROUP = ["model", "data", "protocol", "method", "cut", "task", "science"]
+_RUN_FACTS = ("finished", "seconds", "seconds_per_step", "versions", "hardware", "command")
 
 
-def load_records(results: Path) -> list[Record]:
-    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped."""
-    records: list[Record] = []
+def load_records(results: Path, *, whole: bool = True) -> list[Record]:
+    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped.
+
+    With whole=False, without what only figures and single pages show (`trimmed`): thousands then fit in memory.
+    """
+    records: dict[str, Record] = {}
     for path in sorted(results.glob("cells/[!.]*/record.json")):  # a dot: left over by a writer that was killed
         try:
-            records.append(read_record(path))
-        except ValueError as error:
+            record = read_record(path)
+            _check_layout(record)
+        except (ValueError, OSError) as error:
             print(f"warning: {path} is skipped: {error}", file=sys.stderr)
-    return records
+            continue
+        if record.id in records:
+            print(f"warning: {path} is skipped: a second record of cell {record.id}", file=sys.stderr)
+            continue
+        records[record.id] = record if whole else trimmed(record)
+    return list(records.values())
+
+
+def _check_layout(record: Record) -> None:
+    """Raise ValueError where a record of this schema has not what every table needs."""
+    cell, result = record.cell, record.result
+    try:
+        if record.is_done:
+            for when in _whens(record).values():
+                float(result[when]["score"])
+        int(cell["seed"]), cell["model"]["name"], cell["task"], cell["method"]["name"], cell["data"]["seed"]
+        data_name(record), result["main_metric"], record.run["finished"]
+        result["data"]["sha256"], result["backbone"]["sha256"]
+        for name in ("adapter", "head", "active"):
+            int(result["parameters"][name])
+    except (LookupError, TypeError, AttributeError, ValueError):
+        raise ValueError("not a record of this package") from None
+
+
+def _whens(record: Record) -> dict[str, str]:
+    """Protocol -> the evaluation that it reports."""
+    return {"clean": "best"} if record.cell["protocol"]["name"] == "clean" else {"paper": "best", "last": "last"}
+
+
+def trimmed(record: Record) -> Record:
+    """A record without its evaluations, ranks and config, but for the recipe and the budget's scale."""
+    result = {name: value for name, value in record.result.items() if name not in ("evaluations", "ranks")}
+    run = {name: record.run[name] for name in _RUN_FACTS if name in record.run}
+    config = record.run.get("config") or {}
+    if "recipe" in config:
+        scale = config.get("method", {}).get("budget", {}).get("scale", False)
+        run["config"] = {"recipe": config["recipe"], "method": {"budget": {"scale": scale}}}
+    return replace(record, result=result, run=run)
+
+
+def science_of(cell: dict[str, Any]) -> str:
+    """A cell's settings without its task and seed, as one text for equal science."""
+    return _canonical_text(json.dumps({name: cell[name] for name in cell if name not in ("seed", "task")}))
+
+
+@cache  # the seeds of one row share theirs
+def _canonical_text(text: str) -> str:
+    return json.dumps(canonical(json.loads(text)), sort_keys=True)
 
 
 def data_name(record: Record) -> str:
@@ -42,31 +96,27 @@ def data_name(record: Record) -> str:
 
 def scores(records: Iterable[Record]) -> pd.DataFrame:
     """One row per finished cell and protocol: `paper` (best dev), `last`, `clean`. Scores are 0 to 100."""
-    rows: list[dict[str, Any]] = []
-    for record in records:
-        if not record.is_done:
-            continue
-        cell, result = record.cell, record.result
-        science = {name: value for name, value in canonical(cell).items() if name not in ("seed", "task")}
-        common = {
-            "id": record.id,
-            "model": cell["model"]["name"],
-            "data": data_name(record),
-            "method": record.label,
-            "cut": "; ".join(record.cut),
-            "task": cell["task"],
-            "science": json.dumps(science, sort_keys=True),
-            "seed": cell["seed"],
-            "metric": result["main_metric"],
-            **{name: result["parameters"][name] for name in ("adapter", "head", "active")},
-        }
-        if cell["protocol"]["name"] == "clean":
-            rows.append({**common, "protocol": "clean", "score": 100 * result["best"]["score"]})
-        else:
-            rows.append({**common, "protocol": "paper", "score": 100 * result["best"]["score"]})
-            rows.append({**common, "protocol": "last", "score": 100 * result["last"]["score"]})
     columns = ["id", *GROUP, "seed", "metric", "adapter", "head", "active", "score"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame([row for record in records for row in _score_rows(record)], columns=columns)
+
+
+def _score_rows(record: Record) -> list[dict[str, Any]]:
+    if not record.is_done:
+        return []
+    cell, result = record.cell, record.result
+    common = {
+        "id": record.id,
+        "model": cell["model"]["name"],
+        "data": data_name(record),
+        "method": record.label,
+        "cut": "; ".join(record.cut),
+        "task": cell["task"],
+        "science": science_of(cell),
+        "seed": cell["seed"],
+        "metric": result["main_metric"],
+        **{name: result["parameters"][name] for name in ("adapter", "head", "active")},
+    }
+    return [{**common, "protocol": name, "score": 100 * result[when]["score"]} for name, when in _whens(record).items()]
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -91,9 +141,8 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()
     names = [name for name in GROUP if name != "science"]
     table["variant"] = ""
-    for _, group in table.groupby(names):
-        if len(group) > 1:
-            table.loc[group.index, "variant"] = _differences([json.loads(text) for text in group["science"]])
+    for _, group in table[table.duplicated(names, keep=False)].groupby(names):
+        table.loc[group.index, "variant"] = _differences([json.loads(text) for text in group["science"]])
     return table
 
 

@@ -1,4 +1,4 @@
-"""Method × task tables in Markdown and CSV, one folder per backbone and data source."""
+"""All tables, one folder per backbone and data source; and the plain one, method × task, of everything that was run."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
+from lora2_bench.report.aggregate import load_records, over_seeds, scores
+from lora2_bench.report.commands import RUN
+from lora2_bench.report.files import write_exhibits
+from lora2_bench.report.pages import PROTOCOLS
+from lora2_bench.report.paired import BoundedReader
+from lora2_bench.report.runs import Run, stale_runs
+from lora2_bench.report.suites import suites
 from lora2_bench.store import write_text
 from lora2_bench.tasks.spec import TASKS
 
-PROTOCOLS = {
-    "paper": "best dev score of each run (protocol `paper`)",
-    "last": "dev score at the end of each run (protocol `last`)",
-    "clean": "dev score of the checkpoint chosen on held-out train rows (protocol `clean`)",
-}
 _COLUMNS = [
     "method",
     "variant",
@@ -33,31 +34,46 @@ _COLUMNS = [
 
 
 def write_tables(results: Path) -> list[Path]:
-    """Write `results/tables/<backbone>-<data>/scores.{md,csv}` from the records below `results`; returns their paths.
+    """Write the tables of the records below `results` to `results/tables/<backbone>-<data>/`; returns their paths.
 
-    Without any finished record, one file says what to run.
+    Beside `scores.{md,csv}`, with everything that was run, each folder gets the paper's tables that have any of their
+    cells, as Markdown, LaTeX and CSV (docs/TABLES.md). Without any finished record, one file says what to run.
     """
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
-    records = load_records(results)
-    table = over_seeds(scores(records))
-    if table.empty:
+    records = load_records(results, whole=False)
+    frame = scores(records)
+    if frame.empty:
         path = folder / "empty.md"
-        write_text(path, "No finished cell yet. Run one: `python -m lora2_bench method=lora2 task=rte`\n")
+        write_text(path, _empty())
         return [path]
     (folder / "empty.md").unlink(missing_ok=True)
+    table = over_seeds(frame)
+    runs = [Run.of(record) for record in records]
+    stale = stale_runs(runs)
+    reader = BoundedReader(results)
     written: list[Path] = []
-    for (model, data), part in table.groupby(["model", "data"]):
+    for model, data in sorted({(run.model, run.data) for run in runs}):
         place = folder / f"{model}-{data}"
         place.mkdir(exist_ok=True)
-        write_text(place / "scores.csv", part[_COLUMNS].round(4).to_csv(index=False, lineterminator="\n"))
-        failed = sum(
-            not record.is_done and record.cell["model"]["name"] == model and data_name(record) == data
-            for record in records
-        )
-        write_text(place / "scores.md", markdown(str(model), str(data), part, failed))
-        written += [place / "scores.md", place / "scores.csv"]
+        part = table[(table["model"] == model) & (table["data"] == data)]
+        own = [run for run in runs if (run.model, run.data) == (model, data)]
+        if len(part):
+            write_text(place / "scores.csv", part[_COLUMNS].round(4).to_csv(index=False, lineterminator="\n"))
+            write_text(place / "scores.md", markdown(model, data, part, sum(not run.done for run in own)))
+            written += [place / "scores.md", place / "scores.csv"]
+        written += write_exhibits(place, model, data, own, stale, frame, reader)
     return written
+
+
+def _empty() -> str:
+    """What stands in place of tables: the exhibits, none of them begun, and the command for each."""
+    lines = ["No finished cell yet. Run one: `python -m lora2_bench method=lora2 task=rte`", ""]
+    lines += ["| suite | cells done | of | command |", "| --- | ---: | ---: | --- |"]
+    for suite in suites().values():
+        lines.append(f"| {suite.name} | 0 | {suite.cells} | `{RUN} -m suite={suite.name}` |")
+    lines += ["", "`model=minilm data=mini` after a suite runs it without a network, on generated data."]
+    return "\n".join(lines) + "\n"
 
 
 def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str:

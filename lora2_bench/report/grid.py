@@ -1,0 +1,275 @@
+"""Runs put into the places of an exhibit: which seeds count, what is missing and why, mean, rank and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from lora2_bench.report.comparisons import obstacles
+from lora2_bench.report.exhibits import AVERAGE, Exhibit, Line
+from lora2_bench.report.rounding import Printed, decimal
+from lora2_bench.report.runs import Run
+from lora2_bench.report.statistics import Verdict, verdict
+
+OK, MISSING, FAILED, STALE, NOT_COMPARABLE = "ok", "missing", "failed", "stale", "not comparable"
+SEEDS, UNEVEN = "seeds", "uneven"
+MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEEDS: "‡", UNEVEN: "§"}
+MEANINGS = {
+    MISSING: "no run",
+    FAILED: "a run failed",
+    STALE: "a run is stale: made with other rows, backbone weights or another major version than the newest record",
+    NOT_COMPARABLE: "a run is not comparable: a quick look, or settings off the recipe",
+    SEEDS: "other seeds than the suite's",
+    UNEVEN: "an average over tasks with different sets of seeds: without sd",
+}
+_WORST_FIRST = (FAILED, STALE, NOT_COMPARABLE, MISSING)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One row and task under one way of choosing the checkpoint.
+
+    Attributes:
+        runs: seed -> the run that counts.
+        states: seed of the suite -> ok, missing, failed, stale or not comparable.
+        reasons: why runs do not count, each once.
+    """
+
+    runs: Mapping[int, Run]
+    states: Mapping[int, str]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks of its place: every state but ok where nothing counts, and what is wrong beside what counts."""
+        found = [state for state in _WORST_FIRST if state in self.states.values()]
+        if not self.runs:
+            return tuple(found[:1])
+        odd = set(self.runs) != set(self.states)
+        return tuple([state for state in found if state != MISSING] + ([SEEDS] if odd else []))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One place of a table.
+
+    Attributes:
+        scores: task -> seed -> points; several tasks for an average.
+        mean, sd: over seeds; sd is None for one seed, and for an average over different sets of seeds.
+        marks: names of `MARKS`.
+        printed: the paper's figure; None where it prints none, or none belongs here.
+        verdict: on that figure; None where none is printed.
+        rank: 1 for the best of its group and column, 2 for the second, else 0.
+    """
+
+    scores: Mapping[str, Mapping[int, float]] = field(default_factory=dict)
+    mean: float | None = None
+    sd: float | None = None
+    marks: tuple[str, ...] = ()
+    printed: Printed | None = None
+    verdict: Verdict | None = None
+    rank: int = 0
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Every seed that counts."""
+        return tuple(sorted({seed for runs in self.scores.values() for seed in runs}))
+
+    @property
+    def n(self) -> str:
+        """Number of seeds, `2-5` where tasks differ."""
+        counts = sorted({len(runs) for runs in self.scores.values()})
+        return "0" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the printed figure."""
+        return None if self.mean is None or self.printed is None else self.mean - float(self.printed.value)
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One line of an exhibit with its entries by column, `average` included, and its slots by task."""
+
+    line: Line
+    entries: Mapping[str, Entry]
+    slots: Mapping[str, Slot]
+
+    def parameters(self) -> tuple[str, str, str]:
+        """Adapter, head and active parameters; a range where tasks differ, nothing without a run."""
+        runs = [run for slot in self.slots.values() for run in slot.runs.values()]
+        if not runs:
+            return ("", "", "")
+        kinds = [{run.parameters[name] for run in runs} for name in ("adapter", "head", "active")]
+        found = [f"{min(kind):,}" if len(kind) == 1 else f"{min(kind):,}–{max(kind):,}" for kind in kinds]
+        return (found[0], found[1], found[2])
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An exhibit filled from the runs of one backbone, data source and protocol.
+
+    Attributes:
+        exhibit: its layout.
+        model, data: whose runs these are.
+        protocol: paper, last or clean.
+        obstacles: why none of its scores is a counterpart of a printed figure; empty where they can be.
+        rows: in the exhibit's order.
+    """
+
+    exhibit: Exhibit
+    model: str
+    data: str
+    protocol: str
+    obstacles: tuple[str, ...]
+    rows: tuple[GridRow, ...] = ()
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether it may carry the table's name: the paper's backbone, on GLUE's own rows, from the backbone itself."""
+        return self.model == self.exhibit.suite.model and self.data in ("local", "hub")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Its columns, the average last."""
+        return (*(column.name for column in self.exhibit.columns), AVERAGE)
+
+
+def fill(
+    exhibit: Exhibit,
+    model: str,
+    data: str,
+    protocol: str,
+    by_row: Mapping[str, Sequence[Run]],
+    stale: Mapping[str, str],
+) -> Grid:
+    """The exhibit's grid under `protocol` (paper, last, clean).
+
+    Args:
+        exhibit: the layout.
+        model: the runs' backbone.
+        data: the source of their rows; both name the grid and decide what is comparable.
+        protocol: which score counts.
+        by_row: row's name -> its runs, all of this backbone and data source.
+        stale: id -> reason, as `stale_runs` gives it.
+    """
+    reasons = obstacles(model, data, "", protocol, backbone=exhibit.suite.model)
+    if data.endswith("-init_from"):
+        reasons.append("from another cell's adapter")
+    grid = Grid(exhibit, model, data, protocol, tuple(reasons))
+    chooser = "clean" if protocol == "clean" else "paper"
+    made = []
+    for line in exhibit.lines:
+        runs = [run for run in by_row.get(line.spec.name, ()) if run.protocol == chooser]
+        slots = {
+            task: slot_of([run for run in runs if run.task == task], exhibit.suite.seeds, stale)
+            for task in exhibit.suite.tasks
+        }
+        made.append(GridRow(line, _entries(grid, line, slots), slots))
+    return replace(grid, rows=_ranked(made, grid.columns))
+
+
+def slot_of(runs: Sequence[Run], seeds: Iterable[int], stale: Mapping[str, str]) -> Slot:
+    """Which of a row's runs on one task count.
+
+    Finished runs by the recipe that are not stale count. Where they were made under several settings (another length,
+    say), those with the most seeds are taken, the newest of equals: never by score.
+    """
+    settings: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.done and not run.obstacles and run.id not in stale:
+            settings.setdefault(run.science, []).append(run)
+    taken = max(settings.values(), key=lambda group: (len(group), max(run.finished for run in group)), default=[])
+    counted = {run.seed: run for run in taken}
+    states: dict[int, str] = {}
+    reasons = set()
+    for run in runs:
+        if run.id in {one.id for one in taken}:
+            continue
+        state, reason = _why_not(run, stale)
+        reasons.add(f"{state}: {reason}")
+        if run.seed not in counted:
+            known = states.get(run.seed, MISSING)
+            states[run.seed] = min(state, known, key=_WORST_FIRST.index)
+    return Slot(
+        dict(sorted(counted.items())),
+        {seed: OK if seed in counted else states.get(seed, MISSING) for seed in seeds},
+        tuple(sorted(reasons)),
+    )
+
+
+def _why_not(run: Run, stale: Mapping[str, str]) -> tuple[str, str]:
+    if not run.done:
+        return FAILED, run.cause
+    if run.obstacles:
+        return NOT_COMPARABLE, "; ".join(run.obstacles)
+    if run.id in stale:
+        return STALE, stale[run.id]
+    return NOT_COMPARABLE, "other settings than those of most of its seeds"
+
+
+def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Entry]:
+    found: dict[str, Entry] = {}
+    by_task: dict[str, dict[int, float]] = {}
+    for task, slot in slots.items():
+        names = grid.exhibit.columns_of(task)
+        of_task = {seed: run.scores[grid.protocol] for seed, run in slot.runs.items()}
+        for name in names:
+            scores = {seed: columns[name] for seed, columns in of_task.items() if name in columns}
+            # A record without this split's numbers is none of this package's layout.
+            marks = slot.marks if len(scores) == len(of_task) else (NOT_COMPARABLE,)
+            found[name] = _entry(grid, line, name, {task: scores} if scores else {}, marks)
+        whole = {seed: columns for seed, columns in of_task.items() if all(name in columns for name in names)}
+        by_task[task] = {seed: float(np.mean([columns[name] for name in names])) for seed, columns in whole.items()}
+    if not all(by_task.values()):
+        by_task, marks = {}, (MISSING,)
+    elif len({tuple(scores) for scores in by_task.values()}) > 1:
+        marks = (UNEVEN,)
+    else:
+        marks = (SEEDS,) if any(set(slot.runs) != set(slot.states) for slot in slots.values()) else ()
+    found[AVERAGE] = _entry(grid, line, AVERAGE, by_task, marks)
+    return {name: found[name] for name in grid.columns}
+
+
+def _entry(
+    grid: Grid,
+    line: Line,
+    column: str,
+    scores: Mapping[str, Mapping[int, float]],
+    marks: tuple[str, ...],
+) -> Entry:
+    figure = line.figure(column)
+    judged = None
+    if figure is not None:
+        reasons = list(grid.obstacles)
+        if column == AVERAGE and (by_rule := line.average_by_rule) is not None:
+            reasons.append(f"{figure} is not the average of its printed cells, {decimal(by_rule.value, 2)}")
+        listed = {task: list(runs.values()) for task, runs in scores.items()}
+        judged = verdict(float(figure.value), figure.digits, listed, obstacles=reasons)
+    shown = figure if grid.is_papers else None
+    if not scores:
+        return Entry(marks=marks, printed=shown, verdict=judged)
+    mean = float(np.mean([np.mean(list(runs.values())) for runs in scores.values()]))
+    per_seed = None
+    if len({tuple(runs) for runs in scores.values()}) == 1:
+        per_seed = np.mean([list(runs.values()) for runs in scores.values()], axis=0)
+    sd = None if per_seed is None or per_seed.size < 2 else float(np.std(per_seed, ddof=1))
+    return Entry(scores, mean, sd, marks, shown, judged)
+
+
+def _ranked(made: Sequence[GridRow], columns: Iterable[str]) -> tuple[GridRow, ...]:
+    """Best and second of each column within a group, by the two digits that are shown; equals share a rank."""
+    entries = [dict(row.entries) for row in made]
+    for group in {row.line.group for row in made}:
+        places = [index for index, row in enumerate(made) if row.line.group == group]
+        for column in columns:
+            means = {index: entries[index][column].mean for index in places}
+            shown = {index: round(mean, 2) for index, mean in means.items() if mean is not None}
+            if len(shown) < 2:
+                continue
+            ranks = {value: rank for rank, value in enumerate(sorted(set(shown.values()), reverse=True)[:2], start=1)}
+            for index, value in shown.items():
+                entries[index][column] = replace(entries[index][column], rank=ranks.get(value, 0))
+    return tuple(replace(row, entries=found) for row, found in zip(made, entries, strict=True))

@@ -1,0 +1,216 @@
+"""Grids -> the sheets of one exhibit: a table per protocol, what choosing on dev buys, and the verdicts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from lora2_bench.report.commands import filling
+from lora2_bench.report.exhibits import AVERAGE
+from lora2_bench.report.grid import MARKS, MEANINGS, Entry, Grid
+from lora2_bench.report.paper import COLUMNS
+from lora2_bench.report.rounding import decimal
+from lora2_bench.report.sheet import Sheet, Text
+from lora2_bench.report.statistics import VERDICTS, Interval
+
+PROTOCOLS = {
+    "paper": "best dev score of each run (protocol `paper`)",
+    "last": "dev score at the end of each run (protocol `last`)",
+    "clean": "dev score of the checkpoint chosen on held-out train rows (protocol `clean`)",
+}
+CSV_COLUMNS = (
+    "exhibit", "model", "data", "protocol", "row", "method", "group", "column", "mean", "sd", "n", "seeds", "rank",
+    "marks", "printed", "difference", "verdict", "reason", "low", "high", "adapter", "head", "active",
+)  # fmt: skip
+
+
+def sheets(grids: Sequence[Grid]) -> list[Sheet]:
+    """All sheets of one exhibit, from its grids of one backbone and data source: at most one per protocol."""
+    by_protocol = {grid.protocol: grid for grid in grids}
+    found = [scores_sheet(grid) for grid in grids]
+    if {"paper", "last"} <= by_protocol.keys():
+        found.append(choice_sheet(by_protocol["paper"], by_protocol["last"]))
+    if "paper" in by_protocol and any(row.line.printed for row in by_protocol["paper"].rows):
+        found.append(verdict_sheet(by_protocol["paper"]))
+    return found
+
+
+def name_of(title: str, subject: str, paper_model: str, model: str, data: str) -> str:
+    """A table's name: the paper's own only for its backbone on GLUE's own rows, else what it is instead."""
+    other = []
+    if model != paper_model:
+        other.append(f"with {model} in place of {paper_model}")
+    if data.startswith("mini"):
+        other.append("on generated data: not GLUE")
+    if "-sample" in data:
+        other.append("on rows that are not all of GLUE's: not GLUE scores")
+    if data.endswith("-init_from"):
+        other.append("from another cell's adapter")
+    return f"Layout of {title}, {', '.join(other)}" if other else f"{title}: {subject}, {model} on {data} data"
+
+
+def title_of(grid: Grid) -> str:
+    """The name of a grid's table."""
+    exhibit = grid.exhibit
+    return name_of(exhibit.title, exhibit.subject, exhibit.suite.model, grid.model, grid.data)
+
+
+def scores_sheet(grid: Grid) -> Sheet:
+    """Mean ± sd (n) of every place; where they belong, the printed figure and the difference in lines of their own."""
+    lines: list[list[Text]] = []
+    rules = set()
+    for index, row in enumerate(grid.rows):
+        if index and (row.line.group != grid.rows[index - 1].line.group):
+            rules.add(len(lines))
+        parameters = [Text(" / ".join(row.parameters()) if row.parameters()[0] else "")]
+        ours = [value_text(row.entries[column]) for column in grid.columns]
+        lines.append([Text(row.line.label), Text("ours"), *parameters, *ours])
+        if grid.is_papers and row.line.printed is not None:
+            shown = [row.entries[column] for column in grid.columns]
+            params = Text(str(row.line.printed.params or ""))
+            lines.append([Text(), Text("printed"), params, *(Text(str(entry.printed or "")) for entry in shown)])
+            differences = [Text() if entry.difference is None else Text(signed(entry.difference)) for entry in shown]
+            lines.append([Text(), Text("difference"), Text(), *differences])
+    header = ["method", "", "parameters: adapter / head / active", *(column_label(name) for name in grid.columns)]
+    notes = [
+        *_score_notes(grid),
+        *legend(mark for row in grid.rows for at in row.entries.values() for mark in at.marks),
+    ]
+    same = grid.protocol == "last"  # the runs of `paper`, whose table has their gaps already
+    notes += ["The runs are those of protocol `paper`: what fills the gaps stands there."] if same else _reasons(grid)
+    commands = [] if same else filling(grid)
+    title = f"{title_of(grid)}; {PROTOCOLS[grid.protocol]}"
+    return Sheet(title, header, 2, lines, frozenset(rules), notes, commands)
+
+
+def choice_sheet(paper: Grid, last: Grid) -> Sheet:
+    """Best minus last dev score of the same runs: what choosing the checkpoint on dev buys."""
+    lines = []
+    for ours, theirs in zip(paper.rows, last.rows, strict=True):
+        texts = [choice_text(ours.entries[column], theirs.entries[column]) for column in paper.columns]
+        lines.append([Text(ours.line.label), *texts])
+    return Sheet(
+        f"{title_of(paper)}; best minus last dev score: what choosing the checkpoint on dev buys",
+        ["method", *(column_label(name) for name in paper.columns)],
+        1,
+        lines,
+        notes=["Points, mean ± standard deviation (seeds) of the difference within each run."],
+    )
+
+
+def verdict_sheet(paper: Grid) -> Sheet:
+    """The verdict on each printed figure, by the rule of docs/STATISTICS.md."""
+    judged = [row for row in paper.rows if row.line.printed is not None]
+    verdicts = [entry.verdict for row in judged for entry in row.entries.values() if entry.verdict is not None]
+    counts = {word: sum(verdict.word == word for verdict in verdicts) for word in VERDICTS}
+    note = f"Of {len(verdicts)} printed figures: {', '.join(f'{count} {word}' for word, count in counts.items())}."
+    title = f"{title_of(paper)}; verdicts on the printed figures"
+    rule = "The rule is in docs/STATISTICS.md; the reason for each is in the CSV file."
+    if not paper.is_papers:
+        return Sheet(
+            title,
+            ["printed figures", "verdict"],
+            2,
+            [[Text(str(len(verdicts))), Text("not comparable")]],
+            notes=[f"{'; '.join(paper.obstacles)}."],
+        )
+    lines = [
+        [Text(row.line.label), *(Text(entry.verdict.word if entry.verdict else "") for entry in row.entries.values())]
+        for row in judged
+    ]
+    header = ["method", *(column_label(name) for name in paper.columns)]
+    return Sheet(title, header, len(header), lines, notes=[note, rule])
+
+
+def csv_lines(grids: Iterable[Grid]) -> list[list[Any]]:
+    """One line per row, column and protocol, as `CSV_COLUMNS`; scores with four digits."""
+    found = []
+    for grid in grids:
+        exhibit = f"{'' if grid.is_papers else 'layout of '}{grid.exhibit.title}"
+        for row in grid.rows:
+            for column, entry in row.entries.items():
+                judged = entry.verdict
+                interval = judged.mean if judged is not None else None
+                found.append(
+                    [exhibit, grid.model, grid.data, grid.protocol, row.line.spec.name, row.line.label, row.line.group,
+                     column, _digits(entry.mean), _digits(entry.sd), entry.n, " ".join(map(str, entry.seeds)),
+                     entry.rank or "", "; ".join(entry.marks), entry.printed or "", _digits(entry.difference),
+                     judged.word if judged else "", judged.reason if judged else "", *_ends(interval),
+                     *(part.replace(",", "") for part in row.parameters())]
+                )  # fmt: skip
+    return found
+
+
+def value_text(entry: Entry) -> Text:
+    """`83.00 ± 3.61 (3)` with its marks; the mark alone where nothing counts."""
+    marks = "".join(MARKS[mark] for mark in entry.marks)
+    if entry.mean is None:
+        return Text(marks or MARKS["missing"])
+    spread = "" if entry.sd is None else f" ± {entry.sd:.2f}"
+    return Text(f"{entry.mean:.2f}", f"{spread} ({entry.n}){marks}", entry.rank)
+
+
+def choice_text(best: Entry, last: Entry) -> Text:
+    """Mean ± sd of best minus last over the seeds; the average over tasks only where their seeds are the same."""
+    if best.mean is None or last.mean is None:
+        return Text(MARKS["missing"])
+    scores = [
+        [runs[seed] - last.scores[task][seed] for seed in runs if seed in last.scores[task]]
+        for task, runs in best.scores.items()
+    ]
+    per_seed = np.mean(scores, axis=0) if len({len(runs) for runs in scores}) == 1 and best.sd is not None else None
+    mean = float(np.mean([np.mean(runs) for runs in scores]))
+    spread = "" if per_seed is None or per_seed.size < 2 else f" ± {np.std(per_seed, ddof=1):.2f}"
+    return Text(f"{mean:.2f}", f"{spread} ({best.n}){''.join(MARKS[mark] for mark in best.marks)}")
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, a true minus."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def column_label(name: str) -> str:
+    """A column for readers."""
+    return "average" if name == AVERAGE else COLUMNS[name].label
+
+
+def _score_notes(grid: Grid) -> list[str]:
+    figures = "100 × the metric, mean ± standard deviation (seeds)."
+    rank = "In each group the best is bold and the second underlined."
+    rule = "The average counts every task once"
+    both = [task for task in grid.exhibit.suite.tasks if len(grid.exhibit.columns_of(task)) > 1]
+    named = " and ".join({"qqp": "QQP", "mnli": "MNLI"}[task] for task in both)
+    notes = [f"{figures} {rank} {rule}{f', {named} each by the mean of its two columns' if both else ''}."]
+    other = [(row.line.label, by_rule) for row in grid.rows if (by_rule := row.line.average_by_rule) is not None]
+    if grid.is_papers and other:
+        found = "; ".join(f"{label} {decimal(by_rule.value, 2)}" for label, by_rule in other)
+        notes.append(f"Printed averages that are not those of the printed cells by this rule, which gives: {found}.")
+    return notes
+
+
+def legend(marks: Iterable[str]) -> list[str]:
+    """One line that says what the marks used mean; none without marks."""
+    used = set(marks)
+    meanings = "; ".join(f"{sign} {MEANINGS[mark]}" for mark, sign in MARKS.items() if mark in used)
+    return [f"Marks: {meanings}."] if used else []
+
+
+def _reasons(grid: Grid) -> list[str]:
+    """Why runs of these places do not count."""
+    found = [
+        f"{row.line.label}, {task}: {reason}"
+        for row in grid.rows
+        for task, slot in row.slots.items()
+        for reason in slot.reasons
+    ]
+    return ["Runs that do not count: " + "; ".join(found) + "."] if found else []
+
+
+def _digits(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _ends(interval: Interval | None) -> list[str]:
+    return ["", ""] if interval is None else [_digits(interval.low), _digits(interval.high)]

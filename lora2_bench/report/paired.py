@@ -1,0 +1,148 @@
+"""LoRA² against each baseline of its group in Table 1, paired by task and seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from lora2_bench.report.comparisons import COLUMNS, Correctness, Reader, compare, stored_correctness
+from lora2_bench.report.exhibits import Exhibit, Line, exhibits
+from lora2_bench.report.grid import Grid
+from lora2_bench.report.pages import PROTOCOLS, name_of, signed
+from lora2_bench.report.paper import Row
+from lora2_bench.report.sheet import Sheet, Text
+
+# What keeps `make tables` quick: bytes of one predictions file, and of all that are read in one run. The files of QQP
+# and MNLI hold 20,000 rows and more; those of the smaller tasks pass.
+LARGEST_FILE = 256 * 1024
+MOST_BYTES = 16 * 1024 * 1024
+
+
+class BoundedReader:
+    """Reads stored predictions, passing over large files, until enough has been read.
+
+    Attributes:
+        passed_over: ids of the cells whose predictions stayed unread for that.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._cells = results / "cells"
+        self._read = stored_correctness(results)
+        self._known: dict[str, Correctness | None] = {}
+        self._bytes = 0
+        self.passed_over: set[str] = set()
+
+    def __call__(self, cell_id: str) -> Correctness | None:
+        """As `comparisons.stored_correctness`; None for what is passed over."""
+        if cell_id not in self._known:
+            self._known[cell_id] = self._first(cell_id)
+        return self._known[cell_id]
+
+    def _first(self, cell_id: str) -> Correctness | None:
+        try:
+            size = (self._cells / cell_id / "predictions.json").stat().st_size
+        except OSError:
+            return None
+        if size > LARGEST_FILE or self._bytes + size > MOST_BYTES:
+            self.passed_over.add(cell_id)
+            return None
+        self._bytes += size
+        return self._read(cell_id)
+
+
+def paired(frame: pd.DataFrame, grids: Sequence[Grid], correctness: Reader | None) -> pd.DataFrame:
+    """Comparisons of LoRA² with every other method of its group, full fine-tuning among them; only runs that count.
+
+    Args:
+        frame: scores of one backbone and data source, as `aggregate.scores`.
+        grids: Table 1's, of the same.
+        correctness: reads predictions; None for no McNemar test.
+
+    Returns:
+        As `comparisons.compare`; on the paper's own table `claimed` is the printed difference.
+    """
+    parts = []
+    exhibit = exhibits()["table1"]
+    counted = {
+        line.spec.name: {
+            run.id
+            for grid in grids
+            for row in grid.rows
+            if row.line.spec.name == line.spec.name
+            for slot in row.slots.values()
+            for run in slot.runs.values()
+        }
+        for line in exhibit.lines
+    }
+    for ours in (line for line in exhibit.lines if line.spec.method == "lora2"):
+        lines = [line for line in exhibit.lines if line.group in (ours.group, "full")]
+        ids = set().union(*(counted[line.spec.name] for line in lines))
+        part = frame[frame["id"].isin(ids)]
+        if counted[ours.spec.name] and len(ids) > len(counted[ours.spec.name]):
+            claims = _claims(ours, lines, exhibit) if all(grid.is_papers for grid in grids) else None
+            parts.append(compare(part, ours.spec.label, correctness=correctness, claims=claims))
+    parts = [part for part in parts if len(part)]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
+
+
+def _claims(ours: Line, others: Iterable[Line], exhibit: Exhibit) -> dict[tuple[str, str], float]:
+    """(other method's label, task or average) -> the difference that the paper prints."""
+    found: dict[tuple[str, str], float] = {}
+    for other in others:
+        mine, theirs = ours.printed, other.printed
+        if other is ours or mine is None or theirs is None:
+            continue
+        found[other.spec.label, "average"] = float(mine.average.value - theirs.average.value)
+        for task in exhibit.suite.tasks:
+            found[other.spec.label, task] = _difference(mine, theirs, task)
+    return found
+
+
+def _difference(mine: Row, theirs: Row, task: str) -> float:
+    return float(mine.score(task).value - theirs.score(task).value)
+
+
+def paired_sheets(table: pd.DataFrame, model: str, data: str, passed_over: int) -> list[Sheet]:
+    """One sheet per protocol of `paired`'s table."""
+    found = []
+    exhibit = exhibits()["table1"]
+    title = name_of(exhibit.title, "LoRA² against the others", exhibit.suite.model, model, data)
+    for protocol, meaning in PROTOCOLS.items():
+        part = table[table["protocol"] == protocol]
+        if part.empty:
+            continue
+        lines = [_line(row) for row in part.to_dict("records")]
+        notes = [_NOTE]
+        if passed_over:
+            why = f"Predictions of {passed_over} cell(s) were not read, for their size or their number"
+            notes.append(f"{why}: no McNemar test there.")
+        found.append(Sheet(f"{title}, paired; {meaning}", _HEADER, 3, lines, notes=notes))
+    return found
+
+
+_NOTE = (
+    "Ours minus the other's in points, over the pairs of seeds that both have; the interval is a bootstrap of 95 %. "
+    "Detectable: the smallest true difference that these pairs find in 80 % of cases. Seeds needed: for the claimed "
+    "difference, the paper's own where it prints one, else 1 point. p-values are not corrected for their number; "
+    "docs/STATISTICS.md says what each can tell."
+)
+_HEADER = (
+    *("ours", "other", "task", "pairs", "difference", "interval", "sign-flip p", "McNemar p", "detectable", "claimed"),
+    "seeds needed",
+)
+
+
+def _line(row: dict[Any, Any]) -> list[Text]:
+    def number(name: str, digits: int) -> str:
+        return "–" if pd.isna(row[name]) else f"{row[name]:.{digits}f}"
+
+    difference = "–" if pd.isna(row["difference"]) else signed(row["difference"])
+    low, high = number("low", 2), number("high", 2)
+    interval = "–" if low == "–" else f"{low} to {high}".replace("-", "−")
+    tests = [number("sign_flip_p", 4), number("mcnemar_p", 4)]
+    design = [number("detectable", 2), number("claimed", 2).replace("-", "−"), number("seeds_needed", 0)]
+    texts = [row["method"], row["other"], row["task"], str(row["n"]), difference, interval, *tests, *design]
+    return [Text(text) for text in texts]

@@ -1,0 +1,169 @@
+"""What the paper's tables need of a record, and which records are out of date."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora2_bench.cell import canonical
+from lora2_bench.record import Record
+from lora2_bench.report.aggregate import data_name, science_of
+from lora2_bench.report.paper import COLUMNS
+
+# The recipe's values that stand elsewhere: what a row fixes, and what `cut` names.
+_ELSEWHERE = ("targets", "target_r", "lr", "epochs", "batch_size")
+_SCHEDULE = ("t_init", "t_final", "delta_t", "warmup")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record, as the tables see it.
+
+    Attributes:
+        id: of the cell.
+        model: the backbone's name.
+        data: as `aggregate.data_name`.
+        cell: the science, as in the record.
+        science: its settings without task and seed, as text.
+        label: method and size.
+        done: False for a failed cell.
+        cause: why it failed; empty for a finished one.
+        obstacles: why it is no run of its row's recipe: limits, and settings off the recipe.
+        scores: protocol (`paper`, `last`, `clean`) -> column of Table 1 -> points.
+        parameters: adapter, head, active.
+        seconds_per_step: of training; None where the record has none.
+        machine: processor or GPU, and threads.
+        data_sha256, backbone_sha256, major: what must not differ between cells of one table.
+        finished: when it ended, ISO 8601.
+    """
+
+    id: str
+    model: str
+    data: str
+    cell: Mapping[str, Any]
+    science: str
+    label: str
+    done: bool
+    cause: str
+    obstacles: tuple[str, ...]
+    scores: Mapping[str, Mapping[str, float]]
+    parameters: Mapping[str, int]
+    seconds_per_step: float | None
+    machine: str
+    data_sha256: str
+    backbone_sha256: str
+    major: str | None
+    finished: str
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return str(self.cell["task"])
+
+    @property
+    def seed(self) -> int:
+        """The cell's seed."""
+        return int(self.cell["seed"])
+
+    @property
+    def protocol(self) -> str:
+        """`paper` or `clean`: how the checkpoint was chosen."""
+        return str(self.cell["protocol"]["name"])
+
+    @classmethod
+    def of(cls, record: Record) -> Run:
+        """The run of a record. Raises LookupError, TypeError, AttributeError or ValueError for a foreign layout."""
+        cell, result, facts = record.cell, record.result, record.run
+        version = facts.get("versions", {}).get("lora2_bench")
+        seconds = facts.get("seconds_per_step")
+        return cls(
+            id=record.id,
+            model=str(cell["model"]["name"]),
+            data=data_name(record),
+            cell=cell,
+            science=science_of(cell),
+            label=record.label,
+            done=record.is_done,
+            cause="" if record.is_done else str((record.error or {}).get("cause")),
+            obstacles=(*record.cut, *off_recipe(cell, facts.get("config") or {})),
+            scores=_scores(record) if record.is_done else {},
+            parameters={name: int(result["parameters"][name]) for name in ("adapter", "head", "active")},
+            seconds_per_step=None if seconds is None else float(seconds),
+            machine=_machine(facts.get("hardware") or {}),
+            data_sha256=str(result["data"]["sha256"]),
+            backbone_sha256=str(result["backbone"]["sha256"]),
+            major=None if version is None else str(version).partition(".")[0],
+            finished=str(facts.get("finished", "")),
+        )
+
+
+def off_recipe(cell: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Settings of a cell that differ from the recipe it names, as `alpha=32 (recipe: 16)`.
+
+    lr, epochs and batch size are left out: where they differ, the record is marked as cut. Nothing is found where the
+    record has no config.
+    """
+    method, recipe = cell["method"], config.get("recipe", {})
+    skipped = {*_ELSEWHERE, cell["size"]}
+    if config.get("method", {}).get("budget", {}).get("scale"):
+        skipped |= set(_SCHEDULE)
+    found = []
+    for name, wanted in recipe.items():
+        for part in (cell["train"], method, method.get("reg", {}), method.get("budget", {})):
+            if name in part and name not in skipped and canonical(part[name]) != canonical(wanted):
+                found.append(f"{name}={part[name]} (recipe: {wanted})")
+    if method["name"] != "adalora" and "target_r" in recipe:  # AdaLoRA's is in proportion to its r
+        kept = method.get("budget", {}).get("target_r")
+        if canonical(kept) != canonical(recipe["target_r"]):
+            found.append(f"target_r={kept} (recipe: {recipe['target_r']})")
+    return found
+
+
+def _scores(record: Record) -> dict[str, dict[str, float]]:
+    clean = record.cell["protocol"]["name"] == "clean"
+    whens = {"clean": "best"} if clean else {"paper": "best", "last": "last"}
+    return {protocol: _columns(record.cell["task"], record.result[when]) for protocol, when in whens.items()}
+
+
+def _columns(task: str, evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Column -> points; a task with one column is scored by its deciding number. WNLI has no column."""
+    columns = [column for column in COLUMNS.values() if column.task == task]
+    if len(columns) == 1:
+        return {columns[0].name: 100 * float(evaluation["score"])}
+    found = {column.name: evaluation["metrics"].get(column.split, {}) for column in columns}
+    return {
+        column.name: 100 * float(found[column.name][column.metric])
+        for column in columns
+        if column.metric in found[column.name]
+    }
+
+
+def _machine(hardware: Mapping[str, Any]) -> str:
+    if gpu := hardware.get("gpu"):
+        return str(gpu)
+    threads = hardware.get("threads")
+    return f"{hardware.get('processor', 'unknown machine')}" + (f", {threads} thread(s)" if threads else "")
+
+
+def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
+    """Id -> reason of every run that was made with other rows, weights or another major version than the newest.
+
+    The newest finished run of the same backbone, data (a generator's seed included) and task is the measure: what has
+    changed since then cannot be averaged with it, whichever of the two is right.
+    """
+    groups: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        if run.done:
+            groups.setdefault((run.model, run.data, run.cell["data"]["seed"], run.task), []).append(run)
+    found: dict[str, str] = {}
+    for group in groups.values():
+        newest = max(group, key=lambda run: (run.finished, run.id))
+        for run in group:
+            if run.data_sha256 != newest.data_sha256:
+                found[run.id] = "other rows than the newest record's"
+            elif run.backbone_sha256 != newest.backbone_sha256:
+                found[run.id] = "other backbone weights than the newest record's"
+            elif None not in (run.major, newest.major) and run.major != newest.major:
+                found[run.id] = f"version {run.major} of the package, the newest record's is {newest.major}"
+    return found

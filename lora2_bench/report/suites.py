@@ -1,0 +1,156 @@
+"""The cells behind the paper's tables, read from conf/suite and conf/row: the files that Hydra's sweeper runs.
+
+They are read as plain YAML, without Hydra. A row says which values of a cell's method it stands for; what it and the
+method's own file leave to the recipe may differ from backbone to backbone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import yaml
+
+from lora2_bench.cell import canonical
+from lora2_bench.paths import CONF
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """One row of a table: a method, its size and settings (conf/row).
+
+    Attributes:
+        name: as in `row=NAME`.
+        method: the method's name.
+        size_name: k or r; None for a method without a size.
+        size: its value.
+        settings: dotted name -> value of the method's settings that the row itself fixes, its size among them.
+        defaults: those that the method's own file fixes for every recipe.
+    """
+
+    name: str
+    method: str
+    size_name: str | None
+    size: int | None
+    settings: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+    @property
+    def label(self) -> str:
+        """As a record's label: `lora2 k=1`."""
+        return self.method if self.size is None else f"{self.method} {self.size_name}={self.size}"
+
+    def fits(self, cell: Mapping[str, Any]) -> bool:
+        """Whether a cell, as a record holds it, has this row's method and settings."""
+        method = cell["method"]
+        if method["name"] != self.method:
+            return False
+        return all(_same(_leaf(method, name), value) for name, value in self.settings.items()) and all(
+            _same(found, value)
+            for name, value in self.defaults.items()
+            if (found := _leaf(method, name)) is not _ABSENT
+        )
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One set of cells (conf/suite): rows × tasks × seeds.
+
+    Attributes:
+        name: as in `suite=NAME`.
+        model, data: what is taken unless others are given; the paper's own.
+        rows: names of rows, in the table's order.
+        tasks: in the table's order.
+        seeds: of every row and task.
+    """
+
+    name: str
+    model: str
+    data: str
+    rows: tuple[str, ...]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def cells(self) -> int:
+        """Number of its cells."""
+        return len(self.rows) * len(self.tasks) * len(self.seeds)
+
+
+@cache
+def suites() -> dict[str, Suite]:
+    """Every suite by name."""
+    return {path.stem: _suite(path.stem) for path in sorted((CONF / "suite").glob("*.yaml"))}
+
+
+@cache
+def rows() -> dict[str, RowSpec]:
+    """Every row by name."""
+    return {path.stem: _row(path.stem) for path in sorted((CONF / "row").glob("*.yaml"))}
+
+
+def _suite(name: str) -> Suite:
+    values = _read("suite", name)
+    chosen = _overrides(values)
+    params = {key: str(value).split(",") for key, value in values["hydra"]["sweeper"]["params"].items()}
+    return Suite(
+        name,
+        chosen["model"],
+        chosen["data"],
+        tuple(params["row"]),
+        tuple(params["task"]),
+        tuple(int(seed) for seed in params["seed"]),
+    )
+
+
+def _row(name: str) -> RowSpec:
+    values = _read("row", name)
+    method = _overrides(values)["method"]
+    own = _read("method", method)
+    size_name = own["size"]
+    settings = dict(_leaves(values.get("method", {})))
+    if size_name is not None:
+        settings[size_name] = values["kr"]
+    defaults = {
+        key: value
+        for key, value in _leaves(own)
+        if key not in ("_target_", "name", "size", *settings) and not str(value).startswith("${")
+    }
+    return RowSpec(name, method, size_name, values.get("kr"), settings, defaults)
+
+
+def _read(group: str, name: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    return values
+
+
+def _overrides(values: Mapping[str, Any]) -> dict[str, str]:
+    """Group -> choice of a file's `override /GROUP: CHOICE` lines."""
+    return {key.removeprefix("override /"): choice for entry in values["defaults"] for key, choice in entry.items()}
+
+
+_ABSENT = object()
+
+
+def _leaf(values: Any, name: str) -> Any:
+    """The value under a dotted name, or `_ABSENT`."""
+    for part in name.split("."):
+        if not isinstance(values, Mapping) or part not in values:
+            return _ABSENT
+        values = values[part]
+    return values
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    """Equal science: a list of names is a set."""
+    return bool(found == wanted) or (isinstance(found, list) and canonical(found) == canonical(wanted))
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, item in values.items():
+        if isinstance(item, Mapping):
+            yield from _leaves(item, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", item
