@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,14 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, Interrupted, UserError
+from lora2_bench.multirun import Outcomes
 from lora2_bench.paths import CONF
 from lora2_bench.plan import Cadence, Place, Plan
 from lora2_bench.tasks.spec import task_spec
@@ -72,14 +75,29 @@ def _lend_recipes() -> None:
 _lend_recipes()
 
 
+class _Stopped(BaseException):
+    """Ends a multirun of this process from inside a job: Hydra goes on after any Exception."""
+
+
+class MultirunStart(Callback):
+    """Hydra's call at the start of a multirun (conf/config.yaml): only then is the folder of its files known."""
+
+    outcomes = Outcomes()
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Take the multirun's folder."""
+        self.outcomes.begin(config.hydra.sweep.dir)
+
+
 def launch(run: Callable[[Plan], object]) -> None:
     """Compose the command line's config and hand its plan to `run`; the process ends with 1 if a cell failed.
 
     A single run ends at its first error: 2 for bad input, 1 for a failed cell, 3 for one that was told to stop and can
-    go on. A multirun goes on with its other cells and lists the failures at the end.
+    go on. A multirun goes on with its other cells, whatever its launcher, and lists the failures at the end.
     """
-    failures: list[str] = []
+    outcomes = MultirunStart.outcomes = Outcomes()
     composed = False
+    ended = ""
 
     def job(config: DictConfig) -> None:
         nonlocal composed
@@ -87,16 +105,30 @@ def launch(run: Callable[[Plan], object]) -> None:
         settings = HydraConfig.get()
         overrides = OmegaConf.to_container(settings.overrides.task, resolve=False)  # as typed, ${...} and all
         assert isinstance(overrides, list)
-        try:
-            _check_suite(settings.runtime.choices.get("suite"), settings.mode, overrides)
-            run(plan_from(config, tuple(overrides)))
-        except (UserError, CellFailed) as error:
-            if settings.mode is RunMode.RUN:
+        suite = settings.runtime.choices.get("suite")
+        if settings.mode is RunMode.RUN:
+            try:
+                _check_suite(suite, settings.mode, overrides)
+                run(plan_from(config, tuple(overrides)))
+            except (UserError, CellFailed) as error:
                 _stop(str(error), 2 if isinstance(error, UserError) else 1)
-            if "BasicLauncher" not in settings.launcher._target_:
-                raise  # another process: the launcher itself carries the failure home
-            failures.append(f"{' '.join(overrides)}: {error}")
-            print(f"failed: {failures[-1]}", file=sys.stderr)
+            return
+        name = " ".join(overrides)
+        with outcomes.job(settings.job.num, name) as causes:
+            try:
+                _check_suite(suite, settings.mode, overrides)
+                run(plan_from(config, tuple(overrides)))
+            except Interrupted as error:
+                causes.append(str(error))
+                if "BasicLauncher" in settings.launcher._target_:  # the signal meant the process, and it has all jobs
+                    raise _Stopped(str(error)) from None
+            except (UserError, CellFailed) as error:
+                causes.append(str(error))
+            except Exception as error:  # an error of the code's own must not end the other cells
+                traceback.print_exc()
+                causes.append(f"{type(error).__name__}: {_first_line(error)}")
+        if causes:
+            print(f"failed: {name}: {causes[0]}", file=sys.stderr)
 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, to be told in one line
@@ -106,20 +138,24 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted:
             raise
         _stop(_one_line(error), 2)
-    except CellFailed as error:  # from a launcher's other process
-        _stop(str(error), 1)
-    except Interrupted as error:  # a sweep stops with it: whoever sent the signal meant the process
-        _stop(str(error), 3)
-    except ValueError as error:  # Hydra's own, as for task=null: it names no override
+    except (Interrupted, _Stopped) as error:
+        _stop("\n  ".join([str(error), *outcomes.failures()[:-1]]), 3)  # the last is this one
+    except Exception as error:
         if traceback_wanted or composed:
             raise
-        _stop(f"{' '.join(sys.argv[1:])} is not possible: {_one_line(error)}", 2)
+        if outcomes.folder is None or not outcomes.folder.exists():  # no job has begun
+            if not isinstance(error, ValueError):
+                raise
+            # Hydra's own, as for task=null: it names no override
+            _stop(f"{' '.join(sys.argv[1:])} is not possible: {_one_line(error)}", 2)
+        ended = f"\n  the launcher ended early, and other jobs may still run ({_first_line(error)}): run the same again"
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
-    if failures:
+    failures = outcomes.failures()
+    if failures or ended:
         listing = "\n  ".join(failures)
-        _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}", 1)
+        _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}{ended}", 1)
 
 
 def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) -> None:
@@ -132,6 +168,10 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) 
         )
     if not any(str(override).startswith("row=") for override in overrides):  # the sweep was over suites
         raise UserError(f"suite={suite} is one of several suites: give one suite a command")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _stop(message: str, code: int) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.errors import UserError
+from lora2_bench.errors import Busy, UserError
 from lora2_bench.store import write_json
 
 BEAT = 10.0
@@ -76,7 +76,7 @@ def read_owner(folder: Path) -> Owner | None:
 
 @contextmanager
 def owned(folder: Path, name: str) -> Iterator[None]:
-    """Own `folder` for as long as the block runs, with a heartbeat. Raises UserError where a live owner has it."""
+    """Own `folder` for as long as the block runs, with a heartbeat. Raises Busy where a live owner has it."""
     path = folder / "owner.json"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ def _take(path: Path, name: str) -> None:
             except FileExistsError:
                 owner = read_owner(path.parent)
             if owner is not None and owner.is_alive:
-                raise UserError(
+                raise Busy(
                     f"{name} is being trained by process {owner.pid} on {owner.host}: wait for it, or stop that process"
                 )
             _move_away(path, owner)

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from lora2_bench import __version__
 from lora2_bench.cell import Cell, in_steps
-from lora2_bench.errors import CellFailed, UserError
+from lora2_bench.errors import CellFailed, Interrupted, UserError
 from lora2_bench.owner import owned
 from lora2_bench.plan import Place, Plan
+from lora2_bench.progress import Progress
 from lora2_bench.record import DONE, FAILED, Record, result_line
 from lora2_bench.store import WEIGHTS, Store, write_json
 from lora2_bench.tasks.data import Split, TaskData
@@ -65,22 +66,34 @@ def finished(plan: Plan, store: Store) -> Record | None:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM, SIGUSR2 and the first Ctrl-C make the given function true instead of ending the process."""
+    """Within, SIGTERM, SIGUSR2 and the first Ctrl-C make the given function true instead of ending the process.
+
+    Where the block ends with Interrupted, SIGUSR2 is handed on to the handler that was there before, if there was one:
+    in a job of submitit's, that is what puts the job back into the queue.
+    """
     told = threading.Event()
+    numbers: set[int] = set()
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield told.is_set
         return
 
-    def handler(_number: int, _frame: object) -> None:
+    def handler(number: int, _frame: object) -> None:
         told.set()
+        numbers.add(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    interrupted = False
     try:
         yield told.is_set
+    except Interrupted:
+        interrupted = True
+        raise
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+        if interrupted and signal.SIGUSR2 in numbers and callable(before[signal.SIGUSR2]):
+            signal.raise_signal(signal.SIGUSR2)
 
 
 def check_same_rows(plan: Plan, known: Record) -> None:
@@ -305,6 +318,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
     error: dict[str, Any] | None = None
     sources = {"data": facts["data"]["sha256"], "backbone": facts["backbone"]["sha256"], "package": __version__}
     checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources)
+    progress = Progress(store.running(cell.id))
     try:
         with stoppable() as stop:
             outcome = train(
@@ -317,6 +331,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
                 on_evaluation=tracker.evaluation,
                 checkpoints=checkpoints,
                 stop=stop,
+                on_step=progress.step,
             )
     except CellFailed as failure:
         error = {"step": failure.step, "cause": failure.cause}
@@ -351,6 +366,7 @@ def run_cell(plan: Plan, store: Store) -> Record:
 
     store.write(record, beside if record.is_done else None)
     checkpoints.remove()
+    progress.remove()
     tracker.finish(record)
     return record
 

@@ -130,11 +130,12 @@ def train(
     on_evaluation: Callable[[Evaluation], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int, int, list[Evaluation]], None] = lambda step, total, evaluations: None,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
-    `stop` is asked after every step. Raises CellFailed with the step and its cause when the loss is no finite number,
+    `stop` is asked after every step, and `on_step` told the step, their total and the evaluations so far. Raises CellFailed with the step and its cause when the loss is no finite number,
     and Interrupted, after a last checkpoint, where it was to stop.
     """
     settings, spec = cell.train, cell.spec
@@ -163,6 +164,7 @@ def train(
     label = f"{cell.task} {cell.method_label}"
     bar = tqdm(total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5)
     per_epoch = len(sampler)
+    on_step(progress.step, total, progress.evaluations)
     mark = time.perf_counter()
     while progress.step < total:
         epoch, skip = divmod(progress.step, per_epoch)
@@ -202,6 +204,7 @@ def train(
                 evaluation = Evaluation(step, round(step / per_epoch, 4), main_score(spec, metrics), metrics, mean_loss)
                 progress.take(evaluation, last, method)
                 on_evaluation(evaluation)
+            on_step(step, total, progress.evaluations)
             stopped = step < total and stop()
             if checkpoints is not None and step < total and (stopped or checkpoints.due(step)):
                 checkpoints.save(step, _state(progress, method, optimizer, scheduler))
