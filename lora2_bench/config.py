@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import math
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -352,11 +360,113 @@ def hash_folder(path: Path) -> str:
         )
     if not any((path / name).is_file() for name in _WEIGHTS):
         raise UserError(f"model.path={path.name} has no model.safetensors: save the weights with save_pretrained first")
-    digest = hashlib.sha256()
     kinds = (".json", ".txt", ".model", ".safetensors")
-    for file in sorted(file for file in path.iterdir() if file.suffix in kinds):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+    files = sorted(file for file in path.iterdir() if file.suffix in kinds)
+    return _hash_files(tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """SHA-256 of files given with size and time of change: a sweep's many plans read a backbone once."""
+    digest = hashlib.sha256()
+    for file, size, _ in files:
+        digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Within, configs are composed by this process itself, without Hydra's command line."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        yield
+
+
+def plan_of(overrides: Sequence[str]) -> Plan:
+    """The plan of one cell's overrides, as `python -m lora2_bench` makes it. Raises UserError."""
+    with composing():
+        return plan_from(_compose(overrides), tuple(overrides))
+
+
+def grid(words: Sequence[str], params: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], Cell, Place]]:
+    """Overrides, cell and place of all cells that `-m` with these overrides would run, in its order.
+
+    `params` (a suite's rows, tasks and seeds, as Hydra writes them) are replaced by what `words` say. Composing takes a
+    quarter of a second, so it is done once per choice of all but task and seed: these two are set in the composed
+    config, where a task is only a name, and in the cell, where nothing else is made from the seed.
+    Raises UserError, which names the cell where the fault is one cell's.
+    """
+    with composing():
+        axes = _axes(words, params)
+        tasks = axes.get("task", [])
+        quick_tasks = all(_only_a_name(choice) for choice in tasks) and not any(key.startswith("task.") for key in axes)
+        inner = [key for key in (("task",) if quick_tasks else ()) + ("seed",) if key in axes]
+        known: dict[tuple[str, ...], DictConfig] = {}
+        plans: dict[tuple[str, ...], Plan] = {}
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            overrides = tuple(f"{key}={value}" for key, value in chosen.items())
+            outer = tuple(value for key, value in chosen.items() if key not in inner)
+            task = tuple(value for key, value in chosen.items() if key != "seed")
+            try:
+                if outer not in known:
+                    known[outer] = _compose(overrides)
+                config = known[outer]
+                same = plans.get(task)
+                if same is None or _uses_seed(config):
+                    if "task" in inner:
+                        OmegaConf.update(config, "task.name", chosen["task"])
+                    if "seed" in inner:
+                        OmegaConf.update(config, "seed", int(chosen["seed"]))
+                    same = plans[task] = plan_from(config, overrides)
+                cell = replace(same.cell, seed=int(chosen["seed"])) if "seed" in chosen else same.cell
+            except UserError as error:
+                raise UserError(f"{' '.join(overrides)}: {error}") from None
+            yield overrides, cell, same.place
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error)) from None
+
+
+def _axes(words: Sequence[str], params: Mapping[str, str]) -> dict[str, list[str]]:
+    """Name of an override -> its values, in the order of Hydra's own sweeper. Raises UserError."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    axes: dict[str, list[str]] = {}
+    try:
+        for override in parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *words]):
+            key = override.get_key_element()
+            if key.split("/")[0].split(".")[0] == "hydra":
+                raise UserError(f"{override.input_line} is Hydra's own: a sweep has cluster=local or cluster=slurm")
+            if override.is_sweep_override():
+                if not override.is_discrete_sweep():
+                    raise UserError(f"{override.input_line} has no list of values: give {key}=A,B")
+                axes[key] = list(dict.fromkeys(str(value) for value in override.sweep_string_iterator()))
+            else:
+                axes[key] = [override.get_value_element_as_str()]
+    except HydraException as error:
+        raise UserError(_one_line(error)) from None
+    for key in ("suite", "results", "rerun", "seed"):
+        values = axes.get(key, [])
+        if key in ("suite", "results") and len(values) > 1:
+            raise UserError(f"{key}={','.join(values)} has several values: give one a sweep")
+        if key == "rerun" and values != ["false"] and values:
+            raise UserError("rerun=true is not for a sweep, which drops finished cells: use python -m lora2_bench -m")
+        for value in values if key == "seed" else ():
+            require(value.isdecimal(), "seed", value, "an integer of at least 0")
+    return axes
+
+
+def _only_a_name(task: str) -> bool:
+    path = CONF / "task" / f"{task}.yaml"
+    return path.is_file() and OmegaConf.to_container(OmegaConf.load(path)) == {"name": task}
+
+
+def _uses_seed(config: DictConfig) -> bool:
+    """Whether any value is made from the seed."""
+    return re.search(r"\$\{[^}]*\bseed\b", str(OmegaConf.to_container(config, resolve=False))) is not None

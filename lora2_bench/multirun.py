@@ -1,4 +1,4 @@
-"""What became of each job of a multirun: one small file per job, since a launcher's other processes tell nothing else."""
+"""What became of each job of a multirun: a small file per job, since a launcher's other processes tell nothing else."""
 
 from __future__ import annotations
 

@@ -39,9 +39,12 @@ class Owner:
     @property
     def is_alive(self) -> bool:
         """On this machine, whether the process runs; on another, whether its heartbeat is fresh."""
-        if self.host == socket.gethostname():
-            return born_of(self.pid) == self.born
-        return self.silent < SILENCE
+        return born_of(self.pid) == self.born if self.is_here else self.silent < SILENCE
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        return self.host == socket.gethostname()
 
 
 def born_of(pid: int) -> str | None:

@@ -130,13 +130,14 @@ def train(
     on_evaluation: Callable[[Evaluation], None],
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
-    on_step: Callable[[int, int, list[Evaluation]], None] = lambda step, total, evaluations: None,
+    on_step: Callable[[int, int, list[Evaluation]], None] = lambda *_: None,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
-    `stop` is asked after every step, and `on_step` told the step, their total and the evaluations so far. Raises CellFailed with the step and its cause when the loss is no finite number,
-    and Interrupted, after a last checkpoint, where it was to stop.
+    `stop` is asked after every step, and `on_step` is told the step, their total and the evaluations so far. Raises
+    CellFailed with the step and its cause when the loss is no finite number, and Interrupted, after a last checkpoint,
+    where it was to stop.
     """
     settings, spec = cell.train, cell.spec
     model: nn.Module = method.backbone.model
