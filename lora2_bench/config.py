@@ -403,7 +403,7 @@ def grid(words: Sequence[str], params: Mapping[str, str]) -> Iterator[tuple[tupl
         tasks = axes.get("task", [])
         quick_tasks = all(_only_a_name(choice) for choice in tasks) and not any(key.startswith("task.") for key in axes)
         inner = [key for key in (("task",) if quick_tasks else ()) + ("seed",) if key in axes]
-        known: dict[tuple[str, ...], DictConfig] = {}
+        known: dict[tuple[str, ...], tuple[DictConfig, bool]] = {}
         plans: dict[tuple[str, ...], Plan] = {}
         for values in itertools.product(*axes.values()):
             chosen = dict(zip(axes, values, strict=True))
@@ -412,10 +412,11 @@ def grid(words: Sequence[str], params: Mapping[str, str]) -> Iterator[tuple[tupl
             task = tuple(value for key, value in chosen.items() if key != "seed")
             try:
                 if outer not in known:
-                    known[outer] = _compose(overrides)
-                config = known[outer]
+                    composed = _compose(overrides)
+                    known[outer] = (composed, _uses_seed(composed))
+                config, uses_seed = known[outer]
                 same = plans.get(task)
-                if same is None or _uses_seed(config):
+                if same is None or uses_seed:
                     if "task" in inner:
                         OmegaConf.update(config, "task.name", chosen["task"])
                     if "seed" in inner:
