@@ -22,6 +22,7 @@ METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 # Modules that a table, a finished cell or a wrong command needs: none of them may load torch.
 TORCH_FREE = ["__init__", "__main__", "cell", "config", "errors", "plan", "record", "run", "store"]
 TORCH_FREE += ["report.__init__", "report.aggregate", "report.tables", "tasks.spec", "tasks.data", "tasks.sources"]
+TORCH_FREE += ["multirun", "owner", "progress", "status", "worker", "sweep.__main__", "sweep.launchers", "sweep.pack"]
 TORCH_FREE += ["report.rounding", "report.paper", "report.attainable", "report.architecture", "report.audit"]
 
 

@@ -93,6 +93,9 @@ def prune(known: dict[Path, Batch], alive: Sequence[Path]) -> None:
     for path in known:
         if path not in alive:
             path.unlink(missing_ok=True)
+            log = path.with_suffix(".log")
+            if log.is_file() and not log.stat().st_size:
+                log.unlink(missing_ok=True)
             folder = owner_folder(path)
             for left in folder.glob("*") if folder.is_dir() else ():
                 left.unlink(missing_ok=True)
