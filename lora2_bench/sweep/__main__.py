@@ -16,7 +16,7 @@ from lora2_bench.record import DONE, FAILED
 from lora2_bench.store import Store
 from lora2_bench.sweep import launchers
 from lora2_bench.sweep.options import Options, parse
-from lora2_bench.sweep.plans import Planned, home_of, plan, results_of
+from lora2_bench.sweep.plans import Planned, home_of, mark_sent, plan, results_of
 from lora2_bench.sweep.queue import Squeue, batches, live, prune
 from lora2_bench.sweep.state import QUEUED, RUNNING, count, states, states_of
 
@@ -86,6 +86,7 @@ def sweep(
         if not to_send or options.dry_run:
             tell(f"{len(to_send)} to send")
             return cells
+        mark_sent(overrides, home)
         prune(known, list(alive))
         split = launcher.split(to_send)
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

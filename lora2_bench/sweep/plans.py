@@ -51,22 +51,30 @@ def plan(words: Sequence[str], home: Path) -> list[Planned]:
 
     Raises UserError for what cannot be composed, before anything is sent.
     """
-    digest = _digest(words)
+    digest, key = _digest(words), json.dumps(list(words))
     known = _read(home)
-    calls = known["calls"] if known.get("digest") == digest else {}
-    key = json.dumps(list(words))
-    if key not in calls:
-        calls[key] = [[cell.id, *cell.overrides] for cell in _compose(words)]
-        home.mkdir(parents=True, exist_ok=True)
-        write_json(home / "plan.json", {"digest": digest, "calls": calls})
-    return [Planned(id_, tuple(overrides)) for id_, *overrides in calls[key]]
+    cells = known["calls"].get(key) if known["digest"] == digest else None
+    if cells is None:
+        cells = [[cell.id, *cell.overrides] for cell in _compose(words)]
+        known = _read(home)
+        calls, sent = (known["calls"], known["sent"]) if known["digest"] == digest else ({}, [])
+        _write(home, {"digest": digest, "calls": {**calls, key: cells}, "sent": sent})
+    return [Planned(id_, tuple(overrides)) for id_, *overrides in cells]
+
+
+def mark_sent(words: Sequence[str], home: Path) -> None:
+    """Keep that the sweep in `home` was asked for these words' cells, which are planned already."""
+    known, key = _read(home), json.dumps(list(words))
+    if key not in known["sent"]:
+        _write(home, {**known, "sent": [*known["sent"], key]})
 
 
 def asked_for(home: Path) -> list[Planned]:
-    """All cells that the sweep in `home` was ever asked for since the configs changed last; each once."""
+    """All cells that the sweep in `home` was asked to send since the configs changed last; each once."""
+    known = _read(home)
     cells: dict[str, Planned] = {}
-    for call in _read(home)["calls"].values():
-        for id_, *overrides in call:
+    for key in known["sent"]:
+        for id_, *overrides in known["calls"].get(key, ()):
             cells.setdefault(id_, Planned(id_, tuple(overrides)))
     return list(cells.values())
 
@@ -74,9 +82,14 @@ def asked_for(home: Path) -> list[Planned]:
 def _read(home: Path) -> Mapping[str, Any]:
     try:
         values = json.loads((home / "plan.json").read_text(encoding="utf-8"))
-        return values if isinstance(values["calls"], dict) else {"calls": {}}
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
-        return {"calls": {}}
+        return {"digest": values["digest"], "calls": dict(values["calls"]), "sent": list(values["sent"])}
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, ValueError):
+        return {"digest": None, "calls": {}, "sent": []}
+
+
+def _write(home: Path, values: Mapping[str, Any]) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    write_json(home / "plan.json", values)
 
 
 def _compose(words: Sequence[str]) -> list[Planned]:
