@@ -17,7 +17,7 @@ from lora2_bench.store import Store
 from lora2_bench.sweep import launchers
 from lora2_bench.sweep.options import Options, parse
 from lora2_bench.sweep.plans import Planned, home_of, mark_sent, plan, results_of
-from lora2_bench.sweep.queue import Squeue, batches, live, prune
+from lora2_bench.sweep.queue import LOCAL, SLURM, Squeue, batches, live, prune
 from lora2_bench.sweep.state import QUEUED, RUNNING, count, states, states_of
 
 HELP = """python -m lora2_bench.sweep suite=NAME cluster=local|slurm [NAME=VALUE ...] [--wait] [--dry-run]
@@ -35,6 +35,8 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
   --dry-run            tell what would be sent
 """
 
+_PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # Slurm's controller is everybody's
+
 
 def main() -> None:
     """The command-line entry point. Exit codes: 0, 1 where --wait ends without all cells done, 2 for bad input."""
@@ -45,10 +47,10 @@ def main() -> None:
     try:
         options, overrides = parse(words)
         home = home_of(overrides, options.name)
-        make = launchers.submitit_executor(options, home / "slurm") if options.cluster == "slurm" else None
+        make = launchers.submitit_executor(options, home / "slurm") if options.cluster == SLURM else None
         launcher = launchers.Slurm(options, make) if make else launchers.Local(options)
         cells = sweep(options, overrides, launcher, launchers.squeue)
-        code = wait(cells, results_of(overrides), launchers.squeue) if options.wait else 0
+        code = wait(cells, results_of(overrides), launchers.squeue, _PAUSE[options.cluster]) if options.wait else 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -103,8 +105,11 @@ def sweep(
     return cells
 
 
-def wait(cells: Sequence[Planned], results: Path, squeue: Squeue) -> int:
-    """Follow with a progress bar until no cell is queued or running; 0 if all are done, else 1."""
+def wait(cells: Sequence[Planned], results: Path, squeue: Squeue, pause: float) -> int:
+    """Follow with a progress bar until no cell is queued or running; 0 if all are done, else 1.
+
+    `pause` is the time between two looks, in seconds.
+    """
     with tqdm(total=len(cells), desc="cells", unit="cell") as bar:
         while True:
             began = time.monotonic()
@@ -116,7 +121,7 @@ def wait(cells: Sequence[Planned], results: Path, squeue: Squeue) -> int:
             bar.refresh()
             if not counts[RUNNING] + counts[QUEUED]:
                 break
-            time.sleep(max(1.0, 10 * (time.monotonic() - began)))
+            time.sleep(max(pause, 10 * (time.monotonic() - began)))
     for state in found:
         if state.state == FAILED:
             print(f"failed: {state.label}: {state.reason}" + (f" | {state.log}" if state.log else ""), file=sys.stderr)
@@ -130,7 +135,7 @@ def _threads(options: Options, overrides: Sequence[str]) -> list[str]:
     """On one machine, one-thread cells side by side do more than one cell with all cores."""
     if any(word.startswith("threads=") for word in overrides):
         return []
-    if options.cluster == "local":
+    if options.cluster == LOCAL:
         return ["threads=1"]
     return [f"threads={max(1, options.cpus // (options.parallel or 1))}"] if options.cpus else []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ from lora2_bench.errors import UserError
 from lora2_bench.owner import owned
 from lora2_bench.store import Store
 from lora2_bench.sweep import launchers
-from lora2_bench.sweep.__main__ import sweep
+from lora2_bench.sweep.__main__ import main, sweep, wait
 from lora2_bench.sweep.launchers import Slurm
 from lora2_bench.sweep.options import Options, parse
 from lora2_bench.sweep.plans import Planned, home_of, plan
-from lora2_bench.sweep.queue import read_batch
+from lora2_bench.sweep.queue import note_failure, read_batch
 from tests.composed import plan_of, weights_folder
 from tests.made_records import make_cell, make_record
 
@@ -230,3 +231,31 @@ def test_squeue_is_read_and_its_silence_stops_the_sweep(tmp_path: Path, monkeypa
     program.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
     with pytest.raises(UserError, match=r"squeue does not answer .*Unable to contact.*nothing can be sent"):
         launchers.squeue()
+
+
+def test_waiting_ends_with_the_last_cell_and_tells_what_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = (*WORDS, "task=rte", "row=lora_r1", f"results={tmp_path}")
+    cells = plan(overrides, home_of(overrides, None))
+    for cell in cells[1:]:
+        finish(tmp_path, cell)
+    note_failure(home_of(overrides, None), cells[0].id, "step 3: no luck", killed=False)
+    assert wait(cells, tmp_path, set, 0.0) == 1
+    err = capsys.readouterr().err
+    assert "failed: row=lora_r1 task=rte seed=0: step 3: no luck | " in err
+    assert "error: 1 of 3 cells are not done: run the same command to go on" in err
+    assert wait(cells[1:], tmp_path, set, 0.0) == 0
+
+
+def test_the_command_tells_an_error_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sweep", "suite=nope", f"results={tmp_path}"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    err = capsys.readouterr().err
+    assert stop.value.code == 2 and err.startswith("error: suite=nope is not known") and err.count("\n") == 1
+    monkeypatch.setattr(sys, "argv", ["sweep", "--help"])
+    main()
+    assert "cells_per_job=N" in capsys.readouterr().out
