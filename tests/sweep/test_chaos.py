@@ -81,13 +81,14 @@ def test_killed_workers_and_a_killed_sweep_change_nothing(
     chaotic = (*words, "checkpoint.steps=6", f"results={results}")
 
     victims = ["worker", "sweep", "worker"]  # one after another, each in the middle of a cell
-    deadline = time.monotonic() + 240  # generous, for a busy machine: it takes about half a minute
+    deadline = time.monotonic() + 400  # generous, for a busy machine: it takes about half a minute
     sent = 0
     while True:
         assert time.monotonic() < deadline, command("status", *chaotic, "name=chaos").stdout
         told = command("sweep", *chaotic, "name=chaos", "cluster=local", "parallel=2")
         assert told.returncode == 0, told.stderr
         sent += "sent" in told.stdout
+        cells = plan(chaotic, results / "sweeps" / "chaos")
         while True:
             begun = [path.parent.parent for path in results.glob("running/*/checkpoints/step-*.pt")]
             if victims and begun:
@@ -96,10 +97,10 @@ def test_killed_workers_and_a_killed_sweep_change_nothing(
                 place = f"running/{cell}" if victims[0] == "worker" else "sweeps/chaos/batches/*.owner"
                 if any(kill(pid) for pid in pids(results, place)):
                     victims.pop(0)
-            counts = count(states(plan(chaotic, results / "sweeps" / "chaos"), results, set))
+            counts = count(states(cells, results, set))
             if not counts["running"] and not counts["queued"]:
                 break
-            time.sleep(0.05)
+            time.sleep(0.1)
         if counts["done"] == 8:
             break
 
