@@ -3,9 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 RESULTS ?= results
+SUITE ?= table1
+ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format tables audit figures report publish prefetch wheel lock clean
+.PHONY: help run sweep status test lint format tables audit figures report publish prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +23,12 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 run: $(VENV)/.installed  ## train and score the default cell (LoRA² on MiniLM, generated RTE), no network needed
 	$(RUN) -m lora2_bench method=lora2 task=rte results=$(RESULTS)
+
+sweep: $(VENV)/.installed  ## send SUITE's cells that are not done; ARGS='cluster=slurm ...' (docs/SWEEPS.md)
+	$(RUN) -m lora2_bench.sweep suite=$(SUITE) results=$(RESULTS) $(ARGS)
+
+status: $(VENV)/.installed  ## where SUITE's cells are: done, running, queued, failed, interrupted, missing
+	@$(RUN) -m lora2_bench.status suite=$(SUITE) results=$(RESULTS) $(ARGS)
 
 test: $(VENV)/.installed  ## run the test suite (GLUE_DIR=path/to/glue adds the tests on real files)
 	$(RUN) -m pytest -n auto

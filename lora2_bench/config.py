@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import math
 import os
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, Interrupted, UserError
+from lora2_bench.multirun import Outcomes
 from lora2_bench.paths import CONF
 from lora2_bench.plan import Cadence, Place, Plan
 from lora2_bench.tasks.spec import task_spec
@@ -73,14 +84,29 @@ def _lend_recipes() -> None:
 _lend_recipes()
 
 
+class _Stopped(BaseException):
+    """Ends a multirun of this process from inside a job: Hydra goes on after any Exception."""
+
+
+class MultirunStart(Callback):
+    """Hydra's call at the start of a multirun (conf/config.yaml): only then is the folder of its files known."""
+
+    outcomes = Outcomes()
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Take the multirun's folder."""
+        self.outcomes.begin(config.hydra.sweep.dir)
+
+
 def launch(run: Callable[[Plan], object]) -> None:
     """Compose the command line's config and hand its plan to `run`; the process ends with 1 if a cell failed.
 
     A single run ends at its first error: 2 for bad input, 1 for a failed cell, 3 for one that was told to stop and can
-    go on. A multirun goes on with its other cells and lists the failures at the end.
+    go on. A multirun goes on with its other cells, whatever its launcher, and lists the failures at the end.
     """
-    failures: list[str] = []
+    outcomes = MultirunStart.outcomes = Outcomes()
     composed = False
+    ended = ""
 
     def job(config: DictConfig) -> None:
         nonlocal composed
@@ -88,16 +114,30 @@ def launch(run: Callable[[Plan], object]) -> None:
         settings = HydraConfig.get()
         overrides = OmegaConf.to_container(settings.overrides.task, resolve=False)  # as typed, ${...} and all
         assert isinstance(overrides, list)
-        try:
-            _check_suite(settings.runtime.choices.get("suite"), settings.mode, overrides)
-            run(plan_from(config, tuple(overrides)))
-        except (UserError, CellFailed) as error:
-            if settings.mode is RunMode.RUN:
+        suite = settings.runtime.choices.get("suite")
+        if settings.mode is RunMode.RUN:
+            try:
+                _check_suite(suite, settings.mode, overrides)
+                run(plan_from(config, tuple(overrides)))
+            except (UserError, CellFailed) as error:
                 _stop(str(error), 2 if isinstance(error, UserError) else 1)
-            if "BasicLauncher" not in settings.launcher._target_:
-                raise  # another process: the launcher itself carries the failure home
-            failures.append(f"{' '.join(overrides)}: {error}")
-            print(f"failed: {failures[-1]}", file=sys.stderr)
+            return
+        name = " ".join(overrides)
+        with outcomes.job(settings.job.num, name) as causes:
+            try:
+                _check_suite(suite, settings.mode, overrides)
+                run(plan_from(config, tuple(overrides)))
+            except Interrupted as error:
+                causes.append(str(error))
+                if "BasicLauncher" in settings.launcher._target_:  # the signal meant the process, and it has all jobs
+                    raise _Stopped(str(error)) from None
+            except (UserError, CellFailed) as error:
+                causes.append(str(error))
+            except Exception as error:  # an error of the code's own must not end the other cells
+                traceback.print_exc()
+                causes.append(f"{type(error).__name__}: {_first_line(error)}")
+        if causes:
+            print(f"failed: {name}: {causes[0]}", file=sys.stderr)
 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, to be told in one line
@@ -107,20 +147,24 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted:
             raise
         _stop(_one_line(error), 2)
-    except CellFailed as error:  # from a launcher's other process
-        _stop(str(error), 1)
-    except Interrupted as error:  # a sweep stops with it: whoever sent the signal meant the process
-        _stop(str(error), 3)
-    except ValueError as error:  # Hydra's own, as for task=null: it names no override
+    except (Interrupted, _Stopped) as error:
+        _stop("\n  ".join([str(error), *outcomes.failures()[:-1]]), 3)  # the last is this one
+    except Exception as error:
         if traceback_wanted or composed:
             raise
-        _stop(f"{' '.join(sys.argv[1:])} is not possible: {_one_line(error)}", 2)
+        if outcomes.folder is None or not outcomes.folder.exists():  # no job has begun
+            if not isinstance(error, ValueError):
+                raise
+            # Hydra's own, as for task=null: it names no override
+            _stop(f"{' '.join(sys.argv[1:])} is not possible: {_one_line(error)}", 2)
+        ended = f"\n  the launcher ended early, and other jobs may still run ({_first_line(error)}): run the same again"
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
-    if failures:
+    failures = outcomes.failures()
+    if failures or ended:
         listing = "\n  ".join(failures)
-        _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}", 1)
+        _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}{ended}", 1)
 
 
 def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) -> None:
@@ -133,6 +177,10 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) 
         )
     if not any(str(override).startswith("row=") for override in overrides):  # the sweep was over suites
         raise UserError(f"suite={suite} is one of several suites: give one suite a command")
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _stop(message: str, code: int) -> None:
@@ -316,11 +364,114 @@ def hash_folder(path: Path) -> str:
         )
     if not any((path / name).is_file() for name in _WEIGHTS):
         raise UserError(f"model.path={path.name} has no model.safetensors: save the weights with save_pretrained first")
-    digest = hashlib.sha256()
     kinds = (".json", ".txt", ".model", ".safetensors")
-    for file in sorted(file for file in path.iterdir() if file.suffix in kinds):
-        digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+    files = sorted(file for file in path.iterdir() if file.suffix in kinds)
+    return _hash_files(tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=8)
+def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """SHA-256 of files given with size and time of change: a sweep's many plans read a backbone once."""
+    digest = hashlib.sha256()
+    for file, size, _ in files:
+        digest.update(f"{file.name}\0{size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+@contextmanager
+def composing() -> Iterator[None]:
+    """Within, configs are composed by this process itself, without Hydra's command line."""
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+        yield
+
+
+def plan_of(overrides: Sequence[str]) -> Plan:
+    """The plan of one cell's overrides, as `python -m lora2_bench` makes it. Raises UserError."""
+    with composing():
+        return plan_from(_compose(overrides), tuple(overrides))
+
+
+def grid(words: Sequence[str], params: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], Cell, Place]]:
+    """Overrides, cell and place of all cells that `-m` with these overrides would run, in its order.
+
+    `params` (a suite's rows, tasks and seeds, as Hydra writes them) are replaced by what `words` say. Composing takes a
+    quarter of a second, so it is done once per choice of all but task and seed: these two are set in the composed
+    config, where a task is only a name, and in the cell, where nothing else is made from the seed.
+    Raises UserError, which names the cell where the fault is one cell's.
+    """
+    with composing():
+        axes = _axes(words, params)
+        tasks = axes.get("task", [])
+        quick_tasks = all(_only_a_name(choice) for choice in tasks) and not any(key.startswith("task.") for key in axes)
+        inner = [key for key in (("task",) if quick_tasks else ()) + ("seed",) if key in axes]
+        known: dict[tuple[str, ...], tuple[DictConfig, bool]] = {}
+        plans: dict[tuple[str, ...], Plan] = {}
+        for values in itertools.product(*axes.values()):
+            chosen = dict(zip(axes, values, strict=True))
+            overrides = tuple(f"{key}={value}" for key, value in chosen.items())
+            outer = tuple(value for key, value in chosen.items() if key not in inner)
+            task = tuple(value for key, value in chosen.items() if key != "seed")
+            try:
+                if outer not in known:
+                    composed = _compose(overrides)
+                    known[outer] = (composed, _uses_seed(composed))
+                config, uses_seed = known[outer]
+                same = plans.get(task)
+                if same is None or uses_seed:
+                    if "task" in inner:
+                        OmegaConf.update(config, "task.name", chosen["task"])
+                    if "seed" in inner:
+                        OmegaConf.update(config, "seed", int(chosen["seed"]))
+                    same = plans[task] = plan_from(config, overrides)
+                cell = replace(same.cell, seed=int(chosen["seed"])) if "seed" in chosen else same.cell
+            except UserError as error:
+                raise UserError(f"{' '.join(overrides)}: {error}") from None
+            yield overrides, cell, same.place
+
+
+def _compose(overrides: Sequence[str]) -> DictConfig:
+    try:
+        return compose("config", overrides=list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_one_line(error)) from None
+
+
+def _axes(words: Sequence[str], params: Mapping[str, str]) -> dict[str, list[str]]:
+    """Name of an override -> its values, in the order of Hydra's own sweeper. Raises UserError."""
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+    axes: dict[str, list[str]] = {}
+    try:
+        for override in parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *words]):
+            key = override.get_key_element()
+            if key.split("/")[0].split(".")[0] == "hydra":
+                raise UserError(f"{override.input_line} is Hydra's own: a sweep has cluster=local or cluster=slurm")
+            if override.is_sweep_override():
+                if not override.is_discrete_sweep():
+                    raise UserError(f"{override.input_line} has no list of values: give {key}=A,B")
+                axes[key] = list(dict.fromkeys(str(value) for value in override.sweep_string_iterator()))
+            else:
+                axes[key] = [override.get_value_element_as_str()]
+    except HydraException as error:
+        raise UserError(_one_line(error)) from None
+    for key in ("suite", "results", "rerun", "seed"):
+        values = axes.get(key, [])
+        if key in ("suite", "results") and len(values) > 1:
+            raise UserError(f"{key}={','.join(values)} has several values: give one a sweep")
+        if key == "rerun" and values != ["false"] and values:
+            raise UserError("rerun=true is not for a sweep, which drops finished cells: use python -m lora2_bench -m")
+        for value in values if key == "seed" else ():
+            require(value.isdecimal(), "seed", value, "an integer of at least 0")
+    return axes
+
+
+def _only_a_name(task: str) -> bool:
+    path = CONF / "task" / f"{task}.yaml"
+    return path.is_file() and OmegaConf.to_container(OmegaConf.load(path)) == {"name": task}
+
+
+def _uses_seed(config: DictConfig) -> bool:
+    """Whether any value is made from the seed."""
+    return re.search(r"\$\{[^}]*\bseed\b", str(OmegaConf.to_container(config, resolve=False))) is not None

@@ -5,6 +5,10 @@ class UserError(ValueError):
     """Bad input, found before any training time is spent. Printed as one line, without a traceback."""
 
 
+class Busy(UserError):
+    """A cell that another process trains now."""
+
+
 class CellFailed(RuntimeError):
     """A cell that started and could not finish (a NaN loss, say).
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.errors import UserError
+from lora2_bench.errors import Busy, UserError
 from lora2_bench.store import write_json
 
 BEAT = 10.0
@@ -45,9 +45,12 @@ class Owner:
     @property
     def is_alive(self) -> bool:
         """On this machine, whether the process runs; on another, whether its heartbeat is fresh."""
-        if self.host == socket.gethostname():
-            return born_of(self.pid) == self.born
-        return self.silent < SILENCE
+        return born_of(self.pid) == self.born if self.is_here else self.silent < SILENCE
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it is on this machine."""
+        return self.host == socket.gethostname()
 
 
 def born_of(pid: int) -> str | None:
@@ -82,7 +85,7 @@ def read_owner(folder: Path) -> Owner | None:
 
 @contextmanager
 def owned(folder: Path, name: str) -> Iterator[None]:
-    """Own `folder` for as long as the block runs, with a heartbeat. Raises UserError where a live owner has it."""
+    """Own `folder` for as long as the block runs, with a heartbeat. Raises Busy where a live owner has it."""
     path = folder / "owner.json"
     while True:
         folder.mkdir(parents=True, exist_ok=True)
@@ -125,7 +128,7 @@ def _take(path: Path, name: str) -> None:
             except FileExistsError:
                 owner = read_owner(path.parent)
             if owner is not None and (owner.is_alive if owner.is_timely else _beats(path)):
-                raise UserError(
+                raise Busy(
                     f"{name} is being trained by process {owner.pid} on {owner.host}: wait for it, or stop that process"
                 )
             _move_away(path, owner)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from lora2_bench import __version__
 from lora2_bench.cell import Cell, in_steps
 from lora2_bench.crew import Crew
-from lora2_bench.errors import CellFailed, OutOfMemory, UserError
+from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory, UserError
 from lora2_bench.owner import owned
 from lora2_bench.plan import Place, Plan
+from lora2_bench.progress import Progress
 from lora2_bench.record import DONE, FAILED, Record, result_line
 from lora2_bench.store import WEIGHTS, Store, write_json
 from lora2_bench.tasks.data import Split, TaskData
@@ -86,22 +87,34 @@ def finished(plan: Plan, store: Store) -> Record | None:
 
 @contextmanager
 def stoppable() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM, SIGUSR2 and the first Ctrl-C make the given function true instead of ending the process."""
+    """Within, SIGTERM, SIGUSR2 and the first Ctrl-C make the given function true instead of ending the process.
+
+    Where the block ends with Interrupted, SIGUSR2 is handed on to the handler that was there before, if there was one:
+    in a job of submitit's, that is what puts the job back into the queue.
+    """
     told = threading.Event()
+    numbers: set[int] = set()
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield told.is_set
         return
 
-    def handler(_number: int, _frame: object) -> None:
+    def handler(number: int, _frame: object) -> None:
         told.set()
+        numbers.add(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
+    interrupted = False
     try:
         yield told.is_set
+    except Interrupted:
+        interrupted = True
+        raise
     finally:
         for number, action in before.items():
             signal.signal(number, action)
+        if interrupted and signal.SIGUSR2 in numbers and callable(before[signal.SIGUSR2]):
+            signal.raise_signal(signal.SIGUSR2)
 
 
 def check_same_rows(plan: Plan, known: Record) -> None:
@@ -331,6 +344,7 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
     may_go_on = False
     sources = {"data": facts["data"]["sha256"], "backbone": facts["backbone"]["sha256"], "package": __version__}
     checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources, code_state())
+    progress = Progress(store.running(cell.id))
     try:
         with stoppable() as stop:
             outcome = train(
@@ -344,6 +358,7 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
                 checkpoints=checkpoints,
                 stop=stop,
                 crew=crew,
+                on_step=progress.step if crew.is_main else lambda *_: None,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts |= results_of(setup.method, outcome)
@@ -381,6 +396,7 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
             raise unwritten(record, reason, store, checkpoints) from None
         if not may_go_on:
             checkpoints.remove()
+        progress.remove()
         tracker.finish(record)
         return store.read(cell.id) or record
 

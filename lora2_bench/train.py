@@ -144,14 +144,16 @@ def train(
     checkpoints: Checkpoints | None = None,
     stop: Callable[[], bool] = lambda: False,
     crew: Crew = ALONE,
+    on_step: Callable[[int, int, list[Evaluation]], None] = lambda *_: None,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
-    The end of training is a checkpoint too: what comes after it may fail. `stop` is asked after every step. Raises
-    CellFailed with the step and its cause when the loss is no finite number, OutOfMemory with what to set, and
-    Interrupted, after a last checkpoint, where it was to stop. The processes of a `crew` share the rows of every batch
-    and end alike; the main one scores and keeps checkpoints.
+    The end of training is a checkpoint too: what comes after it may fail. `stop` is asked after every step, and
+    `on_step` is told the step, their total and the evaluations so far. Raises CellFailed with the step and its cause
+    when the loss is no finite number, OutOfMemory with what to set, and Interrupted, after a last checkpoint, where it
+    was to stop. The processes of a `crew` share the rows of every batch and end alike; the main one scores and keeps
+    checkpoints.
     """
     settings, spec = cell.train, cell.spec
     model: nn.Module = method.backbone.model
@@ -179,6 +181,7 @@ def train(
 
     label = f"{cell.task} {cell.method_label}"
     per_epoch = len(sampler)
+    on_step(progress.step, total, progress.evaluations)
     mark = time.perf_counter()
     with tqdm(
         total=total, initial=progress.step, desc=label, unit="step", mininterval=0.5, disable=not crew.is_main
@@ -225,6 +228,7 @@ def train(
                     evaluation = Evaluation(step, epochs, main_score(spec, metrics), metrics, mean_loss)
                     progress.take(evaluation, logits, method)
                     on_evaluation(evaluation)
+                on_step(step, total, progress.evaluations)
                 stopped = step < total and crew.any(stop())
                 if checkpoints is not None:
                     now = stopped or step == total or checkpoints.due(step)

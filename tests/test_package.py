@@ -25,6 +25,7 @@ TORCH_FREE += ["report.__init__", "report.aggregate", "report.tables", "tasks.sp
 TORCH_FREE += ["paths", "report.suites", "report.runs", "report.exhibits", "report.grid", "report.files"]
 TORCH_FREE += ["report.chart", "report.measured", "report.plots", "report.drawing", "report.figures", "report.svg"]
 TORCH_FREE += ["report.markup", "report.page"]
+TORCH_FREE += ["multirun", "owner", "progress", "status", "worker", "sweep.__main__", "sweep.launchers", "sweep.pack"]
 TORCH_FREE += ["report.rounding", "report.paper", "report.attainable", "report.architecture", "report.audit"]
 
 

@@ -149,6 +149,10 @@ def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
     pytest.fail("no checkpoint within a minute")
 
 
+def newest(running: Path) -> str:
+    return max(path.name for path in running.glob("checkpoints/step-*.pt"))
+
+
 def test_signals_locks_and_a_real_kill(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
     folder, results = tiny_folders("bert"), tmp_path / "results"
     first = started(folder, results)
@@ -165,11 +169,12 @@ def test_signals_locks_and_a_real_kill(bench: Bench, tiny_folders: Folders, tmp_
     first.kill()
     first.wait()
     assert (running / "owner.json").exists()  # a dead owner's file is in nobody's way:
+    before = newest(running)
     third = started(folder, results)
-    while json.loads((running / "owner.json").read_text())["pid"] != third.pid:
+    while newest(running) <= before:  # it has taken the folder over, and trains
         assert third.poll() is None, third.communicate()
         time.sleep(0.1)
-    time.sleep(2)
+    assert json.loads((running / "owner.json").read_text())["pid"] == third.pid
     third.send_signal(signal.SIGTERM)
     _, err = third.communicate(timeout=100)
     assert third.returncode == 3, err

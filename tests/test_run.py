@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -238,6 +239,56 @@ def test_a_multirun_over_processes(bench: Bench, tiny_folders: Folders, tmp_path
     told = bench(*sweep, *tiny(tiny_folders("bert")), *QUICK)
     assert told.code == 0, told.err
     assert sorted(record["cell"]["seed"] for record in records_of(tmp_path)) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=3"),
+    ],
+    ids=["joblib", "submitit"],
+)
+def test_a_multirun_over_processes_goes_on_and_lists_every_failure(
+    launcher: tuple[str, ...], bench: Bench, tiny_folders: Folders, tmp_path: Path
+) -> None:
+    cells = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}", "method=full,lora", "kr=2", "seed=0,1")
+    told = bench("-m", *launcher, *cells)
+    assert told.code == 1, told.err
+    head, *listed = told.err[told.err.index("error: ") :].strip().splitlines()
+    assert head == "error: 2 of this sweep's cells failed:"
+    assert [("seed=0" in line, "seed=1" in line) for line in listed] == [(True, False), (False, True)]
+    assert all("method=full" in line and "kr=2 does not fit method=full" in line for line in listed)
+    assert len(records_of(tmp_path)) == 2
+
+
+KILLED = """
+import sys
+from lora2_bench.config import launch
+
+def run(plan):
+    import os, signal
+    if plan.cell.seed == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+launch(run)
+"""
+
+
+def test_a_killed_process_of_a_multirun_is_among_its_failures(tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    command = [sys.executable, str(script), "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2"]
+    root = str(Path(__file__).resolve().parent.parent)
+    done = subprocess.run(
+        [*command, f"results={tmp_path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"seed=0 .*: no end was told: its process was killed or ran out of memory", done.stderr)
 
 
 @pytest.mark.parametrize("task", ["stsb", "mnli", "qqp", "cola"])

@@ -1,0 +1,176 @@
+"""Where a sweep's jobs go: processes of this machine, or Slurm through submitit."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from lora2_bench.errors import UserError
+from lora2_bench.owner import read_owner
+from lora2_bench.sweep.options import Options
+from lora2_bench.sweep.pack import SlurmJobs
+from lora2_bench.sweep.queue import LOCAL, SLURM, Batch, owner_folder
+
+ARRAY_MAX = 1000
+"""Jobs per array unless the user says otherwise: Slurm's own MaxArraySize is 1001."""
+_SOON = 60.0
+
+Job = dict[str, list[str]]
+
+
+class Executor(Protocol):
+    """What is used of submitit's executors."""
+
+    def map_array(self, fn: Callable[..., Any], *iterables: Sequence[Any]) -> Sequence[Any]:
+        """Send `fn(item)` for all items as one array."""
+
+    def update_parameters(self, **parameters: Any) -> None:
+        """Set what sbatch is told."""
+
+
+class Launcher(Protocol):
+    """Sends cells, as batches that are on disk before they are sent."""
+
+    def split(self, cells: Job) -> list[list[Job]]:
+        """Cells -> batches -> jobs -> cells."""
+
+    def batch(self, name: str, results: Path, jobs: list[Job]) -> Batch:
+        """The batch of these jobs."""
+
+    def send(self, batch: Batch, path: Path) -> str:
+        """Send the batch that `path` holds; returns where it went, for the user. Raises UserError."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """One detached process that keeps `parallel` workers busy until no cell is left."""
+
+    options: Options
+
+    def split(self, cells: Job) -> list[list[Job]]:
+        """One job."""
+        return [[cells]]
+
+    def batch(self, name: str, results: Path, jobs: list[Job]) -> Batch:
+        """A batch of one-thread cells."""
+        parallel = min(self.options.parallel or len(os.sched_getaffinity(0)), len(jobs[0]))
+        return Batch(name, LOCAL, time.time(), str(Path.cwd()), str(results), parallel, 1, jobs)
+
+    def send(self, batch: Batch, path: Path) -> str:
+        """Start the process and wait until it owns the batch."""
+        log = path.with_suffix(".log")
+        root = str(Path(__file__).resolve().parents[2])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+        }
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lora2_bench.sweep.pack", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=environment,
+                start_new_session=True,  # the terminal may be closed
+            )
+        end = time.monotonic() + _SOON
+        while process.poll() is None and time.monotonic() < end:
+            owner = read_owner(owner_folder(path))
+            if owner is not None and owner.pid == process.pid:
+                break
+            time.sleep(0.05)
+        if process.poll() not in (None, 0):
+            raise UserError(f"the sweep's process ended at once: see {log}")
+        return f"process {process.pid}, {batch.parallel} cells at once; `kill {process.pid}` keeps them and stops"
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """Arrays of Slurm jobs.
+
+    Attributes:
+        executor: gives the executor for a batch's name and the number of its jobs that may run at once.
+    """
+
+    options: Options
+    executor: Callable[[str, int | None], Executor]
+
+    def split(self, cells: Job) -> list[list[Job]]:
+        """Cells in their order, `cells_per_job` to a job, `array_max` jobs to an array."""
+        ids, per_job = list(cells), self.options.cells_per_job or self.options.parallel or 1
+        jobs = [{id_: cells[id_] for id_ in ids[at : at + per_job]} for at in range(0, len(ids), per_job)]
+        most = self.options.array_max or ARRAY_MAX
+        return [jobs[at : at + most] for at in range(0, len(jobs), most)]
+
+    def batch(self, name: str, results: Path, jobs: list[Job]) -> Batch:
+        """A batch whose cells share the job's CPUs."""
+        parallel, cpus = self.options.parallel or 1, self.options.cpus
+        threads = max(1, cpus // parallel) if cpus else None
+        return Batch(name, SLURM, time.time(), str(Path.cwd()), str(results), parallel, threads, jobs)
+
+    def send(self, batch: Batch, path: Path) -> str:
+        """Submit one array."""
+        throttle = self.options.throttle
+        if throttle is not None:  # a throttle is an array's own to Slurm: the arrays of one call share the user's
+            arrays = int(batch.name.rpartition("of")[2])
+            throttle = max(1, throttle // arrays)
+        try:
+            executor = self.executor(batch.name, throttle)
+            sent = executor.map_array(SlurmJobs(path), range(len(batch.jobs)))
+        except Exception as error:  # submitit's own kinds, and sbatch's words in them
+            words = " ".join(str(error).split())
+            raise UserError(f"Slurm did not take the jobs ({words[:300]})") from None
+        return f"{len(batch.jobs)} jobs, {getattr(sent[0], 'job_id', '?')} to {getattr(sent[-1], 'job_id', '?')}"
+
+
+def submitit_executor(options: Options, folder: Path) -> Callable[[str, int | None], Executor]:
+    """Gives submitit executors that write their scripts and logs to `folder`. Raises UserError without submitit."""
+    try:
+        import submitit
+    except ImportError:
+        raise UserError("cluster=slurm needs submitit: pip install 'lora2-bench[slurm]'") from None
+
+    def executor(name: str, throttle: int | None) -> Executor:
+        made: Executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=10_000)
+        parameters = {
+            "name": name,
+            "nodes": 1,
+            "tasks_per_node": 1,
+            "timeout_min": options.time,
+            "cpus_per_task": options.cpus,
+            "gpus_per_node": options.gpus,
+            "slurm_partition": options.partition,
+            "slurm_account": options.account,
+            "slurm_mem": options.memory,
+            "slurm_array_parallelism": throttle or ARRAY_MAX,
+            "slurm_additional_parameters": {"requeue": True, **options.sbatch},
+        }
+        made.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
+        return made
+
+    return executor
+
+
+def squeue() -> set[tuple[str, int]]:
+    """(name, array index) of the user's queued and running jobs. Raises UserError where Slurm does not say."""
+    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%j"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError) as error:
+        words = str(getattr(error, "stderr", None) or error).strip().splitlines()[-1]
+        raise UserError(
+            f"squeue does not answer ({words}): what Slurm has queued is not known, so nothing can be sent or told"
+        ) from None
+    found = set()
+    for line in done.stdout.splitlines():
+        number, _, name = line.strip().partition("|")
+        index = number.partition("_")[2]
+        found.add((name, int(index) if index.isdecimal() else 0))
+    return found

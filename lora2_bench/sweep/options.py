@@ -1,0 +1,111 @@
+"""What a sweep's command line says beside Hydra's overrides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+from lora2_bench.cell import require, require_choice
+from lora2_bench.errors import UserError
+
+FLAGS = {"--wait": "wait", "--dry-run": "dry_run", "--json": "json"}
+_COUNTS = ("parallel", "cells_per_job", "array_max", "throttle", "gpus", "cpus")
+_SLURM_ONLY = ("cells_per_job", "array_max", "throttle", "partition", "account", "time", "memory", "gpus", "cpus")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How and where to run a sweep's cells; nothing here changes a cell.
+
+    Attributes:
+        cluster: local or slurm.
+        name: the sweep's folder below results/sweeps; None = the suite's name.
+        parallel: cells at once, on this machine or in one job; None = as many as cores (local) or one (slurm).
+        cells_per_job: cells that one job runs, one after another or `parallel` at once.
+        array_max: jobs per array at most; under the cluster's MaxArraySize.
+        throttle: jobs of this call that run at once, over all its arrays; None = no limit of ours.
+        partition, account, memory: as sbatch has them (memory per node, as in 16G).
+        time: minutes of one job, from MINUTES, H:MM:SS or D-HH[:MM[:SS]].
+        gpus, cpus: per job.
+        sbatch: any other sbatch option, from slurm.KEY=VALUE.
+        wait: follow with a progress bar until nothing runs.
+        dry_run: tell what would be sent, and send nothing.
+        json: print JSON (status only).
+    """
+
+    cluster: str = "local"
+    name: str | None = None
+    parallel: int | None = None
+    cells_per_job: int | None = None
+    array_max: int | None = None
+    throttle: int | None = None
+    partition: str | None = None
+    account: str | None = None
+    time: int | None = None
+    memory: str | None = None
+    gpus: int | None = None
+    cpus: int | None = None
+    sbatch: dict[str, str | bool] = field(default_factory=dict)
+    wait: bool = False
+    dry_run: bool = False
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        require_choice("cluster", self.cluster, ("local", "slurm"))
+        if self.name is not None:
+            require(re.fullmatch(r"\w[\w.-]*", self.name) is not None, "name", self.name, "letters, digits, . _ -")
+        for name in _SLURM_ONLY if self.cluster == "local" else ():
+            if getattr(self, name) is not None:
+                raise UserError(f"{name}={getattr(self, name)} is for Slurm: leave it out, or give cluster=slurm")
+        if self.cluster == "local" and self.sbatch:
+            raise UserError(f"slurm.{next(iter(self.sbatch))} is for Slurm: leave it out, or give cluster=slurm")
+
+
+def parse(words: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
+    """A command line as options and Hydra overrides. Raises UserError in one line for a word that is neither."""
+    names = {one.name for one in fields(Options)} - {"sbatch", *FLAGS.values()}
+    values: dict[str, object] = {}
+    sbatch: dict[str, str | bool] = {}
+    overrides: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if word in FLAGS:
+            values[FLAGS[word]] = True
+        elif word.startswith("-"):
+            raise UserError(f"{word} is not an option: choose one of {', '.join(FLAGS)}, or give NAME=VALUE")
+        elif not equals and not word.startswith("~"):
+            raise UserError(f"{word} cannot be read: give NAME=VALUE, as in suite=table1")
+        elif name.startswith("slurm."):
+            sbatch[name.removeprefix("slurm.").replace("-", "_")] = value or True
+        elif name in names:
+            values[name] = _value(name, value)
+        else:
+            overrides.append(word)
+    return replace(Options(cluster=str(values.get("cluster", "local"))), sbatch=sbatch, **values), tuple(overrides)  # type: ignore[arg-type]
+
+
+def _value(name: str, text: str) -> object:
+    if name in _COUNTS:
+        low = 0 if name == "gpus" else 1
+        require(text.isdecimal() and int(text) >= low, name, text, f"an integer of at least {low}")
+        return int(text)
+    if name == "time":
+        return _minutes(text)
+    if name == "memory":
+        require(re.fullmatch(r"[1-9]\d*[KMGT]?", text) is not None, name, text, "as in 16G")
+    require(text != "", name, text, "a value")
+    return text
+
+
+def _minutes(text: str) -> int:
+    """Minutes of a Slurm time, a broken minute as a whole one."""
+    known = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+))", text)
+    require(known is not None, "time", text, "minutes (90), hours (12:00:00) or days (1-12:00:00)")
+    assert known is not None
+    days, day_hours, day_minutes, day_seconds, hours, minutes, seconds, plain = (
+        int(one or 0) for one in known.groups()
+    )
+    total = plain + 60 * (24 * days + day_hours + hours) + day_minutes + minutes + (day_seconds + seconds + 59) // 60
+    require(total > 0, "time", text, "at least a minute")
+    return total

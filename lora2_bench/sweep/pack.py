@@ -1,0 +1,262 @@
+"""One job of a sweep: it runs its cells in worker processes, several at once, and notes how each one ended.
+
+Cells share workers, because starting torch takes seconds, and a worker runs one cell at a time: a crash ends that cell
+alone, and a fresh worker takes the next. The job itself imports no torch and holds no cell's memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.errors import UserError
+from lora2_bench.owner import BEAT, SILENCE, owned, read_owner
+from lora2_bench.record import DONE
+from lora2_bench.store import Store
+from lora2_bench.sweep.queue import forget_failure, log_path, note_failure, owner_folder, read_batch
+
+GRACE = 75.0
+"""Seconds that workers have to keep their cells after a signal; Slurm gives 90 before it kills."""
+HOLD = 900.0
+"""Seconds that a job of Slurm's waits, after SIGTERM, to be ended by Slurm (see `_leave`)."""
+WORKER = ("-m", "lora2_bench.worker")
+_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+
+class Worker:
+    """A worker process and the cell that it runs.
+
+    Attributes:
+        cell: id of its cell, or None while it has none.
+    """
+
+    def __init__(self, cwd: str, threads: int | None) -> None:
+        root = str(Path(__file__).resolve().parents[2])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "TOKENIZERS_PARALLELISM": "false",
+            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+        }
+        command = [sys.executable, *WORKER]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=cwd, env=environment)
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
+        self.cell: str | None = None
+
+    def give(self, cell_id: str, overrides: list[str], log: Path) -> None:
+        """Let it run a cell. A worker that has just died takes it too, and is found dead."""
+        self.cell = cell_id
+        with suppress(BrokenPipeError):
+            self.stdin.write(json.dumps({"id": cell_id, "overrides": overrides, "log": str(log)}).encode() + b"\n")
+            self.stdin.flush()
+
+    def answer(self) -> dict[str, Any] | None:
+        """Its answer, which is one short line; None where it has died instead."""
+        line = self.stdout.readline()
+        return json.loads(line) if line.endswith(b"\n") else None
+
+    def close(self) -> None:
+        """Let it end."""
+        with suppress(BrokenPipeError):
+            self.stdin.close()
+
+
+class Job:
+    """Runs the cells of one job. See `run_job`."""
+
+    def __init__(self, batch_file: Path, index: int) -> None:
+        self.batch = read_batch(batch_file)
+        self.home = batch_file.parent.parent
+        self.store = Store(Path(self.batch.results))
+        self.cells = self.batch.jobs[index]
+        self.pending = deque(self.cells)
+        self.elsewhere: dict[str, float] = {}  # cells that another process has, and since when we know
+        self.workers: list[Worker] = []
+        self.selector = selectors.DefaultSelector()
+        self.ended: Counter[str] = Counter()
+        self.told: set[int] = set()
+
+    def run(self) -> None:
+        """Run all cells, or stop and keep them once a signal came."""
+        self._assign()
+        while (self.workers or self.pending or self.elsewhere) and not self.told:
+            self._hear(1.0)
+            self._look_elsewhere()
+            self._assign()
+        deadline, again = time.monotonic() + GRACE, 0.0
+        while self.workers and time.monotonic() < deadline:
+            if time.monotonic() >= again:  # a worker that was still loading had nobody listening to the first
+                for worker in self.workers:
+                    worker.process.terminate()
+                    worker.close()
+                again = time.monotonic() + 2
+            self._hear(0.5)
+
+    def _assign(self) -> None:
+        """Give cells to idle workers, and start as many as may run at once."""
+        idle = [worker for worker in self.workers if worker.cell is None]
+        while not self.told and (idle or len(self.workers) < self.batch.parallel) and (cell := self._next()):
+            worker = idle.pop() if idle else self._start()
+            forget_failure(self.home, cell)
+            worker.give(cell, self.cells[cell], log_path(self.home, cell))
+        for worker in idle:
+            if not self.elsewhere or self.told:
+                self._dismiss(worker)
+
+    def _next(self) -> str | None:
+        """The next cell that is neither done nor in another process's hands."""
+        while self.pending:
+            cell = self.pending.popleft()
+            if self._done(cell):
+                self.ended["done"] += 1
+                forget_failure(self.home, cell)
+                continue
+            owner = read_owner(self.store.running(cell))
+            if owner is None or not owner.is_alive:
+                return cell
+            self.elsewhere.setdefault(cell, time.monotonic())
+        return None
+
+    def _look_elsewhere(self) -> None:
+        """Take back what another process has let go of; leave what it has once it cannot be a dead one's any more.
+
+        A process killed on another machine looks alive until its heartbeat is old, so the first look is not enough.
+        """
+        for cell, since in list(self.elsewhere.items()):
+            owner = read_owner(self.store.running(cell))
+            if owner is None or not owner.is_alive:
+                del self.elsewhere[cell]
+                self.pending.append(cell)
+            elif time.monotonic() - since > SILENCE + 2 * BEAT or owner.is_here:
+                del self.elsewhere[cell]
+                self.ended["elsewhere"] += 1
+
+    def _done(self, cell: str) -> bool:
+        try:
+            record = self.store.read(cell)
+        except UserError:  # an unreadable record: the worker says so
+            return False
+        return record is not None and record.status == DONE
+
+    def _start(self) -> Worker:
+        worker = Worker(self.batch.cwd, self.batch.threads)
+        self.workers.append(worker)
+        self.selector.register(worker.stdout, selectors.EVENT_READ, worker)
+        return worker
+
+    def _hear(self, seconds: float) -> None:
+        """Take the workers' answers of the next `seconds`, the first of them at once."""
+        for key, _ in self.selector.select(seconds):
+            worker: Worker = key.data
+            answer = worker.answer()
+            if answer is None:
+                self._lost(worker)
+            else:
+                self._heard(worker, answer)
+
+    def _heard(self, worker: Worker, answer: dict[str, Any]) -> None:
+        cell, state = answer["id"], answer["state"]
+        worker.cell = None
+        if state == "busy":
+            self.elsewhere.setdefault(cell, time.monotonic())
+            return
+        self.ended[state] += 1
+        if state == "failed":
+            note_failure(self.home, cell, answer["cause"], killed=False)
+        elif state == "interrupted" and not self.told:
+            note_failure(self.home, cell, answer["cause"] or "it was told to stop", killed=True)
+
+    def _lost(self, worker: Worker) -> None:
+        """A worker has ended: after a signal or an error that it has told of, or in the middle of a cell."""
+        self._dismiss(worker)
+        code = worker.process.returncode
+        if worker.cell is None:
+            return
+        self.ended["interrupted"] += 1
+        how = f"by signal {-code} (killed, or out of memory)" if code < 0 else f"with exit code {code}"
+        note_failure(self.home, worker.cell, f"its process ended {how}", killed=True)
+
+    def _dismiss(self, worker: Worker) -> None:
+        self.selector.unregister(worker.stdout)
+        self.workers.remove(worker)
+        worker.close()
+        worker.stdout.close()
+        worker.process.wait()
+
+
+def run_job(batch_file: Path, index: int) -> dict[str, int]:
+    """Run job `index` of a batch to its end; returns the number of cells per way of ending.
+
+    SIGUSR2 and SIGTERM make the workers keep their cells and end; then see `_leave`.
+    """
+    job = Job(batch_file, index)
+    if threading.current_thread() is not threading.main_thread():
+        job.run()
+        return dict(job.ended)
+
+    def handler(number: int, _frame: object) -> None:
+        job.told.add(number)
+
+    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    try:
+        job.run()
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+    if job.told:
+        _leave(job.told, before[signal.SIGUSR2])
+    return dict(job.ended)
+
+
+def _leave(told: set[int], usr2: object) -> None:
+    """After a signal: have the job queued again, or let Slurm decide.
+
+    SIGUSR2 is Slurm's word that time is nearly up, and submitit's handler, which was there before ours, puts the job
+    back into the queue. SIGTERM comes with a preemption and with scancel alike: Slurm itself queues a preempted job
+    again if it is still there when its grace ends. A cancelled one must not come back: so the job waits to be ended.
+    """
+    if signal.SIGUSR2 in told and callable(usr2):
+        signal.raise_signal(signal.SIGUSR2)
+    elif signal.SIGTERM in told and "SLURM_JOB_ID" in os.environ:
+        time.sleep(HOLD)
+    sys.exit(3)
+
+
+class SlurmJobs:
+    """The jobs of a batch, as submitit pickles them and calls one on a node."""
+
+    def __init__(self, batch_file: Path) -> None:
+        self.batch_file = batch_file
+
+    def __call__(self, index: int) -> dict[str, int]:
+        """Run job `index`."""
+        return run_job(self.batch_file, index)
+
+    def checkpoint(self, index: int) -> Any:
+        """What submitit queues again after a signal: the same job, which passes over the cells that are done."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, index)
+
+
+def main() -> None:
+    """`python -m lora2_bench.sweep.pack BATCH_FILE`: run a local batch, as its owner."""
+    path = Path(sys.argv[1])
+    with owned(owner_folder(path), path.stem):
+        run_job(path, 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""Where each cell of a sweep is, read from disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora2_bench.owner import read_owner
+from lora2_bench.progress import read_progress
+from lora2_bench.record import DONE, FAILED
+from lora2_bench.store import Store
+from lora2_bench.sweep.plans import Planned
+from lora2_bench.sweep.queue import Batch, Squeue, batches, failures, live
+
+RUNNING, QUEUED, INTERRUPTED, MISSING = "running", "queued", "interrupted", "missing"
+STATES = (DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, MISSING)
+_STATUS = re.compile(rb'"status": "(\w+)"')
+
+
+@dataclass(frozen=True)
+class State:
+    """One cell's.
+
+    Attributes:
+        state: done, running, queued, failed, interrupted (its process is gone; the same command continues it), or
+            missing.
+        step, total, score, best: of a running or interrupted cell, as it last told; None before its first step.
+        seconds_left: of a running cell, from its steps so far.
+        host, pid: of a running cell's process.
+        reason: of a failed or interrupted one.
+        log: file with its output, where a sweep ran it.
+    """
+
+    id: str
+    label: str
+    state: str
+    step: int | None = None
+    total: int | None = None
+    score: float | None = None
+    best: float | None = None
+    seconds_left: float | None = None
+    host: str | None = None
+    pid: int | None = None
+    reason: str | None = None
+    log: str | None = None
+
+
+def states(cells: Sequence[Planned], results: Path, squeue: Squeue) -> list[State]:
+    """Every cell's state, in the given order. Raises UserError where Slurm is needed and does not answer."""
+    known = batches(results)
+    return states_of(cells, results, known, live(known, squeue))
+
+
+def states_of(
+    cells: Sequence[Planned],
+    results: Path,
+    known: dict[Path, Batch],
+    alive: dict[Path, list[dict[str, list[str]]]],
+) -> list[State]:
+    """Every cell's state, given what is queued."""
+    store = Store(results)
+    kept, begun = _names(store.cells), _names(results / "running")
+    notes = failures(results)
+    queued = {cell_id: known[path].submitted for path, jobs in alive.items() for job in jobs for cell_id in job}
+
+    def of(cell: Planned) -> State:
+        record = store.path(cell.id)
+        status = _status(record) if cell.id in kept else None
+        if status == DONE:
+            return State(cell.id, cell.label, DONE)
+        note = notes.get(cell.id)
+        log = note["log"] if note else None
+        told = read_progress(store.running(cell.id)) if cell.id in begun else None
+        at = {name: told.get(name) for name in ("step", "total", "score", "best")} if told else {}
+        owner = read_owner(store.running(cell.id)) if cell.id in begun else None
+        if owner is not None and owner.is_alive:
+            pace = told.get("seconds_per_step") if told else None
+            left = pace * (told["total"] - told["step"]) if told and pace is not None else None
+            return State(cell.id, cell.label, RUNNING, **at, seconds_left=left, host=owner.host, pid=owner.pid, log=log)
+        ended = max(note["time"] if note else 0.0, _changed(record) if status == FAILED else 0.0)
+        if cell.id in queued and ended < queued[cell.id]:
+            return State(cell.id, cell.label, QUEUED, **at)
+        if (note is not None and not note["killed"]) or (note is None and status == FAILED):
+            reason = note["cause"] if note else _reason(record)
+            return State(cell.id, cell.label, FAILED, reason=reason, log=log)
+        if note is not None or cell.id in begun:
+            reason = note["cause"] if note else "its process is gone"
+            return State(cell.id, cell.label, INTERRUPTED, **at, reason=reason, log=log)
+        return State(cell.id, cell.label, MISSING)
+
+    return [of(cell) for cell in cells]
+
+
+def count(found: Iterable[State]) -> dict[str, int]:
+    """Number of cells per state, every state named."""
+    counted = Counter(state.state for state in found)
+    return {name: counted[name] for name in STATES}
+
+
+def _names(folder: Path) -> set[str]:
+    try:
+        return set(os.listdir(folder))  # noqa: PTH208 - one call for thousands of names
+    except FileNotFoundError:
+        return set()
+
+
+def _status(record: Path) -> str | None:
+    """A record's status from its first lines, which thousands of whole records would take seconds to give."""
+    try:
+        with record.open("rb") as stream:
+            known = _STATUS.search(stream.read(400))
+    except OSError:
+        return None
+    return known[1].decode() if known else None
+
+
+def _reason(record: Path) -> str:
+    try:
+        error = json.loads(record.read_text(encoding="utf-8"))["error"]
+        return f"step {error['step']}: {error['cause']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its record cannot be read"
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

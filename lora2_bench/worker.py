@@ -1,0 +1,95 @@
+"""`python -m lora2_bench.worker`: a process that runs the cells it is given, one after another.
+
+It reads one JSON line per cell (id, overrides, log) and answers each with one (id, state, cause). Starting torch takes
+seconds, so cells share the process; after an error that is not the cell's own (a broken GPU context, say) it ends, and
+whoever gave it cells starts a fresh one.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.config import plan_of
+from lora2_bench.errors import Busy, CellFailed, Interrupted, UserError
+from lora2_bench.run import run
+
+
+def main() -> None:
+    """Serve cells until the input ends or a signal tells to stop."""
+    channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)  # nothing else may be said there
+    told: list[int] = []  # a signal outside of training: the cell at hand is finished, no other is begun
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda received, _frame: told.append(received))
+    for line in sys.stdin:
+        job = json.loads(line)
+        _redirect(Path(job["log"]))
+        print(
+            f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} on {socket.gethostname()}: "
+            f"python -m lora2_bench {' '.join(job['overrides'])}",
+            flush=True,
+        )
+        state, cause, usable = ("interrupted", None, False) if told else _run(job["id"], job["overrides"])
+        if cause:
+            print(f"error: {cause}", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            channel.write(json.dumps({"id": job["id"], "state": state, "cause": cause}) + "\n")
+        except BrokenPipeError:  # nobody gives cells any more
+            usable = False
+        if told or not usable:
+            break
+        _free()
+
+
+def _run(cell_id: str, overrides: list[str]) -> tuple[str, str | None, bool]:
+    """Run one cell; returns its state, the cause of a failure, and whether this process can go on."""
+    try:
+        plan = plan_of(overrides)
+        if plan.cell.id != cell_id:
+            raise UserError(
+                f"these overrides are cell {plan.cell.id} now and were {cell_id} when they were sent: the configs or "
+                "the package changed, so send them again"
+            )
+        run(plan)
+    except Busy as error:
+        return "busy", str(error), True
+    except Interrupted as error:
+        return "interrupted", str(error), False
+    except (UserError, CellFailed) as error:
+        return "failed", str(error), True
+    except Exception as error:
+        traceback.print_exc()
+        lines = str(error).strip().splitlines()
+        return "failed", f"{type(error).__name__}: {lines[0] if lines else 'no message'}", False
+    return "done", None, True
+
+
+def _redirect(log: Path) -> None:
+    """Send all output, that of libraries too, to the cell's log."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as stream:
+        os.dup2(stream.fileno(), 1)
+        os.dup2(stream.fileno(), 2)
+
+
+def _free() -> None:
+    """Give the last cell's memory back."""
+    gc.collect()
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

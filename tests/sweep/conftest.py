@@ -1,0 +1,84 @@
+"""A sweep of cells that take no time: their worker is a small script that obeys what a cell's overrides say."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora2_bench.sweep import pack
+from lora2_bench.sweep.plans import Planned
+from lora2_bench.sweep.queue import LOCAL, Batch
+
+STUB = """
+import json, os, signal, sys, time
+from pathlib import Path
+told = []
+for number in (signal.SIGTERM, signal.SIGUSR2):
+    signal.signal(number, lambda received, frame: told.append(received))
+for line in sys.stdin:
+    job = json.loads(line)
+    results, ways = Path(job["overrides"][0]), job["overrides"][1:]
+    ran = results / "ran" / job["id"]
+    ran.parent.mkdir(exist_ok=True)
+    first = not ran.exists()
+    with ran.open("a") as stream:
+        stream.write(f"{os.getpid()}\\n")
+    state, cause = "done", None
+    if "die" in ways and first:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if "fail" in ways:
+        state, cause = "failed", "step 3: no luck"
+    if "wait" in ways and first:
+        while not told:
+            time.sleep(0.02)
+        state, cause = "interrupted", "stopped after step 5"
+    if state == "done":
+        folder = results / "cells" / job["id"]
+        folder.mkdir(parents=True, exist_ok=True)
+        record = {"schema": 1, "id": job["id"], "status": "done", "cell": {}, "label": "", "cut": [], "result": {}}
+        (folder / "record.json").write_text(json.dumps({**record, "run": {}}, indent=1))
+    print(json.dumps({"id": job["id"], "state": state, "cause": cause}), flush=True)
+    if told:
+        break
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Workers are the small script; returns it."""
+    script = tmp_path / "stub.py"
+    script.write_text(STUB)
+    monkeypatch.setattr(pack, "WORKER", (str(script),))
+    return script
+
+
+@pytest.fixture
+def batch(tmp_path: Path) -> Callable[..., Path]:
+    """`batch(results, {"a": ["fail"]}, ...)` -> the file of a batch with one job of these cells."""
+
+    def make(results: Path, cells: dict[str, list[str]], *, parallel: int = 2, cluster: str = LOCAL) -> Path:
+        jobs = [{cell: [str(results), *ways] for cell, ways in cells.items()}]
+        home = results / "sweeps" / "x"
+        return Batch("x-1of1", cluster, time.time(), str(tmp_path), str(results), parallel, None, jobs).write(home)
+
+    return make
+
+
+def planned(*ids: str) -> list[Planned]:
+    """Cells that were never composed."""
+    return [Planned(id_, (f"seed={number}",)) for number, id_ in enumerate(ids)]
+
+
+def runs(results: Path) -> dict[str, int]:
+    """Cell's id -> how often a worker began it."""
+    return {path.name: len(path.read_text().split()) for path in sorted((results / "ran").iterdir())}
+
+
+def note(results: Path, cell: str) -> dict[str, object]:
+    """A cell's failure note."""
+    values: dict[str, object] = json.loads((results / "sweeps" / "x" / "failed" / f"{cell}.json").read_text())
+    return values

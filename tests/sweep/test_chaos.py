@@ -1,0 +1,116 @@
+"""Real cells on this machine, workers and the sweep itself killed at random: everything is done once, and right."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.sweep.plans import plan
+from lora2_bench.sweep.state import count, states
+from tests.conftest import Told
+
+QUICK = (
+    "data.max_train=64",
+    "data.max_eval=20",
+    "train.epochs=12",
+    "train.batch_size=8",
+    "train.eval_steps=24",
+    "train.max_length=32",
+    "device=cpu",
+    "threads=1",
+)
+CELLS = ("method=lora,lora2", "task=rte,cola", "seed=0,1")
+
+
+def command(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A user's command, in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", f"lora2_bench.{module}", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+
+def kept(results: Path) -> dict[str, Any]:
+    """Cell's id -> its record without times and places, and its predictions."""
+    found = {}
+    for path in results.glob("cells/*/record.json"):
+        record = json.loads(path.read_text())
+        record.pop("run")
+        found[path.parent.name] = (record, (path.parent / "predictions.json").read_text())
+    return found
+
+
+def pids(results: Path, pattern: str) -> list[int]:
+    """Processes that own what matches."""
+    found = []
+    for path in results.glob(f"{pattern}/owner.json"):
+        try:
+            found.append(int(json.loads(path.read_text())["pid"]))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+    return found
+
+
+def kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_killed_workers_and_a_killed_sweep_change_nothing(
+    bench: Callable[..., Told], tiny_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    chance = random.Random(5)
+    quiet, results = tmp_path / "quiet", tmp_path / "results"
+    words = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, *CELLS)
+    assert bench("-m", *words, f"results={quiet}").code == 0
+    chaotic = (*words, "checkpoint.steps=6", f"results={results}")
+
+    victims = ["worker", "sweep", "worker"]  # one after another, each in the middle of a cell
+    deadline = time.monotonic() + 400  # generous, for a busy machine: it takes about half a minute
+    sent = 0
+    while True:
+        assert time.monotonic() < deadline, command("status", *chaotic, "name=chaos").stdout
+        told = command("sweep", *chaotic, "name=chaos", "cluster=local", "parallel=2")
+        assert told.returncode == 0, told.stderr
+        sent += "sent" in told.stdout
+        cells = plan(chaotic, results / "sweeps" / "chaos")
+        while True:
+            begun = [path.parent.parent for path in results.glob("running/*/checkpoints/step-*.pt")]
+            if victims and begun:
+                time.sleep(chance.uniform(0, 0.2))
+                cell = chance.choice(begun).name
+                place = f"running/{cell}" if victims[0] == "worker" else "sweeps/chaos/batches/*.owner"
+                if any(kill(pid) for pid in pids(results, place)):
+                    victims.pop(0)
+            counts = count(states(cells, results, set))
+            if not counts["running"] and not counts["queued"]:
+                break
+            time.sleep(0.1)
+        if counts["done"] == 8:
+            break
+
+    assert not victims and sent >= 2
+    assert kept(results) == kept(quiet) and len(kept(quiet)) == 8
+    records = [json.loads(path.read_text()) for path in results.glob("cells/*/record.json")]
+    assert any(record["run"]["continued_from"] for record in records)
+    for record in records:  # done once, whatever happened before
+        log = (results / "sweeps" / "chaos" / "logs" / f"{record['id']}.log").read_text()
+        assert len(re.findall(r"adapter parameters \| [\d.]+ s \|", log)) == 1
+    assert list((results / "running").iterdir()) == []
+    assert not list(results.glob("sweeps/chaos/failed/*")) and not (results / "sweeps" / ".sending").exists()
+    assert command("sweep", *chaotic, "name=chaos", "--wait").stdout.strip().endswith("0 to send")

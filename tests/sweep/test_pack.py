@@ -1,0 +1,116 @@
+"""One job: crashes, failures, signals and other owners end no cell but their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora2_bench.owner import born_of, owned
+from lora2_bench.sweep import pack
+from lora2_bench.sweep.pack import SlurmJobs, run_job
+from lora2_bench.sweep.queue import SLURM
+from lora2_bench.sweep.state import states
+from tests.sweep.conftest import STUB, note, planned, runs
+
+MakeBatch = Callable[..., Path]
+
+
+def nothing() -> set[tuple[str, int]]:
+    return set()
+
+
+def test_a_crash_and_a_failure_end_their_own_cell_only(stub: Path, batch: MakeBatch, tmp_path: Path) -> None:
+    cells: dict[str, list[str]] = {f"c{number}": [] for number in range(8)} | {"dies": ["die"], "fails": ["fail"]}
+    path = batch(tmp_path, dict(sorted(cells.items(), reverse=True)))
+    assert run_job(path, 0) == {"done": 8, "failed": 1, "interrupted": 1}
+    assert set(runs(tmp_path).values()) == {1}
+    workers = {line for ran in (tmp_path / "ran").iterdir() for line in ran.read_text().split()}
+    assert len(workers) <= 3  # two at once, and one in place of the dead: cells share workers
+    assert note(tmp_path, "dies")["cause"] == "its process ended by signal 9 (killed, or out of memory)"
+    found = {state.id: state for state in states(planned(*cells, "never"), tmp_path, nothing)}
+    assert (found["dies"].state, found["fails"].state, found["never"].state) == ("interrupted", "failed", "missing")
+    assert found["fails"].reason == "step 3: no luck" and str(found["fails"].log).endswith("logs/fails.log")
+    assert {found[f"c{number}"].state for number in range(8)} == {"done"}
+
+    again = run_job(batch(tmp_path, cells), 0)  # the finished ones are passed over; what died goes on
+    assert again == {"done": 9, "failed": 1}
+    assert runs(tmp_path) == {**dict.fromkeys(cells, 1), "dies": 2, "fails": 2}
+    assert not (tmp_path / "sweeps" / "x" / "failed" / "dies.json").exists()
+
+
+def test_a_cell_in_other_hands_is_left_there_or_taken_over(
+    stub: Path, batch: MakeBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pack, "SILENCE", 0.5)
+    monkeypatch.setattr(pack, "BEAT", 0.0)
+    with owned(tmp_path / "running" / "here", "x"):  # a live process of this machine
+        elsewhere = tmp_path / "running" / "elsewhere"  # one of another machine, whose heart beats
+        elsewhere.mkdir()
+        (elsewhere / "owner.json").write_text(json.dumps({"host": "far", "pid": 1, "born": "1"}))
+        dead = tmp_path / "running" / "dead"
+        dead.mkdir()
+        gone = {"host": socket.gethostname(), "pid": os.getpid(), "born": f"{born_of(os.getpid())}0"}
+        (dead / "owner.json").write_text(json.dumps(gone))
+        assert run_job(batch(tmp_path, {"here": [], "elsewhere": [], "dead": []}), 0) == {"elsewhere": 2, "done": 1}
+    assert runs(tmp_path) == {"dead": 1}
+
+
+def test_a_signal_keeps_the_cells_and_the_job_begins_no_other(stub: Path, batch: MakeBatch, tmp_path: Path) -> None:
+    path = batch(tmp_path, {"a": ["wait"], "b": ["wait"], "c": []})
+
+    def tell() -> None:
+        while len(list(tmp_path.glob("ran/*"))) < 2:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    with pytest.raises(SystemExit) as stopped:
+        run_job(path, 0)
+    thread.join()
+    assert stopped.value.code == 3 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert runs(tmp_path) == {"a": 1, "b": 1}
+    assert not list(tmp_path.glob("sweeps/x/failed/*"))  # told to stop is no failure
+    assert run_job(path, 0) == {"done": 3}
+
+
+def test_submitit_puts_a_signalled_job_back_and_it_continues(batch: MakeBatch, tmp_path: Path) -> None:
+    submitit = pytest.importorskip("submitit")
+    results = tmp_path / "results"
+    path = batch(results, {"a": ["wait"], "b": []}, parallel=1, cluster=SLURM)
+    (tmp_path / "stub.py").write_text(STUB)
+    # The job's own process must take the small script for its worker too.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "if 'SUBMITIT_EXECUTOR' in os.environ and 'stub.py' not in ' '.join(sys.orig_argv):\n"
+        "    from lora2_bench.sweep import pack\n"
+        f"    pack.WORKER = ({str(tmp_path / 'stub.py')!r},)\n"
+    )
+    executor = submitit.LocalExecutor(tmp_path / "submitit")
+    executor.update_parameters(timeout_min=2)
+    root = str(Path(__file__).resolve().parents[2])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{root}"
+    try:
+        (job,) = executor.map_array(SlurmJobs(path), range(1))
+    finally:
+        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
+    for _ in range(600):
+        if (results / "ran" / "a").exists():
+            break
+        time.sleep(0.1)
+    time.sleep(0.5)
+    children = Path(f"/proc/{job.job_id}/task/{job.job_id}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGUSR2)  # as Slurm does, shortly before the time limit
+    assert job.result() == {"done": 2}
+    assert runs(results) == {"a": 2, "b": 1}
+    assert "Requeued job" in job.stdout() + job.stderr(), sys.path

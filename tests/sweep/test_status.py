@@ -1,0 +1,91 @@
+"""Where cells are: every state from what lies on disk, in words and as JSON, quickly and without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lora2_bench import status
+from lora2_bench.owner import owned
+from lora2_bench.progress import Progress, read_progress
+from lora2_bench.store import Store
+from lora2_bench.sweep.plans import asked_for, home_of, mark_sent, plan
+from lora2_bench.sweep.queue import LOCAL, Batch, note_failure, owner_folder
+from lora2_bench.sweep.state import states
+from lora2_bench.train import Evaluation
+from tests.made_records import make_cell, make_failed, make_record
+from tests.sweep.conftest import planned
+
+
+def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["status", *words])
+    status.main()
+    return capsys.readouterr().out
+
+
+def test_every_state(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    overrides = ("suite=smoke", "seed=0,1", f"results={tmp_path}")
+    home = home_of(overrides, None)
+    cells = plan(overrides, home)
+    done, running, queued, failed, noted, killed, gone, _ = (cell.id for cell in cells)
+    store = Store(tmp_path)
+    for cell_id, record in ((done, make_record(make_cell())), (failed, make_failed(make_cell()))):
+        store.folder(cell_id).mkdir(parents=True)
+        store.path(cell_id).write_text(json.dumps(record.to_dict() | {"id": cell_id}, indent=1))
+    note_failure(home, noted, "kr=2 does not fit", killed=False)
+    note_failure(home, killed, "its process ended by signal 9", killed=True)
+    store.running(gone).mkdir(parents=True)
+    Progress(store.running(gone)).step(5, 20, [])
+    batch = Batch("b-1of1", LOCAL, time.time(), "", str(tmp_path), 1, 1, [{queued: [], done: [], noted: []}])
+    path = batch.write(home)
+    note_failure(home, noted, "kr=2 does not fit", killed=False)  # after it was sent: it has been tried
+    with owned(store.running(running), "x"), owned(owner_folder(path), "y"):
+        progress = Progress(store.running(running))
+        progress.step(10, 40, [])
+        time.sleep(0.05)
+        progress.step(12, 40, [Evaluation(12, 0.5, 0.75, {}), Evaluation(12, 0.5, 0.5, {})])
+        shown = told(capsys, monkeypatch, *overrides)
+        values = json.loads(told(capsys, monkeypatch, *overrides, "--json"))
+    wanted = ["done", "running", "queued", "failed", "failed", "interrupted", "interrupted", "missing"]
+    assert [cell["state"] for cell in values["cells"]] == wanted
+    assert shown.startswith("smoke: 8 cells: 1 done, 1 running, 1 queued, 2 failed, 2 interrupted, 1 missing\n")
+    at = values["cells"][1]
+    assert (at["step"], at["total"], at["score"], at["best"], at["pid"]) == (12, 40, 0.5, 0.75, os.getpid())
+    assert 0.5 < at["seconds_left"] < 20 and at["host"] == socket.gethostname()
+    assert f"step 12/40, score 0.5000 (best 0.7500), 1 s left, on {socket.gethostname()} (process" in shown
+    assert "| step 7: the loss is nan" in shown and "| kr=2 does not fit | " in shown
+    assert "| no step yet, its process ended by signal 9 | " in shown
+    assert "| step 5/20, not scored yet, its process is gone" in shown
+
+
+def test_by_name_are_the_cells_that_were_sent(tmp_path: Path) -> None:
+    home = tmp_path / "sweeps" / "x"
+    one, two = (("method=lora", f"task={task}", f"results={tmp_path}") for task in ("rte", "cola"))
+    plan(one, home)
+    assert asked_for(home) == []
+    cells = plan(two, home)
+    mark_sent(two, home)
+    mark_sent(two, home)
+    assert asked_for(home) == cells
+
+
+def test_a_reader_may_look_at_any_time(tmp_path: Path) -> None:
+    (tmp_path / "running" / "a").mkdir(parents=True)
+    (tmp_path / "running" / "a" / "progress.json").write_text('{"step": 1')
+    assert read_progress(tmp_path / "running" / "a") is None
+    (state,) = states(planned("a"), tmp_path, set)
+    assert (state.state, state.step) == ("interrupted", None)
+    Progress(tmp_path / "away").step(1, 2, [])  # a folder that is gone, a full disk: the run goes on
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(40, "40 s"), (600, "10 min"), (11_100, "3 h 05 min"), (187_200, "2 d 4 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert status.duration(seconds) == text
