@@ -88,12 +88,13 @@ def owned(folder: Path, name: str) -> Iterator[None]:
     """Own `folder` for as long as the block runs, with a heartbeat. Raises Busy where a live owner has it."""
     path = folder / "owner.json"
     while True:
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             _take(path, name)
             break
-        except FileNotFoundError:  # its last owner removed the folder while we came in
-            continue
+        except (FileNotFoundError, FileExistsError):  # its last owner removed the folder while we came in
+            if folder.is_file():
+                raise
     over = threading.Event()
 
     def beat() -> None:

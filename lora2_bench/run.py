@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -58,8 +58,6 @@ def run(plan: Plan) -> Record:
 
         record = crew.by_main(begin) or run_cell(plan, store, crew)
     if crew.is_main:
-        with suppress(OSError):  # other cells are running
-            store.running(plan.cell.id).parent.rmdir()
         print(result_line(record, str(store.path(plan.cell.id))))
     if record.error is not None:
         raise CellFailed(record.error["step"], record.error["cause"])

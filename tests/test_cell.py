@@ -92,6 +92,10 @@ def test_every_scientific_setting_changes_the_id(name: str) -> None:
     assert plan_of(*beside, changes={name: ANOTHER[name]}).cell.id != plan_of(*beside).cell.id
 
 
+def test_the_tracker_leaves_the_id_alone() -> None:
+    assert plan_of("tracker=wandb").cell.id == plan_of().cell.id
+
+
 def test_the_protocol_changes_the_id() -> None:
     assert plan_of("protocol=clean").cell.id != plan_of().cell.id
 
@@ -105,7 +109,6 @@ def test_the_protocol_changes_the_id() -> None:
         ("threads", 1),
         ("eval_batch_size", 7),
         ("data.dir", "/somewhere"),
-        ("tracker.name", "wandb"),
         ("model.package", "another"),
         ("model.folder", "another"),
         ("method._target_", "mine.LoRA2"),

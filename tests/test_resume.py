@@ -86,7 +86,7 @@ def test_a_killed_cell_ends_as_if_it_had_not_been(
     assert science(tmp_path / "killed") == science(tmp_path / "quiet")
     (path,) = (tmp_path / "killed").glob("cells/*/record.json")
     assert json.loads(path.read_text())["run"]["continued_from"] == 10
-    assert [path.name for path in (tmp_path / "killed").iterdir()] == ["cells"]  # no checkpoint and no owner is left
+    assert list((tmp_path / "killed" / "running").iterdir()) == []  # no checkpoint and no owner is left
 
 
 def test_a_truncated_checkpoint_is_told_and_the_one_before_is_taken(
@@ -124,7 +124,7 @@ def test_a_failed_cell_keeps_no_checkpoint(
     monkeypatch.setattr("lora2_bench.train._Progress.take", fails)
     command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=1")
     assert bench(*command).code == 1
-    assert not (tmp_path / "running").exists()
+    assert list((tmp_path / "running").iterdir()) == []
 
 
 def started(folder: Path, results: Path, *arguments: str) -> subprocess.Popen[str]:

@@ -161,7 +161,9 @@ def test_nothing_is_written_outside_results(
     monkeypatch.chdir(tmp_path / "here")
     assert bench(*tiny(tiny_folders("bert")), *QUICK, "results=out").code == 0
     assert [entry.name for entry in (tmp_path / "here").iterdir()] == ["out"]
-    assert [entry.name for entry in (tmp_path / "here" / "out").iterdir()] == ["cells"]
+    out = tmp_path / "here" / "out"
+    assert sorted(entry.name for entry in out.iterdir()) == ["cells", "running"]
+    assert list((out / "running").iterdir()) == []
 
 
 def test_no_path_and_no_token_in_a_record(
