@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 from lora2_bench.report.architecture import ALL_MAPS
 from lora2_bench.report.paper import COLUMNS, METHODS, Column, Row, table1, table3, table4
@@ -37,7 +37,7 @@ class Line:
         maps = _maps(self.spec)
         return METHODS[self.spec.method] + size + (f" ({maps})" if maps not in ("", "all") else "")
 
-    @property
+    @cached_property
     def average_by_rule(self) -> Range | None:
         """The average of the printed cells by the tables' rule, where the printed average is another number."""
         if self.printed is None or self.printed.average.range.overlaps(by_rule := self.printed.mean_over_tasks()):
