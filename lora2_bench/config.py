@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
-from lora2_bench.errors import CellFailed, Interrupted, UserError
+from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
 from lora2_bench.multirun import Outcomes
 from lora2_bench.paths import CONF
 from lora2_bench.plan import Cadence, Place, Plan
@@ -135,7 +135,7 @@ def launch(run: Callable[[Plan], object]) -> None:
                 causes.append(str(error))
             except Exception as error:  # an error of the code's own must not end the other cells
                 traceback.print_exc()
-                causes.append(f"{type(error).__name__}: {_first_line(error)}")
+                causes.append(f"{type(error).__name__}: {first_line(error)}")
         if causes:
             print(f"failed: {name}: {causes[0]}", file=sys.stderr)
 
@@ -157,7 +157,7 @@ def launch(run: Callable[[Plan], object]) -> None:
                 raise
             # Hydra's own, as for task=null: it names no override
             _stop(f"{' '.join(sys.argv[1:])} is not possible: {_one_line(error)}", 2)
-        ended = f"\n  the launcher ended early, and other jobs may still run ({_first_line(error)}): run the same again"
+        ended = f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -177,10 +177,6 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) 
         )
     if not any(str(override).startswith("row=") for override in overrides):  # the sweep was over suites
         raise UserError(f"suite={suite} is one of several suites: give one suite a command")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
 
 
 def _stop(message: str, code: int) -> None:
@@ -239,9 +235,8 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_shape(values)
     for override in overrides:
         group, _, value = override.partition("=")
-        if group in (*_GROUPS, *_NAMES) and value.startswith(
-            "["
-        ):  # Hydra merges such a list, and its last name wins unseen
+        # Hydra merges such a list, and its last name wins unseen.
+        if group in (*_GROUPS, *_NAMES) and value.startswith("["):
             raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
     method = dict(values["method"])
     implementation, size = method.pop("_target_"), method.pop("size")

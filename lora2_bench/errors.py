@@ -49,3 +49,8 @@ class Interrupted(RuntimeError):
         if self.kept:
             return f"stopped after step {self.step}, step {self.kept} is kept: run the same command to continue"
         return f"stopped after step {self.step}, no checkpoint is kept: the same command starts anew"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that says anything."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -180,7 +180,7 @@ def train(
     torch.manual_seed(cell.seed + crew.rank * 2**32)
 
     label = f"{cell.task} {cell.method_label}"
-    per_epoch = len(sampler)
+    per_epoch, fix = len(sampler), _smaller_step(settings)
     on_step(progress.step, total, progress.evaluations)
     mark = time.perf_counter()
     with tqdm(
@@ -197,7 +197,7 @@ def train(
                     _set_random_state(random_state, accelerator)
                     random_state = None
                 step = progress.step + 1
-                size, fix = _size(batch, settings.accumulate), _smaller_step(settings)
+                size = _size(batch, settings.accumulate)
                 with crew.together(), _memory_for(step, size, fix):
                     model.train()
                     loss = _backward(model, method, batch, settings.accumulate, accelerator, crew)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.config import plan_of
-from lora2_bench.errors import Busy, CellFailed, Interrupted, UserError
+from lora2_bench.errors import Busy, CellFailed, Interrupted, UserError, first_line
 from lora2_bench.run import run
 
 
@@ -70,8 +70,7 @@ def _run(cell_id: str, overrides: list[str]) -> tuple[str, str | None, bool]:
         return "failed", str(error), True
     except Exception as error:
         traceback.print_exc()
-        lines = str(error).strip().splitlines()
-        return "failed", f"{type(error).__name__}: {lines[0] if lines else 'no message'}", False
+        return "failed", f"{type(error).__name__}: {first_line(error)}", False
     return "done", None, True
 
 

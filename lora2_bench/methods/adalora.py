@@ -7,27 +7,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.cell import require_int, require_number
+from lora2_bench.cell import require_number
 from lora2_bench.methods.budget import BudgetOptions, RankedMatrix
 from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
-from lora2_bench.methods.layers import GatedLinear, check_adapter_options, normal
+from lora2_bench.methods.layers import GatedLinear, normal
+from lora2_bench.methods.lora import LoRAOptions
 
 
 @dataclass(frozen=True)
-class AdaLoRAOptions:
+class AdaLoRAOptions(LoRAOptions):
     """`r` is the rank that every map starts with; the addition is scaled by alpha / r throughout."""
 
-    r: int
-    alpha: float
-    dropout: float
-    targets: list[str]
     init_std: float
     reg: RegOptions
     budget: BudgetOptions
 
     def __post_init__(self) -> None:
-        require_int("method.r", self.r, 1, "an integer of at least 1")
-        check_adapter_options(self)
+        super().__post_init__()
         require_number("method.init_std", self.init_std, 1e-12, 1e3, "a number above 0")
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from lora2_bench.cell import in_steps, require_int, require_number, require_steps
 from lora2_bench.errors import UserError
-from lora2_bench.methods.layers import GatedLinear, RankedMethod, check_adapter_options, normal, uniform
+from lora2_bench.methods.layers import GatedLinear, RankedMethod, normal, uniform
+from lora2_bench.methods.lora import LoRAOptions
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class ScheduleOptions:
 
 
 @dataclass(frozen=True)
-class SoRAOptions:
+class SoRAOptions(LoRAOptions):
     """`r` is the rank that every map starts with; the addition is scaled by alpha / r throughout.
 
     Attributes:
@@ -42,17 +43,12 @@ class SoRAOptions:
         l1: weight in the training loss of the gates' mean absolute value.
     """
 
-    r: int
-    alpha: float
-    dropout: float
-    targets: list[str]
     xi: float
     l1: float
     xi_schedule: ScheduleOptions
 
     def __post_init__(self) -> None:
-        require_int("method.r", self.r, 1, "an integer of at least 1")
-        check_adapter_options(self)
+        super().__post_init__()
         require_number("method.xi", self.xi, 0.0, 1e3, "a number of at least 0")
         require_number("method.l1", self.l1, 0.0, 1e6, "a number of at least 0")
 

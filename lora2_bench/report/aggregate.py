@@ -14,7 +14,7 @@ import pandas as pd
 
 from lora2_bench.cell import canonical
 from lora2_bench.record import Record
-from lora2_bench.report.layout import check, reported
+from lora2_bench.report.layout import check, leaves, reported
 from lora2_bench.store import read_record
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.
@@ -130,15 +130,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
 
 def _differences(sciences: list[dict[str, Any]]) -> list[str]:
     """For each of several settings, those of its values that are not common to all."""
-    flat = [dict(_flatten(science)) for science in sciences]
+    flat = [{name: json.dumps(value) for name, value in leaves(science)} for science in sciences]
     names = sorted({name for one in flat for name in one})
     differing = [name for name in names if len({one.get(name) for one in flat}) > 1]
     return [", ".join(f"{name}={one[name]}" for name in differing if name in one) for one in flat]
-
-
-def _flatten(value: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, item in value.items():
-        if isinstance(item, dict):
-            yield from _flatten(item, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", json.dumps(item)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from lora2_bench.record import Record
@@ -41,7 +42,7 @@ _IF_THERE: dict[str, tuple[type, ...]] = {
     "run.config.method": (dict,),
     "run.config.method.budget": (dict,),
 }
-_ABSENT = object()
+ABSENT = object()
 
 
 def reported(record: Record) -> dict[str, str]:
@@ -60,7 +61,7 @@ def check(record: Record) -> None:
     for name, kinds in needed.items():
         _look(top, name, kinds)
     for name, kinds in _IF_THERE.items():
-        if at(top, name) is not _ABSENT:
+        if at(top, name) is not ABSENT:
             _look(top, name, kinds)
 
 
@@ -68,9 +69,18 @@ def at(values: Any, name: str) -> Any:
     """The value under a dotted name, or an object that equals nothing."""
     for part in name.split("."):
         if not isinstance(values, dict) or part not in values:
-            return _ABSENT
+            return ABSENT
         values = values[part]
     return values
+
+
+def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted name and value of everything that is not a section itself."""
+    for name, item in values.items():
+        if isinstance(item, dict):
+            yield from leaves(item, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", item
 
 
 def is_number(value: object) -> bool:

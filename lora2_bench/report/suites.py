@@ -6,7 +6,7 @@ method's own file leave to the recipe may differ from backbone to backbone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 
 from lora2_bench.cell import canonical
 from lora2_bench.paths import CONF
+from lora2_bench.report.layout import ABSENT, at, leaves
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,8 @@ class RowSpec:
         method = cell["method"]
         if method["name"] != self.method:
             return False
-        return all(_same(_leaf(method, name), value) for name, value in self.settings.items()) and all(
-            _same(found, value)
-            for name, value in self.defaults.items()
-            if (found := _leaf(method, name)) is not _ABSENT
+        return all(_same(at(method, name), value) for name, value in self.settings.items()) and all(
+            _same(found, value) for name, value in self.defaults.items() if (found := at(method, name)) is not ABSENT
         )
 
 
@@ -110,12 +109,12 @@ def _row(name: str) -> RowSpec:
     method = _overrides(values)["method"]
     own = _read("method", method)
     size_name = own["size"]
-    settings = dict(_leaves(values.get("method", {})))
+    settings = dict(leaves(values.get("method", {})))
     if size_name is not None:
         settings[size_name] = values["kr"]
     defaults = {
         key: value
-        for key, value in _leaves(own)
+        for key, value in leaves(own)
         if key not in ("_target_", "name", "size", *settings) and not str(value).startswith("${")
     }
     return RowSpec(name, method, size_name, values.get("kr"), settings, defaults)
@@ -131,26 +130,6 @@ def _overrides(values: Mapping[str, Any]) -> dict[str, str]:
     return {key.removeprefix("override /"): choice for entry in values["defaults"] for key, choice in entry.items()}
 
 
-_ABSENT = object()
-
-
-def _leaf(values: Any, name: str) -> Any:
-    """The value under a dotted name, or `_ABSENT`."""
-    for part in name.split("."):
-        if not isinstance(values, Mapping) or part not in values:
-            return _ABSENT
-        values = values[part]
-    return values
-
-
 def _same(found: Any, wanted: Any) -> bool:
     """Equal science: a list of names is a set."""
     return bool(found == wanted) or (isinstance(found, list) and canonical(found) == canonical(wanted))
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, item in values.items():
-        if isinstance(item, Mapping):
-            yield from _leaves(item, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", item
