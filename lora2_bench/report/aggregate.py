@@ -124,13 +124,18 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     names = [name for name in GROUP if name != "science"]
     table["variant"] = ""
     for _, group in table[table.duplicated(names, keep=False)].groupby(names):
-        table.loc[group.index, "variant"] = _differences([json.loads(text) for text in group["science"]])
+        table.loc[group.index, "variant"] = _differences([_flat(text) for text in group["science"]])
     return table
 
 
-def _differences(sciences: list[dict[str, Any]]) -> list[str]:
+@cache
+def _flat(science: str) -> dict[str, str]:
+    """Dotted name -> value as JSON."""
+    return {name: json.dumps(value) for name, value in leaves(json.loads(science))}
+
+
+def _differences(flat: list[dict[str, str]]) -> list[str]:
     """For each of several settings, those of its values that are not common to all."""
-    flat = [{name: json.dumps(value) for name, value in leaves(science)} for science in sciences]
     names = sorted({name for one in flat for name in one})
     differing = [name for name in names if len({one.get(name) for one in flat}) > 1]
     return [", ".join(f"{name}={one[name]}" for name in differing if name in one) for one in flat]

@@ -29,10 +29,13 @@ def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
     by_method: dict[str, list[str]] = {}
     for name, spec in rows().items():
         by_method.setdefault(spec.method, []).append(name)
+    fitting: dict[str, list[str]] = {}  # by science: the tasks and seeds of a row share it
     for run in runs:
-        for name in by_method.get(run.cell["method"]["name"], ()):
-            if rows()[name].fits(run.cell):
-                found.setdefault(name, []).append(run)
+        if run.science not in fitting:
+            names = by_method.get(run.cell["method"]["name"], ())
+            fitting[run.science] = [name for name in names if rows()[name].fits(run.cell)]
+        for name in fitting[run.science]:
+            found.setdefault(name, []).append(run)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from lora2_bench.record import Record
@@ -67,11 +68,16 @@ def check(record: Record) -> None:
 
 def at(values: Any, name: str) -> Any:
     """The value under a dotted name, or an object that equals nothing."""
-    for part in name.split("."):
+    for part in _parts(name):
         if not isinstance(values, dict) or part not in values:
             return ABSENT
         values = values[part]
     return values
+
+
+@cache
+def _parts(name: str) -> tuple[str, ...]:
+    return tuple(name.split("."))
 
 
 def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

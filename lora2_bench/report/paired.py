@@ -19,7 +19,7 @@ from lora2_bench.report.sheet import Sheet, Text
 # What keeps `make tables` quick: bytes of one predictions file, and of all that are read in one run. The files of QQP
 # and MNLI hold 20,000 rows and more; those of the smaller tasks pass.
 LARGEST_FILE = 256 * 1024
-MOST_BYTES = 16 * 1024 * 1024
+MOST_BYTES = 8 * 1024 * 1024
 
 
 class BoundedReader:

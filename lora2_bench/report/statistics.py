@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -140,10 +140,17 @@ def bootstrap_interval(
     seeds = {task: runs.size for task, runs in values.items()}
     if min(seeds.values()) < 2:
         return Interval(estimate, None, None, seeds)
-    rng = np.random.default_rng(seed)
-    drawn = [runs[rng.integers(0, runs.size, (resamples, runs.size))] for runs in values.values()]
+    choices = _choices(tuple(seeds.values()), resamples, seed)
+    drawn = [runs[chosen] for runs, chosen in zip(values.values(), choices, strict=True)]
     low, high = np.quantile(of(np.concatenate(drawn, axis=1)), [(1 - level) / 2, (1 + level) / 2])
     return Interval(estimate, float(low), float(high), seeds)
+
+
+@lru_cache(maxsize=16)  # a table asks for hundreds of intervals over the same numbers of seeds
+def _choices(sizes: tuple[int, ...], resamples: int, seed: int) -> list[NDArray[np.int64]]:
+    """Which runs each bootstrap sample takes: (resamples, runs) per task."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, size, (resamples, size)) for size in sizes]
 
 
 def mean_interval(scores: Scores, *, level: float = LEVEL) -> Interval:
@@ -152,7 +159,7 @@ def mean_interval(scores: Scores, *, level: float = LEVEL) -> Interval:
     Over several tasks, each with a variance of its own, the degrees of freedom are Welch's and Satterthwaite's. Assumes
     scores of seeds that are independent and about normal. Raises ValueError as `bootstrap_interval` does.
     """
-    return _student(scores, level, further=0)
+    return _student(scores, level, 0)[0]
 
 
 def prediction_interval(scores: Scores, *, level: float = LEVEL) -> Interval:
@@ -160,23 +167,28 @@ def prediction_interval(scores: Scores, *, level: float = LEVEL) -> Interval:
 
     mean ± t · sd · √(1 + 1/n) for one task. Assumptions and errors as for `mean_interval`.
     """
-    return _student(scores, level, further=1)
+    return _student(scores, level, 1)[0]
 
 
-def _student(scores: Scores, level: float, further: int) -> Interval:
+def _student(scores: Scores, level: float, *further: int) -> list[Interval]:
+    """One interval for each number of further runs per task; 0 for that of the mean itself."""
     _check_share("level", level)
     values = _by_task(scores)
     mean = float(np.mean([runs.mean() for runs in values.values()]))
     seeds = {task: runs.size for task, runs in values.items()}
     if min(seeds.values()) < 2:
-        return Interval(mean, None, None, seeds)
-    parts = np.array([runs.var(ddof=1) * (1 / runs.size + further) for runs in values.values()]) / len(values) ** 2
-    if not parts.any():
-        return Interval(mean, mean, mean, seeds)
-    shares = parts / parts.sum()
-    degrees = 1 / np.sum(shares**2 / [runs.size - 1 for runs in values.values()])
-    half = float(special.stdtrit(degrees, (1 + level) / 2) * math.sqrt(parts.sum()))
-    return Interval(mean, mean - half, mean + half, seeds)
+        return [Interval(mean, None, None, seeds)] * len(further)
+    sizes = np.array(list(seeds.values()))
+    variances = np.array([runs.var(ddof=1) for runs in values.values()]) / len(values) ** 2
+    found = []
+    for runs_more in further:
+        parts = variances * (1 / sizes + runs_more)
+        half = 0.0
+        if parts.any():
+            degrees = 1 / np.sum((parts / parts.sum()) ** 2 / (sizes - 1))
+            half = float(special.stdtrit(degrees, (1 + level) / 2) * math.sqrt(parts.sum()))
+        found.append(Interval(mean, mean - half, mean + half, seeds))
+    return found
 
 
 @dataclass(frozen=True)
@@ -420,7 +432,7 @@ def verdict(
         raise ValueError(f"margin={margin} is not possible: it must be at least 0 points")
     if not scores:
         return Verdict(NOT_COMPARABLE, "; ".join([*obstacles, "no run of ours"]), None, None, None)
-    mean, further = mean_interval(scores, level=level), prediction_interval(scores, level=level)
+    mean, further = _student(scores, level, 0, 1)
     few = [task for task, seeds in mean.seeds.items() if seeds < 2]
     reasons = [*obstacles, *([f"one seed only ({', '.join(few)}): its spread is unknown"] if few else [])]
     if printed is None:
