@@ -41,7 +41,7 @@ from lora2_bench.tasks.spec import task_spec
 _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
 # What only names other choices, and leaves nothing of its own in the composed config.
 _NAMES = ("row", "suite")
-_SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "eval_batch_size")
+_SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "engine", "eval_batch_size")
 _WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
@@ -268,6 +268,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
         rerun=values["rerun"],
         device=values["device"],
         threads=values["threads"],
+        engine=values["engine"],
         eval_batch_size=values["eval_batch_size"],
         data_dir=data_dir,
         model_path=path,

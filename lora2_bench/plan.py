@@ -33,6 +33,7 @@ class Place:
         rerun: train a finished cell anew.
         device: auto, cpu or cuda.
         threads: CPU threads, or None for all cores.
+        engine: fast, or plain: how adapters are computed, the same but for rounding.
         eval_batch_size: rows per evaluation batch.
         data_dir: folder of the `local` data source.
         model_path: folder of a `local` backbone.
@@ -45,6 +46,7 @@ class Place:
     rerun: bool = False
     device: str = "auto"
     threads: int | None = None
+    engine: str = "fast"
     eval_batch_size: int = 64
     data_dir: str | None = None
     model_path: str | None = None
@@ -55,6 +57,7 @@ class Place:
 
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
+        require_choice("engine", self.engine, ("fast", "plain"))
         require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))
         for name in ("project", "group") if self.tracker["name"] == "wandb" else ():
             value = self.tracker.get(name)

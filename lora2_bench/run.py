@@ -291,7 +291,7 @@ def set_up(plan: Plan, rows: Rows) -> Setup:
     choose = dev if rows.choose is rows.dev else encoded(rows.choose)
     accelerator = make_accelerator(cell.train.precision, pick_device(place))
     backbone.model.to(accelerator.device)
-    method = kind(options, total_steps)
+    method = kind(options, total_steps, place.engine)
     method.inject(backbone, torch.Generator().manual_seed(cell.seed))
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
@@ -482,6 +482,7 @@ def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, devic
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **times,
+        "engine": plan.place.engine,
         "memory": peak_memory(device),
         "versions": versions(),
         "code": checkpoints.code,

@@ -25,7 +25,7 @@ from transformers import get_scheduler
 from lora2_bench.cell import Cell, Train, in_steps
 from lora2_bench.checkpoint import Checkpoints
 from lora2_bench.crew import ALONE, Crew
-from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory
+from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory, UserError
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import BucketSampler, Encoded, by_length
 from lora2_bench.tasks.metrics import glue_metric, main_score
@@ -162,13 +162,13 @@ def train(
 
     sampler = BucketSampler(train_rows.lengths(), settings.batch_size, cell.seed)
     loader = DataLoader(train_rows, batch_sampler=sampler, collate_fn=train_rows.collate)
-    groups = method.param_groups(settings.weight_decay)
+    model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped: the crew sums the gradients below
+    groups = method.optimizer_groups(settings.weight_decay)
+    trained: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
     betas = (settings.adam_beta1, settings.adam_beta2)
     optimizer = AdamW(groups, lr=settings.lr, betas=betas, eps=settings.adam_eps)
     scheduler = get_scheduler(settings.schedule, optimizer, in_steps(settings.warmup, total), total)
-    model = accelerator.prepare_model(model, evaluation_mode=True)  # not wrapped: the crew sums the gradients below
     optimizer = accelerator.prepare_optimizer(optimizer)
-    trained = list(method.trainable().values())
 
     progress = _Progress(0, [], 0, {}, {}, {}, 0.0, 0, 0.0)
     random_state: dict[str, Any] | None = None
@@ -212,7 +212,7 @@ def train(
                     optimizer.step()
                     scheduler.step()
                     method.after_step(step)
-                    optimizer.zero_grad()
+                    method.clear_gradients(optimizer)
                 progress.step = step
                 progress.loss_sum += loss_now
                 progress.since_evaluation += 1
@@ -281,6 +281,7 @@ def _state(
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
         "method": method.state_dict(),
+        "engine": method.engine,
         "random": random_states,
     }
 
@@ -290,8 +291,14 @@ def _restore(
 ) -> tuple[_Progress, dict[str, Any] | None]:
     """Put a `_state` back; this process's random state is returned, to be set where the state was taken.
 
-    There is none where another number of processes took it: a line says so, and dropout draws other numbers.
+    There is none where another number of processes took it: a line says so, and dropout draws other numbers. Raises
+    UserError for a state of the other engine, whose optimiser sees other tensors.
     """
+    if (engine := state["engine"]) != method.engine:
+        raise UserError(
+            f"engine={method.engine}: this cell is at step {state['progress']['step']} with engine={engine}: give "
+            f"engine={engine} to go on"
+        )
     load_trained_state(method, state["trained"])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])

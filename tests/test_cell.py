@@ -107,6 +107,7 @@ def test_the_protocol_changes_the_id() -> None:
         ("rerun", True),
         ("device", "cpu"),
         ("threads", 1),
+        ("engine", "plain"),
         ("eval_batch_size", 7),
         ("data.dir", "/somewhere"),
         ("model.package", "another"),

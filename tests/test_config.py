@@ -129,6 +129,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("results", None, "a folder"),
     ("device", "tpu", "auto, cpu, cuda"),
     ("threads", 0, "at least 1"),
+    ("engine", "turbo", "fast, plain"),
     ("eval_batch_size", 0, "at least 1"),
     ("tracker.name", "foo", "none, wandb"),
     ("train.batch_size", 0, "at least 1"),

@@ -103,6 +103,20 @@ def test_a_truncated_checkpoint_is_told_and_the_one_before_is_taken(
     assert science(tmp_path / "killed") == science(tmp_path / "quiet")
 
 
+def test_a_checkpoint_of_the_other_engine_is_refused_and_kept(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=2")
+    killed_at(5, monkeypatch, lambda: bench(*command))
+    told = bench(*command, "engine=plain")
+    assert told.code == 2
+    assert "error: engine=plain: this cell is at step 4 with engine=fast: give engine=fast to go on" in told.err
+    assert bench(*command).code == 0
+    (path,) = tmp_path.glob("cells/*/record.json")
+    run = json.loads(path.read_text())["run"]
+    assert (run["continued_from"], run["engine"]) == (4, "fast")
+
+
 def test_a_checkpoint_of_other_data_is_not_continued(
     bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.cell import require_number
-from lora2_bench.methods.budget import BudgetOptions, RankedMatrix
+from lora2_bench.methods.budget import BudgetOptions, RankedStacks
 from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
-from lora2_bench.methods.layers import GatedLinear, normal
+from lora2_bench.methods.layers import GatedLinear, GatedMethod, normal
 from lora2_bench.methods.lora import LoRAOptions
 
 
@@ -38,7 +38,7 @@ class AdaLoRALinear(GatedLinear):
         self.B = normal((base.out_features, options.r), options.init_std, W, generator)
 
 
-class AdaLoRA(BudgetedMethod[AdaLoRALinear]):
+class AdaLoRA(GatedMethod[AdaLoRALinear], BudgetedMethod[AdaLoRALinear]):
     """AdaLoRA on every target map, with its regulariser and a budget over the singular values of all maps."""
 
     Options = AdaLoRAOptions
@@ -47,10 +47,13 @@ class AdaLoRA(BudgetedMethod[AdaLoRALinear]):
         """An AdaLoRA layer over `base`."""
         return AdaLoRALinear(base, self.options, generator)
 
-    def ranked(self, layer: AdaLoRALinear) -> RankedMatrix:
+    def ranked(self) -> RankedStacks:
         """The triplets of eq. 7: a singular value, a row of Q and a column of P."""
-        return RankedMatrix(layer.gate, [(layer.A, 0), (layer.B, 1)])
+        parts = [(stack, 0) for stack in self.stacks["A"]] + [(stack, 1) for stack in self.stacks["B"]]
+        return RankedStacks(self.stacks["gate"][0], parts)
 
-    def deviations(self, layer: AdaLoRALinear) -> list[Tensor]:
+    def deviations(self) -> list[Tensor]:
         """Both factors' Gram matrices (r×r) less the identity (eq. 4)."""
-        return [deviation(layer.B.T @ layer.B), deviation(layer.A @ layer.A.T)]
+        rows = [A @ A.mT for A in (stack.tensor() for stack in self.stacks["A"])]
+        columns = [B.mT @ B for B in (stack.tensor() for stack in self.stacks["B"])]
+        return [deviation(gram) for gram in (*columns, *rows)]

@@ -19,16 +19,18 @@ class Method(ABC):
     """A way to fine-tune a backbone.
 
     A subclass names its `Options`, a frozen dataclass that checks its own values, and implements `inject`. The head is
-    trained by every method. Steps are optimiser steps, counted from 1.
+    trained by every method. Steps are optimiser steps, counted from 1. `engine` says how an adapter is computed: fast,
+    or plain, as its equations are written; other methods have one way.
     """
 
     Options: ClassVar[type[Any]]
     keeps_weights: ClassVar[bool] = True
     """Whether what trains is small enough to be kept beside the record, where `init_from` finds it."""
 
-    def __init__(self, options: Any, total_steps: int) -> None:
+    def __init__(self, options: Any, total_steps: int, engine: str = "fast") -> None:
         self.options = options
         self.total_steps = total_steps
+        self.engine = engine
         self.backbone: Backbone
 
     @classmethod
@@ -53,6 +55,14 @@ class Method(ABC):
             (plain if is_plain else decayed).append(parameter)
         groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
         return [group for group in groups if group["params"]]
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """What the optimiser is given; asked for once, when the model is on its device."""
+        return self.param_groups(weight_decay)
+
+    def clear_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each step."""
+        optimizer.zero_grad()
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of all that trains, head included."""

@@ -6,14 +6,15 @@ Zhang et al., AdaLoRA (arXiv 2303.10512), sections 3.2 and 3.3; the LoRA² score
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lora2_bench.cell import in_steps, require, require_number, require_steps
 from lora2_bench.errors import UserError
+from lora2_bench.methods.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -98,78 +99,73 @@ class Schedule:
 
 
 class Sensitivity:
-    """S(p) = Ī·Ū of one parameter: running means of I = |p·∇p| and of its deviation |I - Ī| (AdaLoRA, eq. 8 to 10)."""
+    """S(p) = Ī·Ū of a stack: running means of I = |p·∇p| and of its deviation |I - Ī| (AdaLoRA, eq. 8 to 10)."""
 
-    def __init__(self, parameter: nn.Parameter, beta1: float, beta2: float) -> None:
-        self.parameter = parameter
+    def __init__(self, stack: Stack, beta1: float, beta2: float) -> None:
+        self.stack = stack
         self.beta1, self.beta2 = beta1, beta2
-        self.mean = torch.zeros_like(parameter, requires_grad=False)
-        self.deviation = torch.zeros_like(parameter, requires_grad=False)
+        self.mean = torch.zeros_like(stack.value())
+        self.deviation = torch.zeros_like(self.mean)
 
-    @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameter's present value and gradient."""
-        assert self.parameter.grad is not None
-        sensitivity = (self.parameter * self.parameter.grad).abs()
+        """Take in the present values and gradients."""
+        sensitivity = (self.stack.value() * self.stack.grad()).abs_()
         self.mean.mul_(self.beta1).add_(sensitivity, alpha=1 - self.beta1)
-        self.deviation.mul_(self.beta2).add_((sensitivity - self.mean).abs(), alpha=1 - self.beta2)
+        self.deviation.mul_(self.beta2).add_(sensitivity.sub_(self.mean).abs_(), alpha=1 - self.beta2)
 
     def score(self) -> Tensor:
-        """S, shaped as the parameter, in float64: products of two small means underflow in float32."""
+        """S, shaped as the stack, in float64: products of two small means underflow in float32."""
         return self.mean.double() * self.deviation.double()
 
 
 @dataclass(frozen=True)
-class RankedMatrix:
-    """One adapted matrix, seen rank by rank.
+class RankedStacks:
+    """All adapted matrices, seen rank by rank.
 
     Attributes:
-        gate: (r,) parameter whose zeros switch ranks off.
-        per_rank: (parameter, dimension that counts ranks) whose mean score is added to each rank's.
-        shared: parameters of all ranks together, whose mean score is added to every rank's (eq. 8's large factors).
+        gate: (matrices, r), whose zeros switch ranks off.
+        per_rank: (stack, dimension of its parameters that counts ranks) whose mean score is added to each rank's.
+        shared: stacks of all ranks together, whose mean score is added to every rank's (eq. 8's large factors).
     """
 
-    gate: nn.Parameter
-    per_rank: Sequence[tuple[nn.Parameter, int]]
-    shared: Sequence[nn.Parameter] = field(default_factory=tuple)
+    gate: Stack
+    per_rank: Sequence[tuple[Stack, int]]
+    shared: Sequence[Stack] = ()
+
+    def all(self) -> list[Stack]:
+        """Every stack that is scored."""
+        return [self.gate, *(stack for stack, _ in self.per_rank), *self.shared]
 
 
 class BudgetAllocator:
     """Scores every rank of every matrix, and keeps as many as the schedule says, chosen over all of them together."""
 
-    def __init__(self, matrices: Sequence[RankedMatrix], options: BudgetOptions, total_steps: int) -> None:
-        self.matrices = list(matrices)
-        self.masks = [torch.ones_like(matrix.gate, dtype=torch.bool, requires_grad=False) for matrix in matrices]
-        self.kept = [matrix.gate.numel() for matrix in matrices]  # ranks kept per matrix
+    def __init__(self, stacks: RankedStacks, options: BudgetOptions, total_steps: int) -> None:
+        self.stacks = stacks
+        self.masks = torch.ones_like(stacks.gate.value(), dtype=torch.bool)  # (matrices, r)
+        self.kept = [self.masks.shape[1]] * len(self.masks)  # ranks kept per matrix
         self.schedule: Schedule | None = None
         self.agreement: list[dict[str, int]] = []  # per choice, where the score has a shared part
-        self._sensitivity: dict[int, Sensitivity] = {}
+        self._sensitivity: dict[Stack, Sensitivity] = {}
         if options.target_r is None:
             return
         self.schedule = Schedule(
             start=sum(self.kept),
-            target=round(options.target_r * len(self.matrices)),
+            target=round(options.target_r * len(self.kept)),
             t_init=in_steps(options.t_init, total_steps),
             t_final=in_steps(options.t_final, total_steps),
             delta_t=max(1, in_steps(options.delta_t, total_steps)),
             total=total_steps,
         )
-        for parameter in self._scored():
-            self._sensitivity[id(parameter)] = Sensitivity(parameter, options.beta1, options.beta2)
+        self._sensitivity = {stack: Sensitivity(stack, options.beta1, options.beta2) for stack in stacks.all()}
 
-    def _scored(self) -> list[nn.Parameter]:
-        return [p for m in self.matrices for p in (m.gate, *(p for p, _ in m.per_rank), *m.shared)]
-
-    def scores(self, *, shared: bool = True) -> list[Tensor]:
-        """One (r,) float64 tensor of importance per matrix (LoRA², eq. 8; without `shared`, eq. 9; AdaLoRA, eq. 7)."""
-        return [self._score(matrix, shared) for matrix in self.matrices]
-
-    def _score(self, matrix: RankedMatrix, shared: bool) -> Tensor:
-        total = self._sensitivity[id(matrix.gate)].score()
-        for parameter, rank_dim in matrix.per_rank:
-            total = total + self._sensitivity[id(parameter)].score().mean(dim=1 - rank_dim)
-        for parameter in matrix.shared if shared else ():
-            total = total + self._sensitivity[id(parameter)].score().mean()
+    def scores(self, *, shared: bool = True) -> Tensor:
+        """(matrices, r) importance in float64 (LoRA², eq. 8; without `shared`, eq. 9; AdaLoRA, eq. 7)."""
+        total = self._sensitivity[self.stacks.gate].score()
+        for stack, rank_dim in self.stacks.per_rank:
+            total[stack.rows] += self._sensitivity[stack].score().mean(dim=2 - rank_dim)
+        for stack in self.stacks.shared if shared else ():
+            total[stack.rows] += self._sensitivity[stack].score().mean(dim=(1, 2))[:, None]
         return total
 
     @torch.no_grad()
@@ -183,61 +179,55 @@ class BudgetAllocator:
         if self.schedule.chooses(step):
             scores = self.scores()
             self._set_masks(keep_highest(scores, self.schedule.ranks(step)))
-            if any(matrix.shared for matrix in self.matrices):
+            if self.stacks.shared:
                 self.agreement.append({"step": step, **agreement(scores, self.scores(shared=False), sum(self.kept))})
         if self.schedule.chooses(step) or self.schedule.is_final(step):
-            for matrix, mask in zip(self.matrices, self.masks, strict=True):
-                matrix.gate.mul_(mask)
+            self.stacks.gate.set_(self.stacks.gate.value() * self.masks)
 
     def finish(self) -> None:
         """Raise ValueError unless exactly the schedule's target is left."""
         if self.schedule is not None and sum(self.kept) != self.schedule.target:
             raise ValueError(f"{sum(self.kept)} ranks are left where the budget has {self.schedule.target}")
 
-    def _set_masks(self, masks: Sequence[Tensor]) -> None:
-        self.masks = list(masks)
-        self.kept = [int(mask.sum()) for mask in self.masks]
+    def _set_masks(self, masks: Tensor) -> None:
+        self.masks = masks
+        self.kept = masks.sum(1).tolist()
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks and running means, in the order of the matrices."""
-        means = [self._sensitivity[id(p)] for p in self._scored() if id(p) in self._sensitivity]
+        """Masks and running means, in the order of the stacks."""
         return {
-            "masks": [mask.clone() for mask in self.masks],
-            "mean": [s.mean.clone() for s in means],
-            "deviation": [s.deviation.clone() for s in means],
+            "masks": self.masks.clone(),
+            "mean": [sensitivity.mean.clone() for sensitivity in self._sensitivity.values()],
+            "deviation": [sensitivity.deviation.clone() for sensitivity in self._sensitivity.values()],
             "agreement": list(self.agreement),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The inverse of `state_dict`."""
-        self._set_masks([mask.clone() for mask in state["masks"]])
+        self._set_masks(state["masks"].to(self.masks.device))
         self.agreement = list(state["agreement"])
-        means = [self._sensitivity[id(p)] for p in self._scored() if id(p) in self._sensitivity]
-        for sensitivity, mean, deviation in zip(means, state["mean"], state["deviation"], strict=True):
+        for sensitivity, mean, deviation in zip(
+            self._sensitivity.values(), state["mean"], state["deviation"], strict=True
+        ):
             sensitivity.mean.copy_(mean)
             sensitivity.deviation.copy_(deviation)
 
 
-def keep_highest(scores: Sequence[Tensor], keep: int) -> list[Tensor]:
-    """Masks that keep exactly the `keep` highest scores over all matrices; of equal scores the first stay."""
-    flat = torch.cat([score.flatten() for score in scores])
-    order = torch.argsort(flat, descending=True, stable=True)
-    mask = torch.zeros_like(flat, dtype=torch.bool)
+def keep_highest(scores: Tensor, keep: int) -> Tensor:
+    """A mask, shaped as `scores`, of exactly the `keep` highest; of equal scores the first stay."""
+    order = torch.argsort(scores.flatten(), descending=True, stable=True)
+    mask = torch.zeros_like(order, dtype=torch.bool)
     mask[order[:keep]] = True
-    return list(torch.split(mask, [score.numel() for score in scores]))
+    return mask.view_as(scores)
 
 
-def agreement(scores: Sequence[Tensor], other: Sequence[Tensor], keep: int) -> dict[str, int]:
-    """How far two scorings of the same ranks choose alike.
+def agreement(scores: Tensor, other: Tensor, keep: int) -> dict[str, int]:
+    """How far two scorings (matrices, r) of the same ranks choose alike.
 
     `kept` ranks are chosen by each; `across` of them by both, when each chooses over all matrices together; `within` by
     both, when the other scoring has to keep as many in each matrix as `scores` keeps there.
     """
-    masks = keep_highest(scores, keep)
-    rivals = keep_highest(other, keep)
-    inside = [keep_highest([score], int(mask.sum()))[0] for score, mask in zip(other, masks, strict=True)]
-
-    def common(theirs: Sequence[Tensor]) -> int:
-        return sum(int((one & two).sum()) for one, two in zip(masks, theirs, strict=True))
-
-    return {"kept": keep, "across": common(rivals), "within": common(inside)}
+    mask = keep_highest(scores, keep)
+    rival = keep_highest(other, keep)
+    inside = torch.stack([keep_highest(row, int(kept.sum())) for row, kept in zip(other, mask, strict=True)])
+    return {"kept": keep, "across": int((mask & rival).sum()), "within": int((mask & inside).sum())}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lora2_bench.backbone import Backbone
 from lora2_bench.cell import require_choice, require_number
-from lora2_bench.methods.budget import BudgetAllocator, RankedMatrix
+from lora2_bench.methods.budget import BudgetAllocator, RankedStacks
 from lora2_bench.methods.layers import Ranked, RankedMethod
 
 
@@ -35,20 +35,20 @@ class RegOptions:
 
 
 def deviation(gram: Tensor) -> Tensor:
-    """A square Gram matrix less the identity."""
-    return gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    """Square Gram matrices (..., m, m) less the identity."""
+    return gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
 
 class BudgetedMethod(RankedMethod[Ranked]):
     """Ranks chosen over all layers together, by a budget that falls; `options` has `r`, `reg` and `budget`."""
 
     @abstractmethod
-    def ranked(self, layer: Ranked) -> RankedMatrix:
-        """What of a layer is scored, rank by rank."""
+    def ranked(self) -> RankedStacks:
+        """What is scored, rank by rank."""
 
     @abstractmethod
-    def deviations(self, layer: Ranked) -> list[Tensor]:
-        """What the regulariser pulls to zero in a layer: Gram matrices less the identity."""
+    def deviations(self) -> list[Tensor]:
+        """What the regulariser pulls to zero: Gram matrices less the identity, (n, m, m) for n layers."""
 
     @classmethod
     def check(cls, options: Any, total_steps: int) -> None:
@@ -58,8 +58,7 @@ class BudgetedMethod(RankedMethod[Ranked]):
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Replace the target maps and set up the budget over their ranks."""
         super().inject(backbone, generator)
-        matrices = [self.ranked(layer) for layer in self.layers.values()]
-        self.budget = BudgetAllocator(matrices, self.options.budget, self.total_steps)
+        self.budget = BudgetAllocator(self.ranked(), self.options.budget, self.total_steps)
 
     def kept(self) -> list[int]:
         """Ranks that the budget keeps, per layer."""
@@ -68,12 +67,12 @@ class BudgetedMethod(RankedMethod[Ranked]):
     def penalty(self) -> Tensor | None:
         """gamma times the regulariser over all layers."""
         reg = self.options.reg
-        deviations = [d for layer in self.layers.values() for d in self.deviations(layer)] if reg.gamma > 0 else []
+        deviations = self.deviations() if reg.gamma > 0 else []
         if not deviations:
             return None
         if reg.form == "squared_sum":
             return torch.stack([d.square().sum() for d in deviations]).sum().mul(reg.gamma)
-        return torch.stack([d.norm() for d in deviations]).mean().mul(reg.gamma)
+        return torch.cat([d.flatten(1).norm(dim=1) for d in deviations]).mean().mul(reg.gamma)
 
     def after_step(self, step: int) -> None:
         """Score the ranks and prune to the budget."""

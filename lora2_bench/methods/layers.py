@@ -11,24 +11,46 @@ from torch import Tensor, nn
 from lora2_bench.backbone import MAPS, Backbone, MapKey
 from lora2_bench.cell import require, require_number
 from lora2_bench.methods.base import Method, freeze_but_head
+from lora2_bench.methods.fused import Middle, low_rank_linear
+from lora2_bench.methods.stack import Stack, flatten, stacks_of
 
 
 class AdaptedLinear(nn.Module):
-    """h = x W0ᵀ + b + delta(dropout(x)), with W0 and b frozen."""
+    """h = x W0ᵀ + b + dropout(x) downᵀ · middle · upᵀ, with W0 and b frozen.
+
+    Attributes:
+        fused: compute it by `low_rank_linear`; False for the plain sum of the base and `delta`.
+        formed: the middle, where the method has formed those of all layers for this forward pass.
+    """
 
     def __init__(self, base: nn.Linear, dropout: float) -> None:
         super().__init__()
         self.base = base
         self.dropout = nn.Dropout(dropout) if dropout > 0 else nn.Identity()
+        self.fused = False
+        self.formed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d_in) -> (..., d_out)."""
+        if self.fused:
+            down, up = self.outer()
+            share = self.dropout.p if self.training and isinstance(self.dropout, nn.Dropout) else 0.0
+            middle = self.middle() if self.formed is None else self.formed
+            return low_rank_linear(x, self.base.weight, self.base.bias, down, middle, up, share)
         base: Tensor = self.base(x)
         return base + self.delta(self.dropout(x))
 
     @abstractmethod
+    def outer(self) -> tuple[Tensor, Tensor]:
+        """The outer factors: down (k×d_in) and up (d_out×k)."""
+
+    @abstractmethod
+    def middle(self) -> Middle:
+        """What stands between them, the scale included: a number, (k,) for a diagonal, or (k×k)."""
+
+    @abstractmethod
     def delta(self, x: Tensor) -> Tensor:
-        """The low-rank addition: x (..., d_in) -> (..., d_out)."""
+        """The low-rank addition as its equation has it: x (..., d_in) -> (..., d_out)."""
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -58,9 +80,17 @@ class GatedLinear(RankedLinear):
         super().__init__(base, dropout)
         self.scale = scale
 
+    def outer(self) -> tuple[Tensor, Tensor]:
+        """A and B."""
+        return self.A, self.B
+
+    def middle(self) -> Tensor:
+        """(r,): the gate, scaled."""
+        return self.scale * self.gate
+
     def delta(self, x: Tensor) -> Tensor:
         """x (..., d_in) -> (..., d_out)."""
-        return ((x @ self.A.T) * (self.scale * self.gate)) @ self.B.T
+        return ((x @ self.A.T) * self.middle()) @ self.B.T
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """A and scale·B·diag(gate), without the ranks whose gate is zero."""
@@ -78,9 +108,15 @@ Ranked = TypeVar("Ranked", bound=RankedLinear)
 
 
 class AdapterMethod(Method, Generic[Layer]):
-    """A method that puts an `AdaptedLinear` in the place of every target map."""
+    """A method that puts an `AdaptedLinear` in the place of every target map.
+
+    Attributes:
+        layers: (layer, map) -> the adapted map.
+        stacks: name of a factor -> that factor of all layers, one stack per shape.
+    """
 
     layers: dict[MapKey, Layer]
+    stacks: dict[str, list[Stack]]
 
     @abstractmethod
     def adapt(self, base: nn.Linear, generator: torch.Generator) -> Layer:
@@ -95,8 +131,41 @@ class AdapterMethod(Method, Generic[Layer]):
         for key, name in self._names.items():
             parent, _, leaf = name.rpartition(".")
             layer = self.adapt(backbone.model.get_submodule(name), generator)
+            layer.fused = self.engine == "fast"
             setattr(backbone.model.get_submodule(parent), leaf, layer)
             self.layers[key] = layer
+        factors: dict[str, dict[int, nn.Parameter]] = {}
+        for row, layer in enumerate(self.layers.values()):
+            for factor, parameter in layer.named_parameters(recurse=False):
+                factors.setdefault(factor, {})[row] = parameter
+        self.stacks = {factor: stacks_of(parameters) for factor, parameters in factors.items()}
+        if self.engine == "fast":
+            backbone.model.register_forward_pre_hook(self._form)
+            backbone.model.register_forward_hook(self._forget, always_call=True)
+
+    def middles(self) -> Tensor | None:
+        """The middles of all layers, (layers, ...), formed at once; None to leave it to each layer."""
+        return None
+
+    def _form(self, *_: Any) -> None:
+        formed = self.middles()
+        for layer, middle in zip(self.layers.values(), () if formed is None else formed.unbind(), strict=False):
+            layer.formed = middle
+
+    def _forget(self, *_: Any) -> None:
+        for layer in self.layers.values():
+            layer.formed = None
+
+    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """As `param_groups`; on the fast engine one parameter per group, of which what trains is a view."""
+        groups = self.param_groups(weight_decay)
+        if self.engine == "plain":
+            return groups
+        return flatten(groups, [stack for stacks in self.stacks.values() for stack in stacks])
+
+    def clear_gradients(self, optimizer: torch.optim.Optimizer) -> None:
+        """Zero them; on the fast engine in place, where the views see them."""
+        optimizer.zero_grad(set_to_none=self.engine == "plain")
 
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Module name in the untouched backbone -> (lora_A, lora_B)."""
@@ -122,6 +191,18 @@ class RankedMethod(AdapterMethod[Ranked]):
         for (layer, name), rank in zip(self.layers, kept, strict=True):
             ranks.setdefault(str(layer), {})[name] = rank
         return {"ranks": ranks, "ranks_kept": sum(kept), "ranks_initial": self.options.r * len(kept)}
+
+
+Gated = TypeVar("Gated", bound=GatedLinear)
+
+
+class GatedMethod(RankedMethod[Gated]):
+    """A ranked method whose layers have gates; its options have `alpha` beside `r`."""
+
+    def middles(self) -> Tensor:
+        """The scaled gates of every layer (layers×r)."""
+        (gates,) = self.stacks["gate"]
+        return gates.tensor() * float(self.options.alpha / self.options.r)
 
 
 def normal(shape: tuple[int, ...], std: float, like: Tensor, generator: torch.Generator) -> nn.Parameter:

@@ -36,6 +36,14 @@ class LoRALinear(AdaptedLinear):
         self.A = uniform((options.r, base.in_features), 1 / math.sqrt(base.in_features), W, generator)
         self.B = nn.Parameter(torch.zeros(base.out_features, options.r, dtype=W.dtype, device=W.device))
 
+    def outer(self) -> tuple[Tensor, Tensor]:
+        """A and B."""
+        return self.A, self.B
+
+    def middle(self) -> float:
+        """alpha / r."""
+        return float(self.scale)
+
     def delta(self, x: Tensor) -> Tensor:
         """x (..., d_in) -> (..., d_out)."""
         return self.scale * (x @ self.A.T) @ self.B.T

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.cell import require, require_choice, require_int, require_number
-from lora2_bench.methods.budget import BudgetOptions, RankedMatrix
+from lora2_bench.methods.budget import BudgetOptions, RankedStacks
 from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
 from lora2_bench.methods.layers import RankedLinear, check_adapter_options, normal
+from lora2_bench.methods.stack import by_layer
 
 TERMS = ("uv", "UV", "PQ")
 
@@ -72,6 +73,10 @@ class LoRA2Linear(RankedLinear):
         self.C = normal((k, r), std, W, generator)
         self.D = normal((base.out_features, k), std, W, generator)
 
+    def outer(self) -> tuple[Tensor, Tensor]:
+        """A and D."""
+        return self.A, self.D
+
     def middle(self) -> Tensor:
         """M = s · Bᵀ diag(E) Cᵀ (k×k): the only product of the small factors that a step needs."""
         return self.scale * (self.B.T * self.E) @ self.C.T
@@ -84,18 +89,6 @@ class LoRA2Linear(RankedLinear):
         """A (k×d_in) and D·Mᵀ (d_out×k): a plain LoRA of rank k."""
         return self.A.detach(), (self.D @ self.middle().T).detach()
 
-    def deviations(self, terms: list[str]) -> list[Tensor]:
-        """Gram minus identity of each factor in `terms`, on the small side: k×k for A, B, C, D and r×r for P, Q."""
-        grams: list[Tensor] = []
-        outer_in, outer_out = self.A @ self.A.T, self.D.T @ self.D
-        if "uv" in terms:
-            grams += [outer_in, self.B.T @ self.B]
-        if "UV" in terms:
-            grams += [self.C @ self.C.T, outer_out]
-        if "PQ" in terms:
-            grams += [self.B @ outer_in @ self.B.T, self.C.T @ outer_out @ self.C]
-        return [deviation(gram) for gram in grams]
-
     def active_parameters(self, kept: int) -> int:
         """Parameters in use with `kept` ranks: each has one E, a row of B and a column of C; A and D serve them all."""
         outer = self.A.numel() + self.D.numel()
@@ -107,18 +100,41 @@ class LoRA2(BudgetedMethod[LoRA2Linear]):
 
     Options = LoRA2Options
 
+    @property
+    def scale(self) -> float:
+        """alpha / r."""
+        return float(self.options.alpha / self.options.r)
+
     def adapt(self, base: nn.Linear, generator: torch.Generator) -> LoRA2Linear:
         """A LoRA² layer over `base`."""
         return LoRA2Linear(base, self.options, generator)
 
-    def ranked(self, layer: LoRA2Linear) -> RankedMatrix:
-        """E as the gate; a rank's own parts are a row of B and a column of C; A and D serve all ranks (eq. 8 and 9)."""
-        with_shared = self.options.score == "full"
-        return RankedMatrix(layer.E, [(layer.B, 0), (layer.C, 1)], (layer.A, layer.D) if with_shared else ())
+    def middles(self) -> Tensor:
+        """M of every layer (layers×k×k)."""
+        (B,), (E,), (C,) = (self.stacks[name] for name in "BEC")
+        return self.scale * (B.tensor().mT * E.tensor()[:, None]) @ C.tensor().mT
 
-    def deviations(self, layer: LoRA2Linear) -> list[Tensor]:
-        """The regulariser's terms of one layer."""
-        return layer.deviations(self.options.reg.on)
+    def ranked(self) -> RankedStacks:
+        """E as the gate; a rank's own parts are a row of B and a column of C; A and D serve all ranks (eq. 8 and 9)."""
+        shared = [*self.stacks["A"], *self.stacks["D"]] if self.options.score == "full" else []
+        return RankedStacks(self.stacks["E"][0], [(self.stacks["B"][0], 0), (self.stacks["C"][0], 1)], shared)
+
+    def deviations(self) -> list[Tensor]:
+        """Gram minus identity of each factor in `reg.on`, on the small side: k×k for A, B, C, D and r×r for P, Q."""
+        terms = self.options.reg.on
+        if not terms:
+            return []
+        B, C = self.stacks["B"][0].tensor(), self.stacks["C"][0].tensor()
+        outer_in = by_layer(self.stacks["A"], lambda A: A @ A.mT)
+        outer_out = by_layer(self.stacks["D"], lambda D: D.mT @ D)
+        grams: list[Tensor] = []
+        if "uv" in terms:
+            grams += [outer_in, B.mT @ B]
+        if "UV" in terms:
+            grams += [C @ C.mT, outer_out]
+        if "PQ" in terms:
+            grams += [B @ outer_in @ B.mT, C.mT @ outer_out @ C]
+        return [deviation(gram) for gram in grams]
 
     def summary(self) -> dict[str, Any]:
         """Ranks kept per layer and map; with score=full also how far eq. 9 agrees with eq. 8 at every choice."""

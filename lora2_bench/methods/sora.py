@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lora2_bench.cell import in_steps, require_int, require_number, require_steps
 from lora2_bench.errors import UserError
-from lora2_bench.methods.layers import GatedLinear, RankedMethod, normal, uniform
+from lora2_bench.methods.layers import GatedLinear, GatedMethod, normal, uniform
 from lora2_bench.methods.lora import LoRAOptions
 
 
@@ -69,7 +69,7 @@ def soft_threshold(value: Tensor, xi: float) -> Tensor:
     return value.sign() * (value.abs() - xi).clamp(min=0)
 
 
-class SoRA(RankedMethod[SoRALinear]):
+class SoRA(GatedMethod[SoRALinear]):
     """SoRA on every target map."""
 
     Options = SoRAOptions
@@ -93,13 +93,14 @@ class SoRA(RankedMethod[SoRALinear]):
 
     def kept(self) -> list[int]:
         """Gates that are not zero, per layer."""
-        return [int(layer.gate.count_nonzero()) for layer in self.layers.values()]
+        counts: list[int] = self.stacks["gate"][0].value().count_nonzero(dim=1).tolist()
+        return counts
 
     def penalty(self) -> Tensor | None:
         """The gates' mean absolute value, times l1."""
         if self.options.l1 == 0:
             return None
-        return torch.cat([layer.gate for layer in self.layers.values()]).abs().mean().mul(self.options.l1)
+        return self.stacks["gate"][0].tensor().abs().mean().mul(self.options.l1)
 
     def threshold(self, step: int) -> float:
         """ξ at `step`."""
@@ -111,9 +112,7 @@ class SoRA(RankedMethod[SoRALinear]):
         stage = 0 if step <= first else 1 + (step - first - 1) * later // (self.total_steps - first)
         return float(options.xi + (schedule.max_xi - options.xi) * stage / later)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """The proximal step on every gate."""
-        xi = self.threshold(step)
-        for layer in self.layers.values():
-            layer.gate.copy_(soft_threshold(layer.gate, xi))
+        gates = self.stacks["gate"][0]
+        gates.set_(soft_threshold(gates.value(), self.threshold(step)))

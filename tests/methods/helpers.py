@@ -57,12 +57,12 @@ def make_backbone(architecture: str, num_labels: int = 2, dtype: torch.dtype = t
     return backbone
 
 
-def make_method(name: str, backbone: Backbone, total_steps: int = 20, **changes: Any) -> Method:
+def make_method(name: str, backbone: Backbone, total_steps: int = 20, engine: str = "fast", **changes: Any) -> Method:
     """The method `name` injected into `backbone`."""
     kind = method_class(name)
     options = kind.parse(options_of(name, **changes))
     kind.check(options, total_steps)
-    method = kind(options, total_steps)
+    method = kind(options, total_steps, engine)
     method.inject(backbone, torch.Generator().manual_seed(1))
     return method
 
@@ -86,7 +86,7 @@ def loss_of_batch(method: Method, batch: dict[str, torch.Tensor]) -> torch.Tenso
 
 def train_steps(method: Method, steps: int, lr: float = 1e-2, first: int = 1, optimizer: Any = None) -> Any:
     """A plain loop with the protocol's calls in the order of the real one; returns its optimiser."""
-    optimizer = optimizer or torch.optim.AdamW(method.param_groups(0.01), lr=lr)
+    optimizer = optimizer or torch.optim.AdamW(method.optimizer_groups(0.01), lr=lr)
     for step in range(first, first + steps):
         loss = loss_of_batch(method, make_batch(rows=4 + step % 3))
         penalty = method.penalty()
@@ -94,5 +94,5 @@ def train_steps(method: Method, steps: int, lr: float = 1e-2, first: int = 1, op
         method.after_backward(step)
         optimizer.step()
         method.after_step(step)
-        optimizer.zero_grad()
+        method.clear_gradients(optimizer)
     return optimizer

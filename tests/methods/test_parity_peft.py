@@ -40,7 +40,7 @@ def theirs_of(config: LoraConfig, architecture: str) -> Any:
     return model.eval()
 
 
-def descend(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def descend(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, lr=5e-3, weight_decay=0.0)
 
 
@@ -54,9 +54,10 @@ def check_same_head(ours: Method, theirs: nn.Module) -> None:
         torch.testing.assert_close(named[name], parameter, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("engine", ["fast", "plain"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_lora_is_pefts(architecture: str) -> None:
-    ours = make_method("lora", make_backbone(architecture, dtype=torch.float64))
+def test_lora_is_pefts(architecture: str, engine: str) -> None:
+    ours = make_method("lora", make_backbone(architecture, dtype=torch.float64), engine=engine)
     assert isinstance(ours, LoRA)
     targets = list(ours.lora_factors())
     theirs = theirs_of(LoraConfig(r=3, lora_alpha=6, target_modules=targets), architecture)
@@ -68,7 +69,7 @@ def test_lora_is_pefts(architecture: str) -> None:
         for layer, peft in pairs:
             peft.lora_A["default"].weight.copy_(layer.A)
             peft.lora_B["default"].weight.copy_(layer.B)
-    one, other = descend(list(ours.trainable().values())), descend(trained(theirs))
+    one, other = descend(ours.optimizer_groups(0.0)), descend(trained(theirs))
     for step in range(1, STEPS + 1):
         loss = loss_of_batch(ours, batch_of(step))
         loss.backward()
@@ -77,7 +78,8 @@ def test_lora_is_pefts(architecture: str) -> None:
         assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
         for optimizer in (one, other):
             optimizer.step()
-            optimizer.zero_grad()
+        ours.clear_gradients(one)
+        other.zero_grad()
     for layer, peft in pairs:
         torch.testing.assert_close(layer.A, peft.lora_A["default"].weight, rtol=1e-9, atol=1e-12)
         torch.testing.assert_close(layer.B, peft.lora_B["default"].weight, rtol=1e-9, atol=1e-12)
@@ -85,10 +87,12 @@ def test_lora_is_pefts(architecture: str) -> None:
     check_same_head(ours, theirs)
 
 
+@pytest.mark.parametrize("engine", ["fast", "plain"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_adalora_is_pefts(architecture: str) -> None:
+def test_adalora_is_pefts(architecture: str, engine: str) -> None:
     budget = {"budget__t_init": T_INIT, "budget__t_final": T_FINAL, "budget__delta_t": DELTA_T, "init_std": 0.1}
-    ours = make_method("adalora", make_backbone(architecture, dtype=torch.float64), total_steps=STEPS, **budget)
+    backbone = make_backbone(architecture, dtype=torch.float64)
+    ours = make_method("adalora", backbone, total_steps=STEPS, engine=engine, **budget)
     assert isinstance(ours, AdaLoRA)
     targets = list(ours.lora_factors())
     config = AdaLoraConfig(
@@ -115,7 +119,7 @@ def test_adalora_is_pefts(architecture: str) -> None:
             peft.lora_B["default"].copy_(layer.B)
             # PEFT divides by the rank plus 1e-5, and trains that rank after a cast to another dtype or device.
             peft.ranknum["default"].fill_(3 - 1e-5).requires_grad_(False)
-    one, other = descend(list(ours.trainable().values())), descend(trained(theirs))
+    one, other = descend(ours.optimizer_groups(0.0)), descend(trained(theirs))
     left = set()
     for step in range(1, STEPS + 1):
         penalty = ours.penalty()
@@ -129,7 +133,7 @@ def test_adalora_is_pefts(architecture: str) -> None:
         other.step()
         ours.after_step(step)
         theirs.base_model.update_and_allocate(step)
-        one.zero_grad()
+        ours.clear_gradients(one)
         other.zero_grad()
         for layer, peft in pairs:
             gate = peft.lora_E["default"].flatten()

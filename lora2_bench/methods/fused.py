@@ -1,0 +1,94 @@
+"""A frozen linear map and the low-rank addition beside it as one autograd function, with no pass of its own to add."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Middle = float | Tensor
+"""What stands between the two outer factors: a number, one number per rank (r,), or a matrix (k×k)."""
+
+
+def low_rank_linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, middle: Middle, up: Tensor, dropout: float = 0.0
+) -> Tensor:
+    """h = x W0ᵀ + b + dropout(x) downᵀ · middle · upᵀ, with W0 and b frozen.
+
+    Dropout draws what `torch.nn.Dropout` draws. Under autocast all products are taken in its dtype.
+
+    Args:
+        x: (..., d_in).
+        weight: (d_out×d_in); it gets no gradient.
+        bias: (d_out), without a gradient too.
+        down: (k×d_in).
+        middle: a number, (k,) for a diagonal, or (k×k).
+        up: (d_out×k).
+        dropout: share of x that is zeroed on the way to `down`.
+    """
+    number, tensor = (1.0, middle) if isinstance(middle, Tensor) else (middle, None)
+    out: Tensor = _LowRankLinear.apply(x, weight, bias, down, tensor, up, number, dropout)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _LowRankLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        down: Tensor,
+        middle: Tensor | None,
+        up: Tensor,
+        number: float,
+        dropout: float,
+    ) -> Tensor:
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
+            x, weight, down, up = x.to(dtype), weight.to(dtype), down.to(dtype), up.to(dtype)
+            bias = None if bias is None else bias.to(dtype)
+            middle = None if middle is None else middle.to(dtype)
+        rows = x.reshape(-1, x.shape[-1])
+        dropped, mask = torch.native_dropout(rows, dropout, True) if dropout > 0 else (rows, None)
+        inner = dropped @ down.T  # (rows×k); not through a contiguous copy of down.T, which costs more than it gains
+        scaled = _times(inner, middle, number)
+        out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
+        out.addmm_(scaled, up.T)
+        ctx.save_for_backward(dropped, mask, weight, down, middle, up, inner, scaled)
+        ctx.number, ctx.dropout = number, dropout
+        return out.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        dropped, mask, weight, down, middle, up, inner, scaled = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        to_x, _, _, to_down, to_middle, to_up, _, _ = ctx.needs_input_grad
+        grad_scaled = grad @ up
+        # (small.T @ large).T: with the long side on the left the same product takes several times as long.
+        grad_up = (scaled.T @ grad).T if to_up else None
+        grad_middle = None
+        if to_middle:
+            grad_middle = inner.T @ grad_scaled if middle.ndim == 2 else (inner * grad_scaled).sum(0)
+        back = middle.T if middle is not None and middle.ndim == 2 else middle
+        grad_inner = _times(grad_scaled, back, ctx.number)
+        grad_down = grad_inner.T @ dropped if to_down else None
+        grad_x = None
+        if to_x:
+            grad_x = grad @ weight
+            if mask is None:
+                grad_x.addmm_(grad_inner, down)
+            else:
+                grad_x.add_(torch.ops.aten.native_dropout_backward(grad_inner @ down, mask, 1 / (1 - ctx.dropout)))
+            grad_x = grad_x.view(*grads[0].shape[:-1], -1)
+        return grad_x, None, None, grad_down, grad_middle, grad_up, None, None
+
+
+def _times(rows: Tensor, middle: Tensor | None, number: float) -> Tensor:
+    """rows (n×k) times what stands in the middle."""
+    if middle is None:
+        return rows * number
+    return rows @ middle if middle.ndim == 2 else rows * middle
