@@ -7,7 +7,7 @@ SUITE ?= table1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep status test lint format tables audit figures report publish prefetch wheel lock clean
+.PHONY: help run sweep status test lint format tables audit figures report bench publish prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ figures: $(VENV)/.installed  ## cost, learning curves, learning rates and ranks,
 
 report: $(VENV)/.installed  ## all of it on one page that opens in any browser -> RESULTS/report/index.html
 	$(RUN) -m lora2_bench.report report --results $(RESULTS)
+
+bench: $(VENV)/.installed  ## seconds per step beside the frozen backbone's and PEFT's; ARGS='--sizes roberta_base' -> RESULTS/bench
+	$(RUN) -m lora2_bench.bench --results $(RESULTS) $(ARGS)
 
 publish: $(VENV)/.installed  ## mirror the finished records below RESULTS to Weights & Biases, each once (offline without a key)
 	$(RUN) -m lora2_bench.publish --results $(RESULTS)

@@ -33,8 +33,8 @@ def watch(plan: Plan) -> None:
 
     def watched(step: int) -> None:
         if step in SHOWN:
-            gradients = torch.cat([layer.E.grad for layer in layers if layer.E.grad is not None]).abs()
-            values = torch.cat([layer.E for layer in layers]).abs()[torch.cat(method.budget.masks)]
+            (E,) = method.stacks["E"]
+            gradients, values = E.grad().abs(), E.value().abs()[method.budget.masks]
             a, c = (torch.cat([getattr(layer, name).norm(dim=1) for layer in layers]) for name in "AC")
             under = (gradients < cell.train.adam_eps).float().mean()
             numbers = f"{values.mean():9.1e} {a.mean():9.3f} {c.mean():9.3f}"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from lora2_bench.report.aggregate import load_records, over_seeds, scores
+from lora2_bench.report.bench import write_bench
 from lora2_bench.report.commands import RUN
 from lora2_bench.report.files import fill_exhibits, write_exhibits
 from lora2_bench.report.pages import PROTOCOLS
@@ -37,16 +38,18 @@ def write_tables(results: Path) -> list[Path]:
     """Write the tables of the records below `results` to `results/tables/<backbone>-<data>/`; returns their paths.
 
     Beside `scores.{md,csv}`, with everything that was run, each folder gets the paper's tables that have any of their
-    cells, as Markdown, LaTeX and CSV (docs/TABLES.md). Without any finished record, one file says what to run.
+    cells, as Markdown, LaTeX and CSV (docs/TABLES.md); what `make bench` measured lies above them. Without any finished
+    record, one file says what to run.
     """
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
+    written = write_bench(results)
     records = load_records(results, whole=False)
     frame = scores(records)
     if frame.empty:
         path = folder / "empty.md"
         write_text(path, _empty())
-        return [path]
+        return [path, *written]
     (folder / "empty.md").unlink(missing_ok=True)
     table = over_seeds(frame)
     runs = [Run.of(record) for record in records]
@@ -57,7 +60,6 @@ def write_tables(results: Path) -> list[Path]:
     filled = [fill_exhibits(model, data, own, stale) for (model, data), own in sorted(places.items())]
     reader = BoundedReader(results)
     compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
-    written: list[Path] = []
     for one in filled:
         place = folder / f"{one.model}-{one.data}"
         place.mkdir(exist_ok=True)

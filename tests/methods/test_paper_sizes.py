@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from transformers import DebertaV2Config, RobertaConfig
 
 from lora2_bench.backbone import Backbone, random_backbone
+from lora2_bench.bench.sizes import SIZES
 from lora2_bench.methods.base import Method
 from lora2_bench.report import architecture
 from tests.methods.helpers import make_method
@@ -16,39 +14,9 @@ from tests.methods.helpers import make_method
 ALL = ["q", "k", "v", "o", "f1", "f2"]
 
 
-def deberta_v3_base() -> Backbone:
-    """12 layers of width 768 and 3072, as microsoft/deberta-v3-base."""
-    config = DebertaV2Config(
-        vocab_size=128100,
-        hidden_size=768,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        intermediate_size=3072,
-        relative_attention=True,
-        position_buckets=256,
-        pos_att_type=["p2c", "c2p"],
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        position_biased_input=False,
-        type_vocab_size=0,
-    )
+def of_size(name: str) -> Backbone:
     with torch.device("meta"):
-        return random_backbone(config)
-
-
-def roberta_large() -> Backbone:
-    """24 layers of width 1024 and 4096, as FacebookAI/roberta-large."""
-    config = RobertaConfig(
-        vocab_size=50265,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        max_position_embeddings=514,
-        type_vocab_size=1,
-    )
-    with torch.device("meta"):
-        return random_backbone(config)
+        return random_backbone(SIZES[name].config(None))
 
 
 @pytest.mark.parametrize(
@@ -71,31 +39,28 @@ def roberta_large() -> Backbone:
 )
 def test_deberta_v3_base(method: str, changes: dict[str, object], count: int) -> None:
     ranks = {"r": 8} if method == "lora2" else {}
-    made = make_method(method, deberta_v3_base(), **{**ranks, **changes})
+    made = make_method(method, of_size("deberta_v3_base"), **{**ranks, **changes})
     assert (
         Method.parameters(made)["adapter"] == count
     )  # SoRA's own `active` looks at gates, which the meta device lacks
 
 
 def test_roberta_large_k1() -> None:
-    assert make_method("lora2", roberta_large(), k=1, r=8, targets=ALL).parameters()["adapter"] == 445_824
+    assert make_method("lora2", of_size("roberta_large"), k=1, r=8, targets=ALL).parameters()["adapter"] == 445_824
 
 
 def test_full_fine_tuning_of_deberta_v3_base() -> None:
-    counts = make_method("full", deberta_v3_base()).parameters()
+    counts = make_method("full", of_size("deberta_v3_base")).parameters()
     assert counts["adapter"] + counts["head"] == 184_423_682  # Table 1: 184M
 
 
 @pytest.mark.parametrize(
-    ("shape", "make"),
-    [(architecture.DEBERTA_V3_BASE, deberta_v3_base), (architecture.ROBERTA_LARGE, roberta_large)],
-    ids=["deberta_v3_base", "roberta_large"],
+    ("shape", "name"),
+    [(architecture.DEBERTA_V3_BASE, "deberta_v3_base"), (architecture.ROBERTA_LARGE, "roberta_large")],
 )
-def test_counts_from_shapes_alone_are_those_of_the_real_modules(
-    shape: architecture.Architecture, make: Callable[[], Backbone]
-) -> None:
-    counts = make_method("full", make()).parameters()
+def test_counts_from_shapes_alone_are_those_of_the_real_modules(shape: architecture.Architecture, name: str) -> None:
+    counts = make_method("full", of_size(name)).parameters()
     assert architecture.full(shape) == counts["adapter"] + counts["head"]
-    encoder = make().model.base_model
+    encoder = of_size(name).model.base_model
     biases = {name: p.numel() for name, p in encoder.named_parameters() if name.endswith("bias")}
     assert architecture.bitfit(shape) == sum(count for name, count in biases.items() if "pooler" not in name)

@@ -1,0 +1,201 @@
+"""What is timed: one training step of each method and engine, of PEFT's, and of the frozen backbone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from lora2_bench.backbone import Backbone, random_backbone
+from lora2_bench.bench.sizes import Size
+from lora2_bench.config import plan_of
+from lora2_bench.methods.base import Method, freeze_but_head, load_method
+from lora2_bench.methods.lora2 import LoRA2, LoRA2Linear
+from lora2_bench.train import loss_of
+
+BOUND = "frozen backbone"
+STEPS = 100_000  # of the made run: the budget falls, and is chosen anew after every step
+_LR = 1e-4
+_CLIP = 1.0
+_BUDGET = ("method.budget.t_init=0", "method.budget.t_final=0", "method.budget.delta_t=1")
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One line of the table.
+
+    Attributes:
+        name: of the line.
+        step: takes one training step; its argument counts them from 1.
+        parameters: that train, the head's left out.
+    """
+
+    name: str
+    step: Callable[[int], None]
+    parameters: int
+
+
+class Frozen(Method):
+    """The head alone trains, and the gradient flows through the whole encoder, as for any adapter in it."""
+
+    def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
+        """Let the gradient flow to the embeddings' output."""
+        self.backbone = backbone
+        freeze_but_head(backbone)
+
+        def flow(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            output.requires_grad_()
+
+        backbone.model.base_model.embeddings.register_forward_hook(flow)
+
+
+class DenseLinear(LoRA2Linear):
+    """h = x W0ᵀ + b + s · x (Aᵀ Bᵀ diag(E) Cᵀ Dᵀ), with the d_in×d_out product in brackets built in every pass."""
+
+    def delta(self, x: Tensor) -> Tensor:
+        """x (..., d_in) -> (..., d_out), from the brackets outwards."""
+        product = (self.A.T @ self.B.T * self.E) @ (self.C.T @ self.D.T)
+        return self.scale * (x @ product)
+
+
+class Dense(LoRA2):
+    """LoRA² with ΔW built and multiplied, as the authors' released code has it."""
+
+    def adapt(self, base: nn.Linear, generator: torch.Generator) -> DenseLinear:
+        """A dense layer over `base`."""
+        return DenseLinear(base, self.options, generator)
+
+
+# Name -> engine, and the overrides of `python -m lora2_bench` that give the method its options.
+_OURS: dict[str, tuple[str, ...]] = {
+    "lora r=1": ("method=lora", "kr=1"),
+    "lora r=8": ("method=lora", "kr=8"),
+    "adalora r=8": ("method=adalora", "kr=8", *_BUDGET),
+    "sora r=8": ("method=sora", "kr=8"),
+    "lora2 k=1": ("method=lora2", "kr=1", *_BUDGET),
+    "lora2 k=8": ("method=lora2", "kr=8", *_BUDGET),
+}
+_PEFTS = {"peft lora r=1": 1, "peft lora r=8": 8, "peft adalora r=8": 8}
+PAIRS = (
+    ("lora2 k=1", "peft adalora r=8"),
+    ("lora2 k=1", "peft lora r=1"),
+    ("lora2 k=1", "lora2 k=1 dense"),
+    ("lora2 k=8", "peft lora r=8"),
+    ("adalora r=8", "peft adalora r=8"),
+    ("lora2 k=1", "adalora r=8"),
+    ("lora2 k=8", "adalora r=8"),
+    *((name, f"{name} plain") for name in _OURS),
+)
+"""Whose ratios are printed beside those to the frozen backbone."""
+
+
+def names() -> list[str]:
+    """Every contender, the frozen backbone first."""
+    return [BOUND, *_OURS, *(f"{name} plain" for name in _OURS), "lora2 k=1 dense", *_PEFTS]
+
+
+def contenders(
+    size: Size, layers: int | None, chosen: Iterable[str], device: str, precision: str
+) -> tuple[list[Contender], int]:
+    """The chosen ones over one encoder, whose frozen weights they share; and the encoder's parameters."""
+    torch.manual_seed(0)
+    base = random_backbone(size.config(layers))
+    base.model.to(device)
+    batch = _batch(size, base.model.config.vocab_size, device)
+    made = []
+    for name in chosen:
+        twin = _twin(base)
+        if name in _PEFTS:
+            made.append(_peft(name, twin, batch, precision))
+        else:
+            made.append(_ours(name, _method(name, twin), batch, precision))
+    return made, sum(parameter.numel() for parameter in base.model.parameters())
+
+
+def _batch(size: Size, words: int, device: str) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    ids = torch.randint(5, words, (size.rows, size.length), generator=generator)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(size.rows) % 2}
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _twin(base: Backbone) -> Backbone:
+    """A backbone with a head of its own and the same tensors in its encoder."""
+    head = set(base.head_parameters())
+    shared = {id(p): p for name, p in base.model.named_parameters() if name not in head}
+    return Backbone(copy.deepcopy(base.model, shared), None, base.name)
+
+
+def _method(name: str, backbone: Backbone) -> Method:
+    method: Method
+    if name == BOUND:
+        method = Frozen(None, STEPS)
+    else:
+        key = name.removesuffix(" plain").removesuffix(" dense")
+        plan = plan_of([*_OURS[key], "model=minilm"])
+        kind = Dense if name.endswith(" dense") else load_method(plan.implementation)
+        method = kind(kind.parse(plan.cell.method), STEPS, "fast" if name == key else "plain")
+    method.inject(backbone, torch.Generator().manual_seed(0))
+    return method
+
+
+def _ours(name: str, method: Method, batch: Batch, precision: str) -> Contender:
+    model = method.backbone.model.train()
+    optimizer = AdamW(method.optimizer_groups(0.0), lr=_LR)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def step(number: int) -> None:
+        with _autocast(batch, precision):
+            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        loss = loss_of(logits, batch["labels"])
+        penalty = method.penalty()
+        torch.autograd.backward(loss if penalty is None else loss + penalty)
+        nn.utils.clip_grad_norm_(trained, _CLIP)
+        method.after_backward(number)
+        optimizer.step()
+        method.after_step(number)
+        method.clear_gradients(optimizer)
+
+    return Contender(name, step, 0 if name == BOUND else method.parameters()["adapter"])
+
+
+def _peft(name: str, backbone: Backbone, batch: Batch, precision: str) -> Contender:
+    """PEFT's own tuner on the same maps, used as its documentation says."""
+    from peft import AdaLoraConfig, LoraConfig, get_peft_model
+
+    rank, targets = _PEFTS[name], list(backbone.linear_maps().values())
+    common = {"lora_alpha": 16, "lora_dropout": 0.0, "target_modules": targets}
+    if "adalora" in name:
+        schedule = {"tinit": 0, "tfinal": 0, "deltaT": 1, "total_step": STEPS, "orth_reg_weight": 0.1}
+        config = AdaLoraConfig(init_r=rank, target_r=rank // 2, **schedule, **common)
+    else:
+        config = LoraConfig(r=rank, **common)
+    model = get_peft_model(backbone.model, config).train()
+    count = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    for parameter in backbone.head_parameters().values():
+        parameter.requires_grad_(True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = AdamW(trained, lr=_LR)
+
+    def step(number: int) -> None:
+        with _autocast(batch, precision):
+            loss = model.base_model(**batch).loss  # with AdaLoRA's regulariser
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, _CLIP)
+        optimizer.step()
+        if "adalora" in name:
+            model.base_model.update_and_allocate(number)
+        optimizer.zero_grad()
+
+    return Contender(name, step, count)
+
+
+def _autocast(batch: Batch, precision: str) -> torch.autocast:
+    return torch.autocast(batch["labels"].device.type, dtype=torch.bfloat16, enabled=precision == "bf16")

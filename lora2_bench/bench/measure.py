@@ -1,0 +1,77 @@
+"""Interleaved, paired timing: every contender once in every round, in an order drawn anew.
+
+So a slow minute of the machine is shared by all, and ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from lora2_bench.bench.contenders import Contender
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median and quartiles over rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
+        low, median, high = np.quantile(values, [0.25, 0.5, 0.75]).tolist()
+        return cls(median, low, high)
+
+    def __str__(self) -> str:
+        return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
+
+
+def timed(contenders: Sequence[Contender], rounds: int, warm_up: int, device: str) -> dict[str, list[float]]:
+    """Name -> seconds of its step in each round, after `warm_up` steps of each that are not counted."""
+    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    order = random.Random(0)
+    for number in tqdm(range(1, warm_up + rounds + 1), desc="rounds", unit="round"):
+        for contender in order.sample(list(contenders), len(contenders)):
+            clock = _seconds(device)
+            next(clock)
+            contender.step(number)
+            spent = next(clock)
+            if number > warm_up:
+                seconds[contender.name].append(spent)
+    return seconds
+
+
+def _seconds(device: str) -> Iterator[float]:
+    """Starts at the first `next`, gives the seconds since then at the second; of a GPU by its own events."""
+    if device == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        begin.record()
+        yield 0.0
+        end.record()
+        torch.cuda.synchronize()
+        yield begin.elapsed_time(end) / 1000
+        return
+    begun = time.perf_counter()
+    yield 0.0
+    yield time.perf_counter() - begun
+
+
+def ratio(seconds: dict[str, list[float]], one: str, other: str) -> Spread:
+    """One's seconds over the other's, round by round."""
+    return Spread.of([ours / theirs for ours, theirs in zip(seconds[one], seconds[other], strict=True)])
+
+
+def plain(spread: Spread) -> dict[str, Any]:
+    """As JSON has it."""
+    return {"median": spread.median, "quartiles": [spread.low, spread.high]}

@@ -1,0 +1,106 @@
+"""Table 2 as `make bench` measures it: one step of every method on one machine, side by side."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.report.paper import table2
+from lora2_bench.report.sheet import Sheet, Text, latex, markdown
+from lora2_bench.store import write_text
+
+SCHEMA = 1
+_COMMAND = "python -m lora2_bench.bench"
+_COLUMNS = ("machine", "size", "step", "seconds", "low", "high", "ratio", "ratio_low", "ratio_high", "parameters")
+
+
+def write_bench(results: Path) -> list[Path]:
+    """Write `results/tables/bench.{md,tex,csv}` from `results/bench/*.json`; nothing, and no old file, without any."""
+    paths = [results / "tables" / f"bench.{kind}" for kind in ("md", "tex", "csv")]
+    runs = [(path.stem, found) for path in sorted((results / "bench").glob("*.json")) if (found := _read(path))]
+    if not runs:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return []
+    sheets = [_sheet(run, size) for _, run in runs for size in run["sizes"]]
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(
+        [_COLUMNS, *(line for host, run in runs for line in _csv_lines(host, run))]
+    )
+    texts = ["\n".join(markdown(sheet) for sheet in sheets), "\n".join(latex(sheet) for sheet in sheets)]
+    texts[1] = "% \\usepackage{booktabs}\n" + texts[1]
+    for path, text in zip(paths, [*texts, lines.getvalue()], strict=True):
+        write_text(path, text)
+    return paths
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """One machine's measurements; None, with a warning line, for a file that holds none."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] != SCHEMA:
+            raise ValueError(f"schema {found['schema']}, not {SCHEMA}")
+        for size in found["sizes"]:
+            _sheet(found, size)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error) if type(error) is ValueError else "not written by make bench"
+        print(f"warning: {path} is skipped: {reason}", file=sys.stderr)
+        return None
+    return found
+
+
+def _sheet(run: Mapping[str, Any], name: str) -> Sheet:
+    size, hardware = run["sizes"][name], run["hardware"]
+    machine = hardware["gpu"] or f"{hardware['processor']}, {hardware['threads']} thread(s)"
+    layers = f", {size['layers']} layers" if size["layers"] else ""
+    lines = []
+    for step, found in size["steps"].items():
+        share = "" if found["ratio"]["median"] == 1 else f"{found['ratio']['median']:.3f}"
+        lines.append(
+            [
+                Text(step),
+                Text(f"{1000 * found['seconds']['median']:.1f}"),
+                Text(_quartiles(found["seconds"], 1000, 1)),
+                Text(share),
+                Text(_quartiles(found["ratio"], 1, 3) if share else ""),
+                Text(f"{found['parameters']:,}"),
+            ]
+        )
+    pairs = [[Text(f"{pair['one']} / {pair['other']}"), Text(), Text(), Text(f"{pair['ratio']['median']:.3f}"),
+              Text(_quartiles(pair["ratio"], 1, 3)), Text()] for pair in size["pairs"]]  # fmt: skip
+    printed = [float(one.lora2.value / one.adalora.value) for one in table2().values()]
+    return Sheet(
+        f"Layout of Table 2: milliseconds per training step, {name}{layers}, batch {size['rows']} × {size['length']}",
+        ["step", "median", "quartiles", "ratio", "quartiles", "adapter parameters"],
+        1,
+        [*lines, *pairs],
+        frozenset({len(lines)}),
+        [
+            f"{machine}, {run['precision']}, {size['rounds']} rounds in one process, each step once a round in a new "
+            "order; ratios are taken within a round, to the frozen backbone where no other is named. Steps include "
+            "penalty, clipping, optimiser, scores and masks; weights are random.",
+            f"The paper prints LoRA² / AdaLoRA as {min(printed):.2f} to {max(printed):.2f}, by task.",
+        ],
+        [_COMMAND],
+    )
+
+
+def _quartiles(spread: Mapping[str, Any], scale: float, digits: int) -> str:
+    low, high = (f"{scale * end:.{digits}f}" for end in spread["quartiles"])
+    return f"{low}–{high}"
+
+
+def _csv_lines(host: str, run: Mapping[str, Any]) -> list[list[Any]]:
+    def of(spread: Mapping[str, Any]) -> list[str]:
+        return [f"{value:.6f}" for value in (spread["median"], *spread["quartiles"])]
+
+    return [
+        [host, name, step, *of(found["seconds"]), *of(found["ratio"]), found["parameters"]]
+        for name, size in run["sizes"].items()
+        for step, found in size["steps"].items()
+    ]
