@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from transformers import (
 
 from lora2_bench.cell import Model
 from lora2_bench.errors import UserError
+from lora2_bench.paths import blocks
 
 # The paper's names of a layer's six linear maps, and the modules below `encoder.layer.N` of each architecture.
 MAPS = ("q", "k", "v", "o", "f1", "f2")
@@ -31,6 +33,15 @@ _DEBERTA = {f"{name}_proj" if ".self." in name else name: short for name, short 
 _MAPS_OF = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
 _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(.+)$")
 _HEAD = re.compile(r"(?:^|\.)(pooler|classifier)(?=\.)")
+
+_TOKENIZER_FILES = (
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+)
 
 MapKey = tuple[int, str]
 
@@ -43,6 +54,7 @@ class Backbone:
         name: the config's name, as in `model=minilm`.
         sha256: of the weights file; None for random weights.
         origin: what an exported adapter calls its base model.
+        tokenizer_sha256: of the tokenizer's files; None without such.
     """
 
     model: PreTrainedModel
@@ -50,6 +62,7 @@ class Backbone:
     name: str
     sha256: str | None = None
     origin: str | None = None
+    tokenizer_sha256: str | None = None
 
     def linear_maps(self, targets: list[str] | tuple[str, ...] = MAPS) -> dict[MapKey, str]:
         """(layer, map) -> module name, for the maps in `targets`, in the model's order.
@@ -117,7 +130,8 @@ def load_backbone(
     tokenizer = AutoTokenizer.from_pretrained(root)
     if (positions := _positions(config)) is not None:  # a tokenizer need not know its model's limit
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    return Backbone(network, tokenizer, model.name, digest, model.hub_id)
+    files = [file for pattern in _TOKENIZER_FILES for file in sorted(root.glob(pattern))]
+    return Backbone(network, tokenizer, model.name, digest, model.hub_id, _hash(files))
 
 
 def _positions(config: PretrainedConfig) -> int | None:
@@ -148,9 +162,13 @@ def _weights_hash(root: Path) -> str:
     files = sorted(root.glob("*.safetensors")) or sorted(root.glob("pytorch_model*.bin"))
     if not files:
         raise UserError(f"{root.name} has no model.safetensors: give a folder with weights")
+    return _hash(files)
+
+
+def _hash(files: Iterable[Path]) -> str:
+    """SHA-256 over the bytes of files, in their order."""
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        for block in blocks(file):
+            digest.update(block)
     return digest.hexdigest()

@@ -33,7 +33,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
 from lora2_bench.multirun import Outcomes
-from lora2_bench.paths import CONF
+from lora2_bench.paths import CONF, blocks
 from lora2_bench.plan import Cadence, Place, Plan
 from lora2_bench.tasks.spec import task_spec
 
@@ -371,9 +371,8 @@ def _hash_files(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
     for file, size, _ in files:
         digest.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
+        for block in blocks(file):
+            digest.update(block)
     return digest.hexdigest()
 
 

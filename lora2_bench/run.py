@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -243,8 +244,10 @@ def sample(split: Split, rows: int | None) -> Split:
 
 @dataclass(frozen=True)
 class Setup:
-    """What training needs: the injected method, tokenised rows, and the device's accelerator."""
+    """What training needs: the task's rows, tokenised too, the injected method, and the device's accelerator."""
 
+    data: TaskData
+    rows: Rows
     method: Method
     train: Encoded
     choose: dict[str, Encoded]
@@ -252,13 +255,20 @@ class Setup:
     accelerator: Accelerator
 
 
-def set_up(plan: Plan, rows: Rows) -> Setup:
-    """Load the backbone, tokenise the rows and inject the method, all drawn from the cell's seed."""
+def load_rows(plan: Plan) -> tuple[TaskData, Rows]:
+    """The task's data, and its rows as the cell takes them."""
+    cell = plan.cell
+    data = load_task(cell.task, cell.data.source, glue_dir=plan.place.data_dir, mini_seed=cell.data.seed or 0)
+    return data, prepare_rows(cell, data)
+
+
+def set_up(plan: Plan) -> Setup:
+    """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
     import torch
 
     from lora2_bench.backbone import load_backbone
     from lora2_bench.methods.base import load_method
-    from lora2_bench.tasks.batches import encode
+    from lora2_bench.tokens import encoder
     from lora2_bench.train import make_accelerator
 
     cell, place = plan.cell, plan.place
@@ -267,35 +277,33 @@ def set_up(plan: Plan, rows: Rows) -> Setup:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with this
     torch.use_deterministic_algorithms(True, warn_only=True)
 
+    with ThreadPoolExecutor(1) as aside:  # it draws nothing from torch's generator
+        loading = aside.submit(load_rows, plan)
+        torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
+        backbone = load_backbone(
+            cell.model,
+            cell.spec.num_labels,
+            cls_dropout=cell.train.cls_dropout,
+            path=place.model_path,
+            package=place.model_package,
+            folder=place.model_folder,
+        )
+        data, rows = loading.result()
     total_steps = cell.train.total_steps(len(rows.train))
     kind = load_method(plan.implementation)
     options = kind.parse(cell.method)
     check_schedules(cell, kind, options, total_steps)
 
-    torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
-    backbone = load_backbone(
-        cell.model,
-        cell.spec.num_labels,
-        cls_dropout=cell.train.cls_dropout,
-        path=place.model_path,
-        package=place.model_package,
-        folder=place.model_folder,
-    )
-    tokenizer = backbone.tokenizer
-    assert tokenizer is not None
-
-    def encoded(splits: dict[str, Split]) -> dict[str, Encoded]:
-        return {name: encode(split, cell.spec, tokenizer, cell.train.max_length) for name, split in splits.items()}
-
-    dev = encoded(rows.dev)
-    choose = dev if rows.choose is rows.dev else encoded(rows.choose)
+    encode = encoder(backbone, cell.spec, cell.train.max_length)
+    dev = {name: encode(split) for name, split in rows.dev.items()}
+    choose = dev if rows.choose is rows.dev else {name: encode(split) for name, split in rows.choose.items()}
     accelerator = make_accelerator(cell.train.precision, pick_device(place))
     backbone.model.to(accelerator.device)
     method = kind(options, total_steps, place.engine)
     method.inject(backbone, torch.Generator().manual_seed(cell.seed))
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
-    return Setup(method, encoded({"train": rows.train})["train"], choose, dev, accelerator)
+    return Setup(data, rows, method, encode(rows.train), choose, dev, accelerator)
 
 
 def load_adapter(method: Method, path: Path, origin: str) -> None:
@@ -330,11 +338,9 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
 
     cell, place = plan.cell, plan.place
     started = time.perf_counter()
-    data = load_task(cell.task, cell.data.source, glue_dir=place.data_dir, mini_seed=cell.data.seed or 0)
-    rows = prepare_rows(cell, data)
-    setup = set_up(plan, rows)
+    setup = set_up(plan)
     origin = store.read(cell.init_from) if cell.init_from else None
-    facts = facts_of(cell, data, rows, setup.method, origin.cell["task"] if origin else None)
+    facts = facts_of(cell, setup.data, setup.rows, setup.method, origin.cell["task"] if origin else None)
     tracker = make_tracker(plan) if crew.is_main else Tracker()
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
     predictions: dict[str, Any] = {}
@@ -360,7 +366,7 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts |= results_of(setup.method, outcome)
-        predictions = crew.by_main(lambda: score_dev(cell, setup, rows, outcome, facts, place.eval_batch_size))
+        predictions = crew.by_main(lambda: score_dev(cell, setup, outcome, facts, place.eval_batch_size))
     except CellFailed as failure:
         error = {"step": failure.step, "cause": failure.cause}
         may_go_on = isinstance(failure, OutOfMemory)
@@ -448,19 +454,19 @@ def results_of(method: Method, outcome: Outcome) -> dict[str, Any]:
 
 
 def score_dev(
-    cell: Cell, setup: Setup, rows: Rows, outcome: Outcome, facts: dict[str, Any], eval_batch_size: int
+    cell: Cell, setup: Setup, outcome: Outcome, facts: dict[str, Any], eval_batch_size: int
 ) -> dict[str, Any]:
     """Go back to the best checkpoint and give the dev predictions; under `clean`, dev's one scoring happens here."""
     from lora2_bench.train import load_trained_state, score
 
     load_trained_state(setup.method, outcome.best_state)
     if cell.protocol.name == "paper":
-        return prediction_table(rows.dev, {"best": outcome.best, "last": outcome.last})
+        return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last})
     model = setup.method.backbone.model
     logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size, outcome.best_step)
     facts["best"] = {"step": outcome.best_step, "score": main_score(cell.spec, metrics), "metrics": metrics}
     facts["last"] = None
-    return prediction_table(rows.dev, {"best": logits})
+    return prediction_table(setup.rows.dev, {"best": logits})
 
 
 def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tensor]]) -> dict[str, Any]:

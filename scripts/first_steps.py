@@ -12,8 +12,7 @@ from lora2_bench.config import launch
 from lora2_bench.errors import UserError
 from lora2_bench.methods.lora2 import LoRA2
 from lora2_bench.plan import Plan
-from lora2_bench.run import prepare_rows, set_up
-from lora2_bench.tasks.sources import load_task
+from lora2_bench.run import set_up
 from lora2_bench.train import train
 
 SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -22,8 +21,7 @@ SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 def watch(plan: Plan) -> None:
     """Train the plan's cell and print as it goes."""
     cell, place = plan.cell, plan.place
-    data = load_task(cell.task, cell.data.source, glue_dir=place.data_dir, mini_seed=cell.data.seed or 0)
-    setup = set_up(plan, prepare_rows(cell, data))
+    setup = set_up(plan)
     method = setup.method
     if not isinstance(method, LoRA2):
         raise UserError(f"method={cell.method['name']} has no E: give method=lora2")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 
+_CACHE = tempfile.TemporaryDirectory(prefix="lora2-bench-cache-")  # gone with the process
+os.environ["LORA2_BENCH_CACHE"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores

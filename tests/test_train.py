@@ -12,7 +12,7 @@ from torch import Tensor
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.errors import CellFailed
 from lora2_bench.methods.base import Method
-from lora2_bench.tasks.batches import Encoded
+from lora2_bench.tasks.batches import Encoded, Ragged
 from lora2_bench.tasks.spec import TASKS
 from lora2_bench.train import Outcome, make_accelerator, predictions_of, train
 from tests.methods.helpers import make_backbone, make_method
@@ -55,8 +55,8 @@ def make_rows(count: int = 20, labels: int = 2, seed: int = 0) -> Encoded:
     sizes = torch.randint(4, 12, (count,), generator=generator).tolist()
     ids = [torch.randint(5, 300, (size,), generator=generator).tolist() for size in sizes]
     if labels == 1:
-        return Encoded(ids, None, [float(row[0] % 6) for row in ids], (0, 0))
-    return Encoded(ids, None, [row[0] % labels for row in ids], (0, 0))
+        return Encoded(Ragged.of(ids), None, [float(row[0] % 6) for row in ids], (0, 0))
+    return Encoded(Ragged.of(ids), None, [row[0] % labels for row in ids], (0, 0))
 
 
 def run(cell: Cell, method_name: str = "lora2", dropout: bool = True, **changes: Any) -> tuple[Outcome, Method]:

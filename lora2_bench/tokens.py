@@ -1,0 +1,77 @@
+"""Tokenised splits, kept by what they were made from: a second cell of a task tokenises nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import tokenizers
+import transformers
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from lora2_bench.backbone import Backbone
+from lora2_bench.paths import cache_folder
+from lora2_bench.store import write_bytes
+from lora2_bench.tasks.batches import Encoded, Ragged, check_tokenizer, encode
+from lora2_bench.tasks.data import Split
+from lora2_bench.tasks.spec import TaskSpec
+
+
+def encoder(backbone: Backbone, spec: TaskSpec, max_length: int) -> Callable[[Split], Encoded]:
+    """A function that tokenises splits of one task, or takes from the cache what was tokenised before.
+
+    A cache that cannot be written is told on stderr, and costs nothing but the time of the next cell.
+    """
+    tokenizer = backbone.tokenizer
+    assert tokenizer is not None
+    pad = check_tokenizer(tokenizer, max_length)
+
+    def encoded(split: Split) -> Encoded:
+        if backbone.tokenizer_sha256 is None:
+            return encode(split, spec, tokenizer, max_length)
+        path = cache_folder() / "tokens" / f"{_key(backbone.tokenizer_sha256, split, spec, max_length)}.safetensors"
+        if (known := _read(path, split, pad)) is not None:
+            return known
+        made = encode(split, spec, tokenizer, max_length)
+        _write(path, made)
+        return made
+
+    return encoded
+
+
+def _key(tokenizer_sha256: str, split: Split, spec: TaskSpec, max_length: int) -> str:
+    """Of all that token ids depend on: the tokenizer's files and library, the texts, and the length."""
+    versions = f"{transformers.__version__} {tokenizers.__version__}"
+    digest = hashlib.sha256(f"1 {versions} {tokenizer_sha256} {max_length} {len(split)}".encode())
+    for name in spec.columns:
+        digest.update(array("L", [len(text) for text in split.texts[name]]).tobytes())
+        digest.update("".join(split.texts[name]).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _read(path: Path, split: Split, pad: tuple[int, int]) -> Encoded | None:
+    try:
+        found = load_file(path)
+        types = Ragged(found["types"], found["ends"]) if "types" in found else None
+        return Encoded(Ragged(found["ids"], found["ends"]), types, split.labels, pad)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError) as error:
+        print(f"warning: {path.name} in the cache cannot be read ({error}): tokenised anew", file=sys.stderr)
+        return None
+
+
+def _write(path: Path, made: Encoded) -> None:
+    values = {"ids": made.ids.values, "ends": made.ids.ends}
+    if made.types is not None:
+        values["types"] = made.types.values
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, save(values))
+    except OSError as error:
+        reason = error.strerror or error
+        print(f"warning: {path.parent} cannot be written ({reason}): the next cell tokenises again", file=sys.stderr)
