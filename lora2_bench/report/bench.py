@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.report.paper import table2
-from lora2_bench.report.sheet import Sheet, Text, latex, markdown
+from lora2_bench.report.sheet import PREAMBLE, Sheet, Text, latex, markdown
 from lora2_bench.store import write_text
 
 SCHEMA = 1
@@ -33,7 +33,7 @@ def write_bench(results: Path) -> list[Path]:
         [_COLUMNS, *(line for host, run in runs for line in _csv_lines(host, run))]
     )
     texts = ["\n".join(markdown(sheet) for sheet in sheets), "\n".join(latex(sheet) for sheet in sheets)]
-    texts[1] = "% \\usepackage{booktabs}\n" + texts[1]
+    texts[1] = PREAMBLE + texts[1]
     for path, text in zip(paths, [*texts, lines.getvalue()], strict=True):
         write_text(path, text)
     return paths

@@ -17,7 +17,7 @@ from lora2_bench.report.grid import Grid, fill
 from lora2_bench.report.pages import PROTOCOLS
 from lora2_bench.report.paired import paired_sheets
 from lora2_bench.report.runs import Run
-from lora2_bench.report.sheet import Sheet, latex, markdown
+from lora2_bench.report.sheet import PREAMBLE, Sheet, latex, markdown
 from lora2_bench.report.suites import rows
 from lora2_bench.report.times import Times
 from lora2_bench.store import write_text
@@ -114,7 +114,7 @@ def _write(
     csv.writer(text, lineterminator="\n").writerows([columns, *lines])
     texts = {
         "md": "\n".join(markdown(sheet) for sheet in sheets),
-        "tex": "% \\usepackage{booktabs}\n" + "\n".join(latex(sheet) for sheet in sheets),
+        "tex": PREAMBLE + "\n".join(latex(sheet) for sheet in sheets),
         "csv": text.getvalue(),
     }
     for path in paths:

@@ -74,17 +74,26 @@ def escape(text: str) -> str:
     return escaped.encode("ascii", "replace").decode()
 
 
+PREAMBLE = "% \\usepackage{booktabs,graphicx}\n"
+"""What a file of LaTeX tables says first: the packages that they need."""
+
+_FIT = r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{"
+
+
 def latex(sheet: Sheet) -> str:
-    """The sheet as a `table*`; it needs the package booktabs and nothing else."""
+    """The sheet as a `table*`, shrunk to the width of the text where it is wider; it needs booktabs and graphicx."""
     columns = "l" * sheet.left + "r" * (len(sheet.header) - sheet.left)
     out = [r"\begin{table*}", r"\centering", r"\scriptsize", r"\setlength{\tabcolsep}{3pt}"]
-    out += [rf"\caption{{{escape(' '.join([sheet.title + '.', *sheet.notes]))}}}", rf"\begin{{tabular}}{{{columns}}}"]
+    out += [
+        rf"\caption{{{escape(' '.join([sheet.title + '.', *sheet.notes]))}}}",
+        rf"{_FIT}\begin{{tabular}}{{{columns}}}",
+    ]
     out += [r"\toprule", " & ".join(escape(name) for name in sheet.header) + r" \\", r"\midrule"]
     for index, line in enumerate(sheet.lines):
         if index in sheet.rules:
             out.append(r"\midrule")
         out.append(" & ".join(_latex(text) for text in line) + r" \\")
-    out += [r"\bottomrule", r"\end{tabular}", r"\end{table*}"]
+    out += [r"\bottomrule", r"\end{tabular}}", r"\end{table*}"]
     out += [f"% to fill it: {command}" for command in sheet.commands]
     return "\n".join(out) + "\n"
 

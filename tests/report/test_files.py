@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,18 @@ def test_latex_is_ascii_and_balanced_with_as_many_places_as_columns(written: Pat
             lines = [line.replace(r"\&", "") for line in body.splitlines() if line.endswith(ROW_END)]
             assert len(lines) > 1
             assert {line.count("&") for line in lines} == {len(columns) - 1}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex here")
+def test_latex_compiles_and_fits_the_page(written: Path, tmp_path: Path) -> None:
+    bodies = [path.read_text(encoding="ascii") for path in sorted(written.rglob("*.tex"))]
+    packages = r"\usepackage{booktabs,graphicx}"
+    text = rf"\documentclass[twocolumn]{{article}}{packages}\begin{{document}}" + r"\clearpage ".join(bodies)
+    (tmp_path / "all.tex").write_text(text + r"\end{document}")
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Overfull" not in done.stdout
 
 
 def test_markdown_has_as_many_places_as_columns(written: Path) -> None:
