@@ -73,16 +73,8 @@ class Dense(LoRA2):
         return DenseLinear(base, self.options, generator)
 
 
-# Name -> engine, and the overrides of `python -m lora2_bench` that give the method its options.
-_OURS: dict[str, tuple[str, ...]] = {
-    "lora r=1": ("method=lora", "kr=1"),
-    "lora r=8": ("method=lora", "kr=8"),
-    "adalora r=8": ("method=adalora", "kr=8", *_BUDGET),
-    "sora r=8": ("method=sora", "kr=8"),
-    "lora2 k=1": ("method=lora2", "kr=1", *_BUDGET),
-    "lora2 k=8": ("method=lora2", "kr=8", *_BUDGET),
-}
-_PEFTS = {"peft lora r=1": 1, "peft lora r=8": 8, "peft adalora r=8": 8}
+_OURS = ("lora r=1", "lora r=8", "adalora r=8", "sora r=8", "lora2 k=1", "lora2 k=8")
+_PEFTS = ("peft lora r=1", "peft lora r=8", "peft adalora r=8")
 PAIRS = (
     ("lora2 k=1", "peft adalora r=8"),
     ("lora2 k=1", "peft lora r=1"),
@@ -104,7 +96,10 @@ def names() -> list[str]:
 def contenders(
     size: Size, layers: int | None, chosen: Iterable[str], device: str, precision: str
 ) -> tuple[list[Contender], int]:
-    """The chosen ones over one encoder, whose frozen weights they share; and the encoder's parameters."""
+    """The chosen ones over one encoder, whose frozen weights they share; and the encoder's parameters.
+
+    A name is that of `names()`, or another size of one: `lora2 k=4`, `peft lora r=2`.
+    """
     torch.manual_seed(0)
     base = random_backbone(size.config(layers))
     base.model.to(device)
@@ -112,11 +107,16 @@ def contenders(
     made = []
     for name in chosen:
         twin = _twin(base)
-        if name in _PEFTS:
+        if name.startswith("peft "):
             made.append(_peft(name, twin, batch, precision))
         else:
             made.append(_ours(name, _method(name, twin), batch, precision))
     return made, sum(parameter.numel() for parameter in base.model.parameters())
+
+
+def _number(size: str) -> int:
+    """8 of `r=8`."""
+    return int(size.partition("=")[2])
 
 
 def _batch(size: Size, words: int, device: str) -> Batch:
@@ -138,10 +138,11 @@ def _method(name: str, backbone: Backbone) -> Method:
     if name == BOUND:
         method = Frozen(None, STEPS)
     else:
-        key = name.removesuffix(" plain").removesuffix(" dense")
-        plan = plan_of([*_OURS[key], "model=minilm"])
-        kind = Dense if name.endswith(" dense") else load_method(plan.implementation)
-        method = kind(kind.parse(plan.cell.method), STEPS, "fast" if name == key else "plain")
+        key, size, *form = name.split()
+        budget = _BUDGET if key in ("adalora", "lora2") else ()
+        plan = plan_of(["model=minilm", f"method={key}", f"kr={_number(size)}", *budget])
+        kind = Dense if form == ["dense"] else load_method(plan.implementation)
+        method = kind(kind.parse(plan.cell.method), STEPS, "plain" if form else "fast")
     method.inject(backbone, torch.Generator().manual_seed(0))
     return method
 
@@ -170,9 +171,10 @@ def _peft(name: str, backbone: Backbone, batch: Batch, precision: str) -> Conten
     """PEFT's own tuner on the same maps, used as its documentation says."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
-    rank, targets = _PEFTS[name], list(backbone.linear_maps().values())
+    _, kind, size = name.split()
+    rank, targets = _number(size), list(backbone.linear_maps().values())
     common = {"lora_alpha": 16, "lora_dropout": 0.0, "target_modules": targets}
-    if "adalora" in name:
+    if kind == "adalora":
         schedule = {"tinit": 0, "tfinal": 0, "deltaT": 1, "total_step": STEPS, "orth_reg_weight": 0.1}
         config = AdaLoraConfig(init_r=rank, target_r=rank // 2, **schedule, **common)
     else:
@@ -190,7 +192,7 @@ def _peft(name: str, backbone: Backbone, batch: Batch, precision: str) -> Conten
         loss.backward()
         nn.utils.clip_grad_norm_(trained, _CLIP)
         optimizer.step()
-        if "adalora" in name:
+        if kind == "adalora":
             model.base_model.update_and_allocate(number)
         optimizer.zero_grad()
 
