@@ -7,12 +7,15 @@ import importlib.util
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
 import transformers
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -112,10 +115,12 @@ def load_backbone(
 ) -> Backbone:
     """The pinned backbone with a head of `num_labels` outputs, initialised from torch's global generator.
 
-    Raises UserError where the files are missing or their hash is not the pinned one.
+    Backbones of one process share what they read from the files: `own_trained` gives one what it trains. Raises
+    UserError where the files are missing or their hash is not the pinned one.
     """
     root = find_files(model, path=path, package=package, folder=folder)
-    digest = _weights_hash(root)
+    weights = tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in _weights_files(root))
+    digest = _hash_once(weights)
     if model.source == "package" and digest != model.sha256:
         raise UserError(
             f"model={model.name}: sha256 of model.safetensors is {digest}, not the published {model.sha256}: reinstall "
@@ -126,7 +131,10 @@ def load_backbone(
     config = AutoConfig.from_pretrained(root, num_labels=num_labels)
     if cls_dropout is not None:
         config.classifier_dropout = config.cls_dropout = cls_dropout
-    network = AutoModelForSequenceClassification.from_pretrained(root, config=config, dtype=torch.float32)
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(f"model={model.name} is of type {config.model_type}, which classifies no text: give an encoder")
+    kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    network = kind.from_pretrained(None, config=config, state_dict=dict(_tensors(weights)), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(root)
     if (positions := _positions(config)) is not None:  # a tokenizer need not know its model's limit
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
@@ -157,12 +165,39 @@ def find_files(model: Model, *, path: str | None, package: str | None, folder: s
     return model_snapshot(str(model.hub_id), str(model.revision))
 
 
-def _weights_hash(root: Path) -> str:
-    """SHA-256 over the weights files of a folder (their bytes, in name order)."""
+def own_trained(backbone: Backbone) -> None:
+    """Give the backbone tensors of its own for all that trains: those of the files belong to every backbone here."""
+    for parameter in backbone.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.clone()
+
+
+def _weights_files(root: Path) -> list[Path]:
+    """The weights files of a folder, in name order."""
     files = sorted(root.glob("*.safetensors")) or sorted(root.glob("pytorch_model*.bin"))
     if not files:
         raise UserError(f"{root.name} has no model.safetensors: give a folder with weights")
-    return _hash(files)
+    return files
+
+
+_Stamped = tuple[tuple[Path, int, int], ...]  # files with their size and time of change
+
+
+@lru_cache(maxsize=1)
+def _tensors(files: _Stamped) -> dict[str, Tensor]:
+    """What weights files hold, read once for all cells of a process. No code in them is run."""
+    found: dict[str, Tensor] = {}
+    for file, _, _ in files:
+        if file.suffix == ".safetensors":
+            found |= load_file(file)
+        else:
+            found |= torch.load(file, map_location="cpu", weights_only=True)
+    return {name: tensor.clone() for name, tensor in found.items()}  # off the file, which may be replaced
+
+
+@lru_cache(maxsize=8)
+def _hash_once(files: _Stamped) -> str:
+    return _hash(file for file, _, _ in files)
 
 
 def _hash(files: Iterable[Path]) -> str:

@@ -266,7 +266,7 @@ def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
     import torch
 
-    from lora2_bench.backbone import load_backbone
+    from lora2_bench.backbone import load_backbone, own_trained
     from lora2_bench.methods.base import load_method
     from lora2_bench.tokens import encoder
     from lora2_bench.train import make_accelerator
@@ -301,6 +301,7 @@ def set_up(plan: Plan) -> Setup:
     backbone.model.to(accelerator.device)
     method = kind(options, total_steps, place.engine)
     method.inject(backbone, torch.Generator().manual_seed(cell.seed))
+    own_trained(backbone)
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
     return Setup(data, rows, method, encode(rows.train), choose, dev, accelerator)
