@@ -27,7 +27,7 @@ from lora2_bench.report.chart import Curve, Panel, Plot, styles
 from lora2_bench.report.drawing import draw
 from lora2_bench.store import write_bytes, write_json
 
-ROUNDS, WARM_UP = 9, 2
+ROUNDS, WARM_UP = 7, 2
 BASE = replace(SIZES["minilm"], rows=16)
 COMPARED = ("lora2 k=1", "lora2 k=8", "lora r=8", "peft lora r=8")
 AXES: dict[str, tuple[int, ...]] = {
@@ -36,8 +36,8 @@ AXES: dict[str, tuple[int, ...]] = {
     "length": (16, 32, 64, 128),
     "layers": (1, 2, 4, 6),
 }
-CELLS = (1, 2, 4)
-QUICK = ("task=rte", "train.max_steps=60", "data.max_eval=64", "method.budget.t_init=0.1", "method.budget.t_final=0.3")
+CELLS = (2, 4)
+QUICK = ("task=rte", "train.max_steps=40", "data.max_eval=64", "method.budget.t_init=0.1", "method.budget.t_final=0.3")
 
 
 def measure(size: Size, layers: int | None, names: Sequence[str]) -> dict[str, Any]:
