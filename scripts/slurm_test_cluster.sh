@@ -7,7 +7,7 @@
 # user may give the account `lab`.
 # Debian's packages: slurmctld slurmd slurm-client slurmdbd slurm-wlm-mysql-plugin mariadb-server-core munge.
 # Exit codes: 0; 1 where a daemon does not come up, or `status` finds one gone; 2 for wrong input; 3 where it cannot
-# run here (a program is missing, or not root).
+# run here (a program is missing, not root, or no device can be made).
 set -euo pipefail
 
 PATH=$PATH:/usr/sbin:/sbin
@@ -115,8 +115,8 @@ CONF
   : > "$DIR/plugstack.conf"
   printf 'Name=gpu File=%s\n' "$DIR/gpu0" "$DIR/gpu1" > "$DIR/gres.conf"
   echo "Name=shard Count=8" >> "$DIR/gres.conf"
-  mknod "$DIR/gpu0" c 1 3  # null and zero stand in for GPUs
-  mknod "$DIR/gpu1" c 1 5
+  # null and zero stand in for GPUs
+  mknod "$DIR/gpu0" c 1 3 && mknod "$DIR/gpu1" c 1 5 || die "no device can be made here: leave the container, or give it MKNOD" 3
 }
 
 make_database() {
