@@ -19,8 +19,9 @@ CPUS=4  # jobs of one CPU at once, whatever the machine has
 usage() { echo "error: give start, stop or status, and a folder, as in: $0 start /tmp/slurm" >&2; exit 2; }
 die() { echo "error: $1" >&2; exit "${2:-1}"; }
 
-[[ $# == 2 ]] || usage
-mkdir -p "$2"
+[[ $# == 2 && $1 =~ ^(start|stop|status)$ ]] || usage
+if [[ $1 == start ]]; then mkdir -p "$2"; fi
+[[ -d $2 ]] || die "$2 is no folder: give the one of start"
 DIR=$(cd "$2" && pwd)
 NODE=$(hostname -s)
 
@@ -194,7 +195,4 @@ status() {
   return $gone
 }
 
-case $1 in
-  start | stop | status) "$1" ;;
-  *) usage ;;
-esac
+"$1"

@@ -214,6 +214,7 @@ def test_what_sbatch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     words = "cluster=slurm partition=gpu account=me time=90 memory=16G gpus=1 cpus=4 slurm.mail-type=END slurm.qos=low"
     options, _ = parse(words.split())
     executor: Any = launchers.submitit_executor(options, tmp_path)("x-1of1", 5)
+    assert executor._executor.max_num_timeout >= 1000  # of submitit's own three, a long sweep soon ends
     script = executor._executor._make_submission_file_text("run", "0")
     for line in (
         "partition=gpu", "account=me", "time=90", "mem=16G", "gpus-per-node=1", "cpus-per-task=4", "mail-type=END",
