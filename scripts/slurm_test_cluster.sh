@@ -13,7 +13,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 PROGRAMS=(munged mariadbd slurmdbd slurmctld slurmd sbatch squeue scontrol sacct)
 DAEMONS=(slurmd slurmctld slurmdbd mariadbd munged)  # in the order in which they end
-ARRAY=5   # jobs of an array at most: small, so that tests meet it
+ARRAY=5  # jobs of an array at most: small, so that tests meet it
 CPUS=4  # jobs of one CPU at once, whatever the machine has
 
 usage() { echo "error: give start, stop or status, and a folder, as in: $0 start /tmp/slurm" >&2; exit 2; }
@@ -27,7 +27,7 @@ NODE=$(hostname -s)
 
 pid_of() { cat "$DIR/$1.pid" 2>/dev/null || true; }
 
-# A pid file may be an old one: its process is ours only if its command names this folder.
+# A pid file may be an old one: its process is ours only if its environment names this folder.
 runs() {
   local pid; pid=$(pid_of "$1")
   [[ -n $pid ]] && tr '\0' '\n' 2>/dev/null < "/proc/$pid/environ" | grep -qxF "LORA2_SLURM_TEST=$DIR"
