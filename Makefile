@@ -7,10 +7,10 @@ SUITE ?= table1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep status test lint format tables audit figures report bench publish prefetch wheel lock clean
+.PHONY: help run sweep status test test-slurm lint format tables audit figures report bench publish prefetch wheel lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 # The stamp is renewed when the lock or the metadata changes: then, and only then, is anything installed.
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -32,6 +32,9 @@ status: $(VENV)/.installed  ## where SUITE's cells are: done, running, queued, f
 
 test: $(VENV)/.installed  ## run the test suite (GLUE_DIR=path/to/glue adds the tests on real files)
 	$(RUN) -m pytest -n auto
+
+test-slurm: $(VENV)/.installed  ## the tests on a real Slurm, which they start and stop (Debian's packages, as root; docs/SWEEPS.md)
+	$(RUN) -m pytest -m slurm -rs tests/slurm
 
 lint: $(VENV)/.installed  ## style, import rules, types
 	$(VENV)/bin/ruff check .

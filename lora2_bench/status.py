@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
@@ -47,6 +48,9 @@ def page(name: str, found: Sequence[State]) -> list[str]:
     """The lines of a status page: counts, then what runs, failed or was interrupted, one line a cell."""
     counts = count(found)
     lines = [f"{name}: {len(found)} cells: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
+    words = Counter(state.reason for state in found if state.state == QUEUED and state.reason)
+    if words:
+        lines += ["", "queued, in Slurm's words:", *(f"  {number} {word}" for word, number in words.most_common())]
     for title, tell in ((RUNNING, _running), (FAILED, _ended), (INTERRUPTED, _ended)):
         shown = [state for state in found if state.state == title]
         if shown:

@@ -30,6 +30,7 @@ def main() -> None:
     told: list[int] = []  # a signal outside of training: the cell at hand is finished, no other is begun
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda received, _frame: told.append(received))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))  # blocked until now
     for line in sys.stdin:
         job = json.loads(line)
         _redirect(Path(job["log"]))

@@ -64,8 +64,9 @@ def main() -> None:
         os.environ["PATH"] = f"{programs}:{os.environ['PATH']}"
         launcher = Slurm(SENT, submitit_executor(SENT, results / "sweeps" / "table1" / "slurm"))
 
-        def queue() -> set[tuple[str, int]]:
-            return {(path.stem, job) for path in results.glob("sweeps/*/batches/*.json") for job in range(1000)}
+        def queue() -> dict[tuple[str, int], str]:
+            names = [path.stem for path in results.glob("sweeps/*/batches/*.json")]
+            return {(name, job): "PENDING (Priority)" for name in names for job in range(1000)}
 
         for title in ("planning and sending", "the same again: all queued"):
             began, busy = time.perf_counter(), time.process_time()
@@ -77,7 +78,7 @@ def main() -> None:
             )
         populate(results, [cell.id for cell in cells])
         program = programs / "squeue"
-        lines = "".join(f"1_{job}|{name}\\n" for name, job in sorted(queue()) if job < 500)
+        lines = "".join(f"1_{job}|PENDING|Priority|{name}\\n" for name, job in sorted(queue()) if job < 500)
         program.write_text(f"#!/bin/sh\nprintf '{lines}'\n")
         program.chmod(0o755)
         command = [sys.executable, "-m", "lora2_bench.status", "suite=table1", f"results={results}"]

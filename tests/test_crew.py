@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from lora2_bench.crew import ALONE
 from lora2_bench.errors import CellFailed
 from tests.conftest import Told
-from tests.test_resume import QUICK, Bench, Folders, science
+from tests.test_resume import QUICK, Bench, Folders, newest, science, wait_for_checkpoint
 
 # 57 rows: the last batch of an epoch has a single row, and the second process has none of it.
 SMALL = (*(part for part in QUICK if not part.startswith("data.max_train")), "data.max_train=57")
@@ -39,20 +41,28 @@ main()
 """
 
 
-def launched(*arguments: str, script: Path | None = None) -> Told:
-    """The user's command in two processes; device=cpu keeps them off any GPU."""
+def begun(*arguments: str, script: Path | None = None) -> subprocess.Popen[str]:
+    """The user's command in two processes, started; device=cpu keeps them off any GPU."""
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--multi_gpu"]
     what = ["-m", "lora2_bench"] if script is None else [str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(
+    return subprocess.Popen(
         [*launch, "--main_process_port", "0", *what, *arguments],
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        env=environment,
-        timeout=300,
-        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
     )
-    return Told(done.returncode, done.stdout, done.stderr)
+
+
+def ended(launcher: subprocess.Popen[str]) -> Told:
+    """What a started command leaves."""
+    out, err = launcher.communicate(timeout=300)
+    return Told(launcher.returncode, out, err)
+
+
+def launched(*arguments: str, script: Path | None = None) -> Told:
+    """The user's command in two processes, to its end."""
+    return ended(begun(*arguments, script=script))
 
 
 def without_dropout(folder: Path, copy: Path) -> Path:
@@ -125,6 +135,32 @@ def test_two_processes_end_alike_and_continue_alike(tiny_folders: Folders, tmp_p
 
     again = launched(*command, f"results={results}")  # finished: told once, trained by none
     assert again.code == 0 and again.out.count("record.json") == 1 and "step/s" not in again.err
+
+
+def test_sigterm_to_all_or_to_one_stops_all_at_one_step(tiny_folders: Folders, tmp_path: Path) -> None:
+    """First the launcher is told, which tells both; then the second process alone. Each time the next run goes on."""
+    long = (*SMALL, "train.epochs=25", "train.eval_steps=100", "checkpoint.steps=10")
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *long)
+    quiet, results = tmp_path / "quiet", tmp_path / "results"
+    assert launched(*command, f"results={quiet}").code == 0
+
+    kept = 0
+    for told_one in ("launcher", "second"):
+        launcher = begun(*command, f"results={results}")
+        wait_for_checkpoint(results, launcher, after=kept)
+        ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(launcher.pid if told_one == "launcher" else int(ranks[1]), signal.SIGTERM)
+        told = ended(launcher)
+        assert told.code != 0 and not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+        (step,) = re.findall(r"stopped after step (\d+), which is kept: run the same command to continue", told.err)
+        (running,) = (results / "running").iterdir()
+        assert newest(running) == f"step-{int(step):09d}.pt" and int(step) > kept
+        assert not (running / "owner.json").exists()
+        kept = int(step)
+
+    assert launched(*command, f"results={results}").code == 0
+    assert run_of(results)["continued_from"] == kept
+    assert science(results) == science(quiet)
 
 
 def test_a_loss_that_is_no_number_in_one_and_bad_input_end_all(tiny_folders: Folders, tmp_path: Path) -> None:

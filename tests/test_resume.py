@@ -154,9 +154,9 @@ def started(folder: Path, results: Path, *arguments: str) -> subprocess.Popen[st
     )
 
 
-def wait_for_checkpoint(results: Path, process: subprocess.Popen[str]) -> None:
+def wait_for_checkpoint(results: Path, process: subprocess.Popen[str], after: int = 0) -> None:
     for _ in range(600):
-        if list(results.glob("running/*/checkpoints/step-*.pt")):
+        if any(path.name > f"step-{after:09d}.pt" for path in results.glob("running/*/checkpoints/step-*.pt")):
             return
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)

@@ -27,8 +27,8 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
 
   name=NAME            folder below results/sweeps (the suite's name)
   parallel=N           cells at once: on this machine (as many as cores), or in one job of Slurm's (1)
-  cells_per_job=N      cells of one job (parallel)        array_max=N       jobs per array at most (1000)
-  throttle=N           jobs that run at once              time=12:00:00     of one job (minutes, or H:MM:SS, D-HH)
+  cells_per_job=N      cells of one job (parallel)        array_max=N       jobs per array at most (Slurm's own limit)
+  throttle=N           jobs that run at once              time=12:00:00     of one job (60; minutes, H:MM:SS or D-HH)
   partition= account=  as sbatch has them                 memory=16G gpus=N cpus=N   of one job
   slurm.KEY=VALUE      any other sbatch option
   --wait               follow with a progress bar; exit code 1 unless all cells are done
@@ -48,8 +48,8 @@ def main() -> None:
         options, overrides = parse(words)
         home = home_of(overrides, options.name)
         make = launchers.submitit_executor(options, home / "slurm") if options.cluster == SLURM else None
-        launcher = launchers.Slurm(options, make) if make else launchers.Local(options)
-        cells = sweep(options, overrides, launcher, launchers.squeue)
+        slurm = launchers.Slurm(options, make, launchers.array_limit()) if make else None
+        cells = sweep(options, overrides, slurm or launchers.Local(options), launchers.squeue)
         code = wait(cells, results_of(overrides), launchers.squeue, _PAUSE[options.cluster]) if options.wait else 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

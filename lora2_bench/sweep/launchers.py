@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import getpass
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +19,13 @@ from lora2_bench.sweep.pack import SlurmJobs
 from lora2_bench.sweep.queue import LOCAL, SLURM, Batch, owner_folder
 
 ARRAY_MAX = 1000
-"""Jobs per array unless the user says otherwise: Slurm's own MaxArraySize is 1001."""
+"""Jobs per array where Slurm does not tell its own limit, MaxArraySize."""
+TIME = 60
+"""Minutes of one job unless the user says otherwise: submitit's own 5 would leave little but beginnings."""
+SIGNAL = 90
+"""Seconds before its time limit at which a job is told, and up to a minute earlier: Slurm looks twice a minute."""
+NO_THROTTLE = 10**6
+"""Jobs of an array at once: as many as it has, which is what submitit makes of it."""
 _SOON = 60.0
 
 Job = dict[str, list[str]]
@@ -97,16 +103,18 @@ class Slurm:
 
     Attributes:
         executor: gives the executor for a batch's name and the number of its jobs that may run at once.
+        array_max: the cluster's own limit of jobs per array.
     """
 
     options: Options
     executor: Callable[[str, int | None], Executor]
+    array_max: int = ARRAY_MAX
 
     def split(self, cells: Job) -> list[list[Job]]:
-        """Cells in their order, `cells_per_job` to a job, `array_max` jobs to an array."""
+        """Cells in their order, `cells_per_job` to a job, at most `array_max` jobs to an array."""
         ids, per_job = list(cells), self.options.cells_per_job or self.options.parallel or 1
         jobs = [{id_: cells[id_] for id_ in ids[at : at + per_job]} for at in range(0, len(ids), per_job)]
-        most = self.options.array_max or ARRAY_MAX
+        most = min(self.options.array_max or self.array_max, self.array_max)
         return [jobs[at : at + most] for at in range(0, len(jobs), most)]
 
     def batch(self, name: str, results: Path, jobs: list[Job]) -> Batch:
@@ -131,7 +139,16 @@ class Slurm:
 
 
 def submitit_executor(options: Options, folder: Path) -> Callable[[str, int | None], Executor]:
-    """Gives submitit executors that write their scripts and logs to `folder`. Raises UserError without submitit."""
+    """Gives submitit executors that write their scripts and logs to `folder`.
+
+    Raises UserError without submitit, and for a time limit of which nothing would be left.
+    """
+    time = options.time or TIME
+    if "signal" not in options.sbatch and 60 * time < 2 * SIGNAL:
+        raise UserError(
+            f"time={time} is not possible: a job is told to keep its cells {SIGNAL} s before its end, so give at least "
+            f"time={2 * SIGNAL // 60}, or slurm.signal=USR2@SECONDS with fewer"
+        )
     try:
         import submitit
     except ImportError:
@@ -143,13 +160,16 @@ def submitit_executor(options: Options, folder: Path) -> Callable[[str, int | No
             "name": name,
             "nodes": 1,
             "tasks_per_node": 1,
-            "timeout_min": options.time,
+            "timeout_min": time,
             "cpus_per_task": options.cpus,
             "gpus_per_node": options.gpus,
             "slurm_partition": options.partition,
             "slurm_account": options.account,
             "slurm_mem": options.memory,
-            "slurm_array_parallelism": throttle or ARRAY_MAX,
+            "slurm_array_parallelism": throttle or NO_THROTTLE,
+            "slurm_signal_delay_s": SIGNAL,
+            # since Slurm 22.05 srun does not take them over, and would bind the job to one core
+            "slurm_srun_args": [f"--cpus-per-task={options.cpus}"] if options.cpus else None,
             "slurm_additional_parameters": {"requeue": True, **options.sbatch},
         }
         made.update_parameters(**{key: value for key, value in parameters.items() if value is not None})
@@ -158,9 +178,22 @@ def submitit_executor(options: Options, folder: Path) -> Callable[[str, int | No
     return executor
 
 
-def squeue() -> set[tuple[str, int]]:
-    """(name, array index) of the user's queued and running jobs. Raises UserError where Slurm does not say."""
-    command = ["squeue", "--noheader", "--array", f"--user={getpass.getuser()}", "--format=%i|%j"]
+def array_limit() -> int:
+    """Jobs per array at most, by Slurm's own configuration; ARRAY_MAX where it does not tell."""
+    try:
+        done = subprocess.run(["scontrol", "show", "config"], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return ARRAY_MAX
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", done.stdout, re.MULTILINE)
+    return max(1, int(found[1])) if found else ARRAY_MAX  # 0 is for no arrays: a single job is none
+
+
+def squeue() -> dict[tuple[str, int], str]:
+    """(name, array index) of the user's queued and running jobs -> as in `RUNNING` or `PENDING (Priority)`.
+
+    Raises UserError where Slurm does not say.
+    """
+    command = ["squeue", "--noheader", "--array", f"--user={os.getuid()}", "--format=%i|%T|%r|%j"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
     except (OSError, subprocess.SubprocessError) as error:
@@ -168,9 +201,9 @@ def squeue() -> set[tuple[str, int]]:
         raise UserError(
             f"squeue does not answer ({words}): what Slurm has queued is not known, so nothing can be sent or told"
         ) from None
-    found = set()
+    found = {}
     for line in done.stdout.splitlines():
-        number, _, name = line.strip().partition("|")
+        number, state, reason, name = line.strip().split("|", 3)
         index = number.partition("_")[2]
-        found.add((name, int(index) if index.isdecimal() else 0))
+        found[name, int(index) if index.isdecimal() else 0] = state if reason == "None" else f"{state} ({reason})"
     return found

@@ -23,10 +23,10 @@ class Options:
         name: the sweep's folder below results/sweeps; None = the suite's name.
         parallel: cells at once, on this machine or in one job; None = as many as cores (local) or one (slurm).
         cells_per_job: cells that one job runs, one after another or `parallel` at once.
-        array_max: jobs per array at most; under the cluster's MaxArraySize.
+        array_max: jobs per array at most, where that is less than the cluster's MaxArraySize.
         throttle: jobs of this call that run at once, over all its arrays; None = no limit of ours.
         partition, account, memory: as sbatch has them (memory per node, as in 16G).
-        time: minutes of one job, from MINUTES, H:MM:SS or D-HH[:MM[:SS]].
+        time: minutes of one job, from MINUTES, H:MM:SS or D-HH[:MM[:SS]]; None = an hour.
         gpus, cpus: per job.
         sbatch: any other sbatch option, from slurm.KEY=VALUE.
         wait: follow with a progress bar until nothing runs.

@@ -23,7 +23,7 @@ from lora2_bench.errors import UserError
 from lora2_bench.owner import BEAT, SILENCE, owned, read_owner
 from lora2_bench.record import DONE
 from lora2_bench.store import Store
-from lora2_bench.sweep.queue import forget_failure, log_path, note_failure, owner_folder, read_batch
+from lora2_bench.sweep.queue import failure, forget_failure, log_path, note_failure, owner_folder, read_batch
 
 GRACE = 75.0
 """Seconds that workers have to keep their cells after a signal; Slurm gives 90 before it kills."""
@@ -50,7 +50,12 @@ class Worker:
         }
         command = [sys.executable, *WORKER]
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=cwd, env=environment)
+        # Slurm signals every process of a job: a worker that is still loading must not die of it, so they wait for it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=cwd, env=environment)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         assert self.process.stdin is not None and self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.cell: str | None = None
@@ -123,6 +128,9 @@ class Job:
                 self.ended["done"] += 1
                 forget_failure(self.home, cell)
                 continue
+            if self._failed(cell):
+                self.ended["failed"] += 1
+                continue
             owner = read_owner(self.store.running(cell))
             if owner is None or not owner.is_alive:
                 return cell
@@ -149,6 +157,11 @@ class Job:
         except UserError:  # an unreadable record: the worker says so
             return False
         return record is not None and record.status == DONE
+
+    def _failed(self, cell: str) -> bool:
+        """Whether the cell failed in this very job before that was queued again: only a new call tries it anew."""
+        note = failure(self.home, cell)
+        return note is not None and not note["killed"] and bool(note["time"] > self.batch.submitted)
 
     def _start(self) -> Worker:
         worker = Worker(self.batch.cwd, self.batch.threads)
@@ -185,6 +198,8 @@ class Job:
         if worker.cell is None:
             return
         self.ended["interrupted"] += 1
+        if self.told:  # the signal was for all of the job's processes, and the cell goes on where it was
+            return
         how = f"by signal {-code} (killed, or out of memory)" if code < 0 else f"with exit code {code}"
         note_failure(self.home, worker.cell, f"its process ended {how}", killed=True)
 

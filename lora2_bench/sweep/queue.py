@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +15,10 @@ from lora2_bench.owner import read_owner
 from lora2_bench.store import write_json
 
 LOCAL, SLURM = "local", "slurm"
-Squeue = Callable[[], set[tuple[str, int]]]
-"""Gives (job name, array index) of all that Slurm has queued or running."""
+Squeue = Callable[[], Mapping[tuple[str, int], str]]
+"""Gives (job name, array index) of all that Slurm has queued or running -> what it says of it."""
+Alive = dict[Path, dict[int, str]]
+"""Batch's file -> index of each of its jobs that is queued or running -> what Slurm says of it."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,16 @@ def batches(results: Path) -> dict[Path, Batch]:
     return found
 
 
-def live(known: dict[Path, Batch], squeue: Squeue) -> dict[Path, list[dict[str, list[str]]]]:
-    """Batch's file -> its jobs that are queued or running; `squeue` is asked only where a batch is Slurm's."""
+def live(known: dict[Path, Batch], squeue: Squeue) -> Alive:
+    """The batches of which something is queued or running; `squeue` is asked only where a batch is Slurm's."""
     found = {}
-    slurm = squeue() if any(batch.cluster == SLURM for batch in known.values()) else set()
+    slurm = squeue() if any(batch.cluster == SLURM for batch in known.values()) else {}
     for path, batch in known.items():
         if batch.cluster == SLURM:
-            jobs = [job for index, job in enumerate(batch.jobs) if (batch.name, index) in slurm]
+            jobs = {index: slurm[key] for index in range(len(batch.jobs)) if (key := (batch.name, index)) in slurm}
         else:
             owner = read_owner(owner_folder(path))
-            jobs = batch.jobs if owner is not None and owner.is_alive else []
+            jobs = dict.fromkeys(range(len(batch.jobs)), "") if owner is not None and owner.is_alive else {}
         if jobs:
             found[path] = jobs
     return found
@@ -120,6 +122,15 @@ def note_failure(home: Path, cell_id: str, cause: str, *, killed: bool) -> None:
         "time": time.time(),
     }
     write_json(folder / f"{cell_id}.json", values)
+
+
+def failure(home: Path, cell_id: str) -> dict[str, Any] | None:
+    """A cell's note in one sweep's folder, or None."""
+    try:
+        note: dict[str, Any] = json.loads((home / "failed" / f"{cell_id}.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return None
+    return note
 
 
 def forget_failure(home: Path, cell_id: str) -> None:

@@ -15,7 +15,7 @@ from lora2_bench.progress import read_progress
 from lora2_bench.record import DONE, FAILED
 from lora2_bench.store import Store
 from lora2_bench.sweep.plans import Planned
-from lora2_bench.sweep.queue import Batch, Squeue, batches, failures, live
+from lora2_bench.sweep.queue import SLURM, Alive, Batch, Squeue, batches, failures, live
 
 RUNNING, QUEUED, INTERRUPTED, MISSING = "running", "queued", "interrupted", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, MISSING)
@@ -32,8 +32,8 @@ class State:
         step, total, score, best: of a running or interrupted cell, as it last told; None before its first step.
         seconds_left: of a running cell, from its steps so far.
         host, pid: of a running cell's process.
-        reason: of a failed or interrupted one.
-        log: file with its output, where a sweep ran it.
+        reason: of a failed or interrupted one; of a queued one, Slurm's words on its job, as in `PENDING (Priority)`.
+        log: file with its output, where a sweep ran it; the folder of Slurm's own logs for a job that ended before.
     """
 
     id: str
@@ -56,17 +56,23 @@ def states(cells: Sequence[Planned], results: Path, squeue: Squeue) -> list[Stat
     return states_of(cells, results, known, live(known, squeue))
 
 
-def states_of(
-    cells: Sequence[Planned],
-    results: Path,
-    known: dict[Path, Batch],
-    alive: dict[Path, list[dict[str, list[str]]]],
-) -> list[State]:
+def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch], alive: Alive) -> list[State]:
     """Every cell's state, given what is queued."""
     store = Store(results)
     kept, begun = _names(store.cells), _names(results / "running")
     notes = failures(results)
-    queued = {cell_id: known[path].submitted for path, jobs in alive.items() for job in jobs for cell_id in job}
+    queued = {
+        cell_id: (known[path].submitted, words)
+        for path, jobs in alive.items()
+        for index, words in jobs.items()
+        for cell_id in known[path].jobs[index]
+    }
+    sent = {
+        cell_id: str(path.parent.parent / "slurm")
+        for path, batch in known.items()
+        for job in (batch.jobs if batch.cluster == SLURM else ())
+        for cell_id in job
+    }
 
     def of(cell: Planned) -> State:
         record = store.path(cell.id)
@@ -83,15 +89,18 @@ def states_of(
             left = pace * (told["total"] - told["step"]) if told and pace is not None else None
             return State(cell.id, cell.label, RUNNING, **at, seconds_left=left, host=owner.host, pid=owner.pid, log=log)
         ended = max(note["time"] if note else 0.0, _changed(record) if status == FAILED else 0.0)
-        if cell.id in queued and ended < queued[cell.id]:
-            return State(cell.id, cell.label, QUEUED, **at)
+        submitted, words = queued.get(cell.id, (0.0, ""))
+        if ended < submitted:
+            return State(cell.id, cell.label, QUEUED, **at, reason=words or None)
         if (note is not None and not note["killed"]) or (note is None and status == FAILED):
             reason = note["cause"] if note else _reason(record)
             return State(cell.id, cell.label, FAILED, reason=reason, log=log)
-        if note is not None or cell.id in begun:
-            reason = note["cause"] if note else "its process is gone"
-            return State(cell.id, cell.label, INTERRUPTED, **at, reason=reason, log=log)
-        return State(cell.id, cell.label, MISSING)
+        lost = sent.get(cell.id)  # to a job that is no more: cancelled in the queue, or broken before the cell's turn
+        if note is None and cell.id not in begun and lost is None:
+            return State(cell.id, cell.label, MISSING)
+        reason = "its process is gone" if cell.id in begun else "its Slurm job ended before its turn"
+        reason = note["cause"] if note else reason
+        return State(cell.id, cell.label, INTERRUPTED, **at, reason=reason, log=log or lost)
 
     return [of(cell) for cell in cells]
 

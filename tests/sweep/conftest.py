@@ -19,6 +19,7 @@ from pathlib import Path
 told = []
 for number in (signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, lambda received, frame: told.append(received))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2))
 for line in sys.stdin:
     job = json.loads(line)
     results, ways = Path(job["overrides"][0]), job["overrides"][1:]

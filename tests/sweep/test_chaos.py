@@ -97,7 +97,7 @@ def test_killed_workers_and_a_killed_sweep_change_nothing(
                 place = f"running/{cell}" if victims[0] == "worker" else "sweeps/chaos/batches/*.owner"
                 if any(kill(pid) for pid in pids(results, place)):
                     victims.pop(0)
-            counts = count(states(cells, results, set))
+            counts = count(states(cells, results, dict))
             if not counts["running"] and not counts["queued"]:
                 break
             time.sleep(0.1)

@@ -16,7 +16,7 @@ import pytest
 
 from lora2_bench.owner import born_of, owned
 from lora2_bench.sweep import pack
-from lora2_bench.sweep.pack import SlurmJobs, run_job
+from lora2_bench.sweep.pack import SlurmJobs, Worker, run_job
 from lora2_bench.sweep.queue import SLURM
 from lora2_bench.sweep.state import states
 from tests.sweep.conftest import STUB, note, planned, runs
@@ -24,8 +24,8 @@ from tests.sweep.conftest import STUB, note, planned, runs
 MakeBatch = Callable[..., Path]
 
 
-def nothing() -> set[tuple[str, int]]:
-    return set()
+def nothing() -> dict[tuple[str, int], str]:
+    return {}
 
 
 def test_a_crash_and_a_failure_end_their_own_cell_only(stub: Path, batch: MakeBatch, tmp_path: Path) -> None:
@@ -45,6 +45,23 @@ def test_a_crash_and_a_failure_end_their_own_cell_only(stub: Path, batch: MakeBa
     assert again == {"done": 9, "failed": 1}
     assert runs(tmp_path) == {**dict.fromkeys(cells, 1), "dies": 2, "fails": 2}
     assert not (tmp_path / "sweeps" / "x" / "failed" / "dies.json").exists()
+
+
+def test_a_job_that_is_queued_again_passes_over_what_failed_in_it(stub: Path, batch: MakeBatch, tmp_path: Path) -> None:
+    path = batch(tmp_path, {"fails": ["fail"], "dies": ["die"], "a": []})
+    run_job(path, 0)
+    assert run_job(path, 0) == {"failed": 1, "done": 2}
+    assert runs(tmp_path) == {"a": 1, "dies": 2, "fails": 1}
+
+
+def test_a_signal_to_a_worker_that_is_loading_waits_until_it_listens(tmp_path: Path) -> None:
+    worker = Worker(str(tmp_path), None)
+    worker.process.send_signal(signal.SIGUSR2)  # as Slurm does with every process of a job
+    worker.give("a", ["method=nope"], tmp_path / "log")
+    assert worker.answer() == {"id": "a", "state": "interrupted", "cause": None}
+    worker.close()
+    worker.stdout.close()
+    assert worker.process.wait() == 0
 
 
 def test_a_cell_in_other_hands_is_left_there_or_taken_over(

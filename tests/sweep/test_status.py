@@ -16,7 +16,7 @@ from lora2_bench.owner import owned
 from lora2_bench.progress import Progress, read_progress
 from lora2_bench.store import Store
 from lora2_bench.sweep.plans import asked_for, home_of, mark_sent, plan
-from lora2_bench.sweep.queue import LOCAL, Batch, note_failure, owner_folder
+from lora2_bench.sweep.queue import LOCAL, SLURM, Batch, note_failure, owner_folder
 from lora2_bench.sweep.state import states
 from lora2_bench.train import Evaluation
 from tests.made_records import make_cell, make_failed, make_record
@@ -64,6 +64,20 @@ def test_every_state(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "| step 5/20, not scored yet, its process is gone" in shown
 
 
+def test_slurms_words_on_what_is_queued_and_what_a_lost_job_leaves(tmp_path: Path) -> None:
+    jobs: list[dict[str, list[str]]] = [{"a": [], "b": []}, {"c": []}, {"d": []}]
+    Batch("b-1of1", SLURM, time.time(), "", str(tmp_path), 1, 1, jobs).write(tmp_path / "sweeps" / "x")
+    found = states(
+        planned("a", "b", "c", "d", "e"),
+        tmp_path,
+        lambda: {("b-1of1", 0): "PENDING (Priority)", ("b-1of1", 1): "RUNNING", ("other", 2): "RUNNING"},
+    )
+    assert [state.state for state in found] == ["queued", "queued", "queued", "interrupted", "missing"]
+    assert (found[3].reason, found[3].log) == ("its Slurm job ended before its turn", str(tmp_path / "sweeps/x/slurm"))
+    shown = status.page("x", found)
+    assert shown[1:5] == ["", "queued, in Slurm's words:", "  2 PENDING (Priority)", "  1 RUNNING"]
+
+
 def test_by_name_are_the_cells_that_were_sent(tmp_path: Path) -> None:
     home = tmp_path / "sweeps" / "x"
     one, two = (("method=lora", f"task={task}", f"results={tmp_path}") for task in ("rte", "cola"))
@@ -79,7 +93,7 @@ def test_a_reader_may_look_at_any_time(tmp_path: Path) -> None:
     (tmp_path / "running" / "a").mkdir(parents=True)
     (tmp_path / "running" / "a" / "progress.json").write_text('{"step": 1')
     assert read_progress(tmp_path / "running" / "a") is None
-    (state,) = states(planned("a"), tmp_path, set)
+    (state,) = states(planned("a"), tmp_path, dict)
     assert (state.state, state.step) == ("interrupted", None)
     Progress(tmp_path / "away").step(1, 2, [])  # a folder that is gone, a full disk: the run goes on
 

@@ -53,8 +53,8 @@ class FakeSlurm:
 
         return Executor()
 
-    def squeue(self) -> set[tuple[str, int]]:
-        return self.queued
+    def squeue(self) -> dict[tuple[str, int], str]:
+        return dict.fromkeys(self.queued, "PENDING (Priority)")
 
 
 def send(slurm: FakeSlurm, results: Path, *words: str, **options: Any) -> tuple[list[Planned], list[str]]:
@@ -214,23 +214,55 @@ def test_what_sbatch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     words = "cluster=slurm partition=gpu account=me time=90 memory=16G gpus=1 cpus=4 slurm.mail-type=END slurm.qos=low"
     options, _ = parse(words.split())
     executor: Any = launchers.submitit_executor(options, tmp_path)("x-1of1", 5)
+    assert executor._executor.max_num_timeout >= 1000  # of submitit's own three, a long sweep soon ends
     script = executor._executor._make_submission_file_text("run", "0")
     for line in (
         "partition=gpu", "account=me", "time=90", "mem=16G", "gpus-per-node=1", "cpus-per-task=4", "mail-type=END",
         "qos=low", "requeue", "job-name=x-1of1", "signal=USR2@90",
     ):  # fmt: skip
         assert f"#SBATCH --{line}\n" in script
+    assert " --cpus-per-task=4 " in script.splitlines()[-1]  # srun's own, which it does not take over from sbatch's
+    silent: Any = launchers.submitit_executor(parse(["cluster=slurm"])[0], tmp_path)("x-1of1", None)
+    assert "#SBATCH --time=60\n" in silent._executor._make_submission_file_text("run", "0")
 
 
 def test_squeue_is_read_and_its_silence_stops_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "squeue"
-    program.write_text("#!/bin/sh\nprintf '12_0|x-1of2\\n12_11|x-1of2\\n13|y|z\\n'\n")
+    program.write_text(
+        "#!/bin/sh\nprintf '12_0|RUNNING|None|x-1of2\\n12_11|PENDING|Priority|x-1of2\\n13|RUNNING|None|y|z\\n'\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert launchers.squeue() == {("x-1of2", 0), ("x-1of2", 11), ("y|z", 0)}
+    assert launchers.squeue() == {
+        ("x-1of2", 0): "RUNNING",
+        ("x-1of2", 11): "PENDING (Priority)",
+        ("y|z", 0): "RUNNING",
+    }
     program.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
     with pytest.raises(UserError, match=r"squeue does not answer .*Unable to contact.*nothing can be sent"):
         launchers.squeue()
+
+
+def test_slurms_own_limit_of_an_array_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "scontrol"
+    program.write_text("#!/bin/sh\necho 'MaxArraySize            = 3'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert launchers.array_limit() == 3
+    cells = {str(number): [""] for number in range(8)}
+    for asked, sizes in ((None, [3, 3, 2]), (2, [2, 2, 2, 2]), (100, [3, 3, 2])):
+        slurm = Slurm(Options(cluster="slurm", array_max=asked), FakeSlurm().executor, 3)
+        assert [len(jobs) for jobs in slurm.split(cells)] == sizes
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert launchers.array_limit() == launchers.ARRAY_MAX
+
+
+def test_a_time_limit_of_which_nothing_would_be_left_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    with pytest.raises(UserError, match=r"time=2 is not possible: .* give at least time=3, or slurm.signal=USR2@SEC"):
+        launchers.submitit_executor(parse(["cluster=slurm", "time=2"])[0], tmp_path)
+    for words in (["time=3"], ["time=2", "slurm.signal=USR2@30"]):
+        assert launchers.submitit_executor(parse(["cluster=slurm", *words])[0], tmp_path)
 
 
 def test_waiting_ends_with_the_last_cell_and_tells_what_failed(
@@ -241,11 +273,11 @@ def test_waiting_ends_with_the_last_cell_and_tells_what_failed(
     for cell in cells[1:]:
         finish(tmp_path, cell)
     note_failure(home_of(overrides, None), cells[0].id, "step 3: no luck", killed=False)
-    assert wait(cells, tmp_path, set, 0.0) == 1
+    assert wait(cells, tmp_path, dict, 0.0) == 1
     err = capsys.readouterr().err
     assert "failed: row=lora_r1 task=rte seed=0: step 3: no luck | " in err
     assert "error: 1 of 3 cells are not done: run the same command to go on" in err
-    assert wait(cells[1:], tmp_path, set, 0.0) == 0
+    assert wait(cells[1:], tmp_path, dict, 0.0) == 0
 
 
 def test_the_command_tells_an_error_in_one_line(
