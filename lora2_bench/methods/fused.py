@@ -1,4 +1,10 @@
-"""A frozen linear map and the low-rank addition beside it as one autograd function, with no pass of its own to add."""
+"""A frozen linear map and the low-rank addition beside it as one autograd function.
+
+What the addition costs is passes over memory, not arithmetic. Where there are many rows, its product is added to the
+weight (in a new tensor: the frozen one never changes), and neither inputs nor outputs need a pass to add anything.
+Gradients are those of the factors all the same: no d_out×d_in gradient is ever formed. With few rows, with dropout and
+in half precision the addition is made in place.
+"""
 
 from __future__ import annotations
 
@@ -52,39 +58,65 @@ class _LowRankLinear(torch.autograd.Function):
             bias = None if bias is None else bias.to(dtype)
             middle = None if middle is None else middle.to(dtype)
         rows = x.reshape(-1, x.shape[-1])
-        dropped, mask = torch.native_dropout(rows, dropout, True) if dropout > 0 else (rows, None)
-        inner = dropped @ down.T  # (rows×k); not through a contiguous copy of down.T, which costs more than it gains
-        scaled = _times(inner, middle, number)
-        out = rows @ weight.T if bias is None else torch.addmm(bias, rows, weight.T)
-        out.addmm_(scaled, up.T)
-        ctx.save_for_backward(dropped, mask, weight, down, middle, up, inner, scaled)
+        mask = inner = None
+        if dropout == 0 and _worth_merging(rows, weight):
+            now = torch.addmm(weight, _left(up, middle, number), down)
+            out = rows @ now.T if bias is None else torch.addmm(bias, rows, now.T)
+        else:
+            if dropout > 0:
+                rows, mask = torch.native_dropout(flat := rows, dropout, True)
+            else:
+                flat = rows
+            inner = rows @ down.T  # (n×k); not through a contiguous copy of down.T, which costs more than it gains
+            out = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)
+            out.addmm_(_times(inner, middle, number), up.T)
+        ctx.save_for_backward(rows, mask, weight, down, middle, up, inner)
         ctx.number, ctx.dropout = number, dropout
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        dropped, mask, weight, down, middle, up, inner, scaled = ctx.saved_tensors
+        rows, mask, weight, down, middle, up, inner = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
         to_x, _, _, to_down, to_middle, to_up, _, _ = ctx.needs_input_grad
-        grad_scaled = grad @ up
+        merged = inner is None
+        if merged and (to_up or to_middle):
+            inner = rows @ down.T
         # (small.T @ large).T: with the long side on the left the same product takes several times as long.
-        grad_up = (scaled.T @ grad).T if to_up else None
+        grad_up = (_times(inner, middle, ctx.number).T @ grad).T if to_up else None
+        grad_scaled = grad @ up.T.contiguous().T  # half the time of `grad @ up`
         grad_middle = None
         if to_middle:
             grad_middle = inner.T @ grad_scaled if middle.ndim == 2 else (inner * grad_scaled).sum(0)
         back = middle.T if middle is not None and middle.ndim == 2 else middle
         grad_inner = _times(grad_scaled, back, ctx.number)
-        grad_down = grad_inner.T @ dropped if to_down else None
+        grad_down = grad_inner.T @ rows if to_down else None
         grad_x = None
         if to_x:
-            grad_x = grad @ weight
-            if mask is None:
-                grad_x.addmm_(grad_inner, down)
+            if merged:
+                grad_x = grad @ torch.addmm(weight, _left(up, middle, ctx.number), down)
+            elif mask is None:
+                grad_x = (grad @ weight).addmm_(grad_inner, down)
             else:
-                grad_x.add_(torch.ops.aten.native_dropout_backward(grad_inner @ down, mask, 1 / (1 - ctx.dropout)))
+                passed = torch.ops.aten.native_dropout_backward(grad_inner @ down, mask, 1 / (1 - ctx.dropout))
+                grad_x = (grad @ weight).add_(passed)
             grad_x = grad_x.view(*grads[0].shape[:-1], -1)
         return grad_x, None, None, grad_down, grad_middle, grad_up, None, None
+
+
+def _worth_merging(rows: Tensor, weight: Tensor) -> bool:
+    """Whether adding the low-rank product to the weight costs less than adding to outputs and inputs.
+
+    Not in half precision, in which a small addition to a weight would be lost.
+    """
+    d_out, d_in = weight.shape
+    return weight.dtype in (torch.float32, torch.float64) and len(rows) * (d_in + d_out) > d_in * d_out
+
+
+def _left(up: Tensor, middle: Tensor | None, number: float) -> Tensor:
+    """(d_out×k): the low-rank addition to the weight is this times `down`."""
+    return _times(up, middle.T if middle is not None and middle.ndim == 2 else middle, number)
 
 
 def _times(rows: Tensor, middle: Tensor | None, number: float) -> Tensor:
