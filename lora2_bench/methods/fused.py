@@ -63,10 +63,9 @@ class _LowRankLinear(torch.autograd.Function):
             now = torch.addmm(weight, _left(up, middle, number), down)
             out = rows @ now.T if bias is None else torch.addmm(bias, rows, now.T)
         else:
+            flat = rows
             if dropout > 0:
-                rows, mask = torch.native_dropout(flat := rows, dropout, True)
-            else:
-                flat = rows
+                rows, mask = torch.native_dropout(flat, dropout, True)
             inner = rows @ down.T  # (n×k); not through a contiguous copy of down.T, which costs more than it gains
             out = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)
             out.addmm_(_times(inner, middle, number), up.T)
