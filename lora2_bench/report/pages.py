@@ -101,7 +101,8 @@ def choice_sheet(paper: Grid, last: Grid) -> Sheet:
     )
 
 
-_RESAMPLES = 1000  # intervals to a tenth of a point, for hundreds of rows in a second
+INTERVAL_RESAMPLES = 1000
+"""Bootstrap samples of an interval in a table: to a tenth of a point, for hundreds of rows in a second."""
 
 
 def over_tasks_sheet(grid: Grid) -> Sheet:
@@ -112,8 +113,8 @@ def over_tasks_sheet(grid: Grid) -> Sheet:
         texts = [Text(MARKS["missing"])] * 4
         if entry.scores:
             by_task = {task: list(runs.values()) for task, runs in entry.scores.items()}
-            mean = bootstrap_interval(by_task, resamples=_RESAMPLES)
-            middle = bootstrap_interval(by_task, "interquartile_mean", resamples=_RESAMPLES)
+            mean = bootstrap_interval(by_task, resamples=INTERVAL_RESAMPLES)
+            middle = bootstrap_interval(by_task, "interquartile_mean", resamples=INTERVAL_RESAMPLES)
             texts = [
                 text for found in (mean, middle) for text in (Text(f"{found.estimate:.2f}"), _interval_text(found))
             ]

@@ -12,7 +12,7 @@ import pandas as pd
 from lora2_bench.report.comparisons import COLUMNS, Correctness, Reader, compare, stored_correctness
 from lora2_bench.report.exhibits import Line, exhibits
 from lora2_bench.report.grid import Grid
-from lora2_bench.report.pages import PROTOCOLS, name_of, signed
+from lora2_bench.report.pages import INTERVAL_RESAMPLES, PROTOCOLS, name_of, signed
 from lora2_bench.report.paper import Row
 from lora2_bench.report.sheet import Sheet, Text
 
@@ -76,7 +76,10 @@ def paired(frame: pd.DataFrame, grids: Iterable[Grid], correctness: Reader | Non
         group = [line for line in lines if line.group in (ours.group, "full")]
         ids = set().union(*(counted.get((papers, line.spec.name), ()) for line in group))
         claims = _claims(ours, group) if papers else None
-        parts.append(compare(frame[frame["id"].isin(ids)], ours.spec.label, correctness=correctness, claims=claims))
+        chosen = frame[frame["id"].isin(ids)]
+        parts.append(
+            compare(chosen, ours.spec.label, correctness=correctness, claims=claims, resamples=INTERVAL_RESAMPLES)
+        )
     parts = [part for part in parts if len(part)]
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
 
