@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from transformers import (
 
 from lora2_bench.cell import Model
 from lora2_bench.errors import UserError
-from lora2_bench.paths import Stamped, blocks, stamped
+from lora2_bench.files.digests import Stamped, hash_files, stamped
 
 # The paper's names of a layer's six linear maps, and the modules below `encoder.layer.N` of each architecture.
 MAPS = ("q", "k", "v", "o", "f1", "f2")
@@ -119,7 +118,7 @@ def load_backbone(
     """
     root = find_files(model, path=path, package=package, folder=folder)
     weights = stamped(_weights_files(root))
-    digest = _hash(weights)
+    digest = hash_files(weights)
     if model.source == "package" and digest != model.sha256:
         raise UserError(
             f"model={model.name}: sha256 of model.safetensors is {digest}, not the published {model.sha256}: reinstall "
@@ -138,7 +137,7 @@ def load_backbone(
     if (positions := _positions(config)) is not None:  # a tokenizer need not know its model's limit
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     files = [file for pattern in _TOKENIZER_FILES for file in sorted(root.glob(pattern))]
-    return Backbone(network, tokenizer, model.name, digest, model.hub_id, _hash(stamped(files)))
+    return Backbone(network, tokenizer, model.name, digest, model.hub_id, hash_files(stamped(files)))
 
 
 def _positions(config: PretrainedConfig) -> int | None:
@@ -159,7 +158,7 @@ def find_files(model: Model, *, path: str | None, package: str | None, folder: s
                 f"model={model.name} needs the package {package}: pip install {str(package).replace('_', '-')}"
             )
         return Path(next(iter(spec.submodule_search_locations))) / str(folder)
-    from lora2_bench.hub import model_snapshot  # the hub client is needed for hub backbones only
+    from lora2_bench.files.hub import model_snapshot  # the hub client is needed for hub backbones only
 
     return model_snapshot(str(model.hub_id), str(model.revision))
 
@@ -189,13 +188,3 @@ def _tensors(files: Stamped) -> dict[str, Tensor]:
         else:
             found |= torch.load(file, map_location="cpu", weights_only=True)
     return {name: tensor.clone() for name, tensor in found.items()}  # off the file, which may be replaced
-
-
-@lru_cache(maxsize=8)
-def _hash(files: Stamped) -> str:
-    """SHA-256 over the bytes of files, in their order."""
-    digest = hashlib.sha256()
-    for file, _, _ in files:
-        for block in blocks(file):
-            digest.update(block)
-    return digest.hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import itertools
 import math
 import os
@@ -14,7 +13,6 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +30,9 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
+from lora2_bench.files.digests import hash_folder
+from lora2_bench.files.paths import CONF
 from lora2_bench.multirun import Outcomes
-from lora2_bench.paths import CONF, Stamped, blocks, stamped
 from lora2_bench.plan import Cadence, Place, Plan
 from lora2_bench.tasks.spec import task_spec
 
@@ -42,7 +41,6 @@ _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
 # What only names other choices, and leaves nothing of its own in the composed config.
 _NAMES = ("row", "suite")
 _SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "engine", "eval_batch_size")
-_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
 
 
 def _by_task(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
@@ -350,30 +348,6 @@ def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
         if train[name] != recipe[name]:
             cuts.append(f"train.{name}={train[name]} (recipe: {recipe[name]})")
     return tuple(cuts)
-
-
-def hash_folder(path: Path) -> str:
-    """SHA-256 over the model, tokenizer and config files of a backbone's folder (names and contents)."""
-    if not path.is_dir():
-        raise UserError(
-            f"model.path={path.name} is not a folder: give one with config.json, tokenizer files and weights"
-        )
-    if not any((path / name).is_file() for name in _WEIGHTS):
-        raise UserError(f"model.path={path.name} has no model.safetensors: save the weights with save_pretrained first")
-    kinds = (".json", ".txt", ".model", ".safetensors")
-    files = sorted(file for file in path.iterdir() if file.suffix in kinds)
-    return _hash_files(stamped(files))
-
-
-@lru_cache(maxsize=8)
-def _hash_files(files: Stamped) -> str:
-    """SHA-256 of files given with size and time of change: a sweep's many plans read a backbone once."""
-    digest = hashlib.sha256()
-    for file, size, _ in files:
-        digest.update(f"{file.name}\0{size}\0".encode())
-        for block in blocks(file):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora2_bench.errors import UserError
-from lora2_bench.store import write_json
+from lora2_bench.files.writing import write_json
 
 SILENT = "no end was told: its process was killed or ran out of memory, or still runs"
 

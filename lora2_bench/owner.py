@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.errors import Busy, UserError
-from lora2_bench.store import write_json
+from lora2_bench.files.writing import write_json
 
 BEAT = 10.0
 """Seconds between two heartbeats."""

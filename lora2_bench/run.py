@@ -21,11 +21,12 @@ from lora2_bench import __version__
 from lora2_bench.cell import Cell, in_steps
 from lora2_bench.crew import Crew
 from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory, UserError
+from lora2_bench.files.writing import write_json
 from lora2_bench.owner import owned
 from lora2_bench.plan import Place, Plan
 from lora2_bench.progress import Progress
 from lora2_bench.record import DONE, FAILED, Record, result_line
-from lora2_bench.store import WEIGHTS, Store, write_json
+from lora2_bench.store import WEIGHTS, Store
 from lora2_bench.tasks.data import Split, TaskData
 from lora2_bench.tasks.metrics import main_name, main_score
 from lora2_bench.tasks.sources import load_task

@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.writing import write_json
 from lora2_bench.record import Record
 
 WEIGHTS = "trained.safetensors"
@@ -157,30 +157,3 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"not JSON: {error.msg} in line {error.lineno}") from None
     except (KeyError, TypeError, AttributeError):
         raise ValueError("not a record of this package") from None
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON to a temporary file beside `path`, then rename it. NaN and infinity are refused."""
-    text = json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path, text)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8 to a temporary file beside `path`, flush it to disk, then rename it."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes to a temporary file beside `path`, flush it to disk, then rename it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink()
-        raise

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lora2_bench.backbone import Backbone
-from lora2_bench.paths import cache_folder
-from lora2_bench.store import write_bytes
+from lora2_bench.files.paths import cache_folder
+from lora2_bench.files.writing import write_bytes
 from lora2_bench.tasks.batches import Encoded, Ragged, check_tokenizer, encode
 from lora2_bench.tasks.data import Split
 from lora2_bench.tasks.spec import TaskSpec

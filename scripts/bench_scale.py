@@ -18,11 +18,11 @@ import torch
 from lora2_bench.bench.contenders import BOUND, contenders
 from lora2_bench.bench.measure import Spread, plain, ratio, timed
 from lora2_bench.bench.sizes import SIZES, Size
+from lora2_bench.files.writing import write_bytes, write_json
 from lora2_bench.machine import hardware
 from lora2_bench.process import set_up_process
 from lora2_bench.report.chart import Curve, Panel, Plot, styles
 from lora2_bench.report.drawing import draw
-from lora2_bench.store import write_bytes, write_json
 
 ROUNDS, WARM_UP = 7, 2
 BASE = replace(SIZES["minilm"], rows=16)

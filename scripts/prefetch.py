@@ -15,7 +15,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from lora2_bench.errors import UserError
-from lora2_bench.hub import model_snapshot, why_unreachable
+from lora2_bench.files.hub import model_snapshot, why_unreachable
 from lora2_bench.tasks.hub import HUB_ID, load_hub
 from lora2_bench.tasks.spec import TASKS, task_spec
 

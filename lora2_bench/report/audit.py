@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 
+from lora2_bench.files.writing import write_text
 from lora2_bench.report import architecture
 from lora2_bench.report.architecture import BERT_LARGE, DEBERTA_V3_BASE, ROBERTA_LARGE
 from lora2_bench.report.attainable import (
@@ -38,7 +39,6 @@ from lora2_bench.report.paper import (
     table4,
 )
 from lora2_bench.report.rounding import Printed, Range, decimal
-from lora2_bench.store import write_text
 from lora2_bench.tasks.spec import TASKS
 
 CONSISTENT, INCONSISTENT, NOT_CHECKABLE = "consistent", "inconsistent", "not checkable"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lora2_bench.files.writing import write_text
 from lora2_bench.report import pages, times
 from lora2_bench.report.exhibits import exhibits
 from lora2_bench.report.grid import Grid, fill
@@ -20,7 +21,6 @@ from lora2_bench.report.runs import Run
 from lora2_bench.report.sheet import PREAMBLE, Sheet, latex, markdown
 from lora2_bench.report.suites import rows
 from lora2_bench.report.times import Times
-from lora2_bench.store import write_text
 
 
 def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from lora2_bench.files.writing import write_text
 from lora2_bench.record import Record
 from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
 from lora2_bench.report.audit import audit
@@ -22,7 +23,6 @@ from lora2_bench.report.markup import escaped, from_markdown, script_data, table
 from lora2_bench.report.plots import slug
 from lora2_bench.report.svg import inline
 from lora2_bench.report.tables import markdown as table_page
-from lora2_bench.store import write_text
 
 DRAWN_AT_ONCE = 12  # figures that a report draws itself; more are left to `make figures`, which takes longer
 FIRST_COMMAND = "python -m lora2_bench method=lora2 task=rte"

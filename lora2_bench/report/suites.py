@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from lora2_bench.cell import canonical
-from lora2_bench.paths import CONF
+from lora2_bench.files.paths import CONF
 from lora2_bench.report.layout import ABSENT, at, leaves
 
 

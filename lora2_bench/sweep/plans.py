@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.errors import UserError
-from lora2_bench.paths import CONF
-from lora2_bench.store import write_json
+from lora2_bench.files.paths import CONF
+from lora2_bench.files.writing import write_json
 
 RESULTS = "results"
 

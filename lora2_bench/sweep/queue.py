@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lora2_bench.files.writing import write_json
 from lora2_bench.owner import read_owner
-from lora2_bench.store import write_json
 
 LOCAL, SLURM = "local", "slurm"
 Squeue = Callable[[], Mapping[tuple[str, int], str]]

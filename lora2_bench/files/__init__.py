@@ -1,0 +1,1 @@
+"""Paths, whole-file writes, digests, and snapshots of the hub."""

@@ -1,0 +1,55 @@
+"""SHA-256 over files, remembered by size and time of change."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from lora2_bench.errors import UserError
+
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json")
+
+Stamped = tuple[tuple[Path, int, int], ...]
+"""Files with their size and time of change: the key under which what was read of them can be kept."""
+
+
+def stamped(files: Iterable[Path]) -> Stamped:
+    """The files as they stand now, in their order."""
+    return tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
+
+
+def blocks(file: Path) -> Iterator[bytes]:
+    """A file's bytes, a MiB at a time."""
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            yield block
+
+
+def hash_folder(path: Path) -> str:
+    """SHA-256 over the model, tokenizer and config files of a backbone's folder (names and contents)."""
+    if not path.is_dir():
+        raise UserError(
+            f"model.path={path.name} is not a folder: give one with config.json, tokenizer files and weights"
+        )
+    if not any((path / name).is_file() for name in _WEIGHTS):
+        raise UserError(f"model.path={path.name} has no model.safetensors: save the weights with save_pretrained first")
+    kinds = (".json", ".txt", ".model", ".safetensors")
+    files = sorted(file for file in path.iterdir() if file.suffix in kinds)
+    return hash_files(stamped(files), named=True)
+
+
+@lru_cache(maxsize=16)
+def hash_files(files: Stamped, *, named: bool = False) -> str:
+    """SHA-256 over the bytes of files in their order; `named`: over each one's name and size too.
+
+    Remembered, so that a sweep's many plans read a backbone once.
+    """
+    digest = hashlib.sha256()
+    for file, size, _ in files:
+        if named:
+            digest.update(f"{file.name}\0{size}\0".encode())
+        for block in blocks(file):
+            digest.update(block)
+    return digest.hexdigest()
