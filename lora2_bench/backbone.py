@@ -22,8 +22,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from lora2_bench.cell import Model
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.cell import Model
 from lora2_bench.files.digests import Stamped, hash_files, stamped
 
 # The paper's names of a layer's six linear maps, and the modules below `encoder.layer.N` of each architecture.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from lora2_bench.plan import Cadence
+from lora2_bench.experiment.plan import Cadence
 
 _KEPT = 2
 

@@ -28,12 +28,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from lora2_bench.cell import Cell, Data, Model, Protocol, Train, require, require_int, section
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
+from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
+from lora2_bench.experiment.checks import require, require_int, section
+from lora2_bench.experiment.plan import Cadence, Place, Plan
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF
 from lora2_bench.multirun import Outcomes
-from lora2_bench.plan import Cadence, Place, Plan
 from lora2_bench.tasks.spec import task_spec
 
 # The composed config's names; `hydra` itself is not among them where a plan is made.

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora2_bench import __version__
-from lora2_bench.cell import Cell, in_steps
 from lora2_bench.crew import Crew
 from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory, UserError
+from lora2_bench.experiment.cell import Cell
+from lora2_bench.experiment.checks import in_steps
+from lora2_bench.experiment.plan import Place, Plan
 from lora2_bench.files.writing import write_json
 from lora2_bench.owner import owned
-from lora2_bench.plan import Place, Plan
 from lora2_bench.progress import Progress
 from lora2_bench.record import DONE, FAILED, Record, result_line
 from lora2_bench.store import WEIGHTS, Store

@@ -12,9 +12,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.writing import write_json
 from lora2_bench.machine import scrubbed
-from lora2_bench.plan import Plan
 from lora2_bench.record import Record
 from lora2_bench.store import Store
 

@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import get_scheduler
 
-from lora2_bench.cell import Cell, Train, in_steps
 from lora2_bench.checkpoint import Checkpoints
 from lora2_bench.crew import ALONE, Crew
 from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory, UserError
+from lora2_bench.experiment.cell import Cell, Train
+from lora2_bench.experiment.checks import in_steps
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import BucketSampler, Encoded, by_length
 from lora2_bench.tasks.metrics import glue_metric, main_score

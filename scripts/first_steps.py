@@ -10,8 +10,8 @@ import torch
 
 from lora2_bench.config import launch
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.lora2 import LoRA2
-from lora2_bench.plan import Plan
 from lora2_bench.run import set_up
 from lora2_bench.train import train
 

@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.config import CONF, plan_from
-from lora2_bench.plan import Plan
+from lora2_bench.experiment.plan import Plan
 
 # The parts of a composed config that can change a result.
 SCIENCE = ("model", "task", "method", "data", "train", "protocol", "seed", "init_from")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from lora2_bench.cell import Cell, Data, Model, Protocol, Train
+from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
+from lora2_bench.experiment.suites import rows
 from lora2_bench.record import DONE, FAILED, Record
-from lora2_bench.report.suites import rows
 from lora2_bench.tasks.spec import TASKS
 
 METRIC = {"cola": "matthews_correlation", "stsb": "pearson"}

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from lora2_bench.backbone import Backbone, load_backbone, own_trained
-from lora2_bench.cell import Model
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.cell import Model
 from tests.conftest import ARCHITECTURES, Told
 from tests.methods.helpers import method_class, options_of
 

@@ -19,8 +19,8 @@ import torch
 from lora2_bench import train as loop
 from lora2_bench.checkpoint import Checkpoints
 from lora2_bench.errors import Interrupted, UserError
+from lora2_bench.experiment.plan import Cadence
 from lora2_bench.files.writing import write_json
-from lora2_bench.plan import Cadence
 from lora2_bench.store import Store, read_record
 from tests.made_records import make_cell, make_failed, make_record
 from tests.test_resume import QUICK, Bench, Folders, killed_at, science

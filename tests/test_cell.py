@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora2_bench.cell import Cell, Data, Model, Protocol, Train, in_steps
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
+from lora2_bench.experiment.checks import in_steps
 from tests.composed import SCIENCE, composed, leaves, plan_of, weights_folder
 from tests.made_records import make_cell
 

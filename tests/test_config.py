@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from lora2_bench.config import CONF, launch, plan_from
 from lora2_bench.errors import CellFailed, UserError
-from lora2_bench.plan import Plan
+from lora2_bench.experiment.plan import Plan
 from lora2_bench.run import check_fit
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import composed, leaves, plan_of

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.cell import in_steps
 from lora2_bench.config import CONF, plan_from
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.checks import in_steps
 from lora2_bench.run import check_fit
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import composed, plan_of, weights_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.plan import Place, Plan
+from lora2_bench.experiment.plan import Place, Plan
 from lora2_bench.tracker import make_tracker
 from tests.made_records import make_cell
 from tests.test_publish import Runs

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora2_bench.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.errors import CellFailed
+from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import Encoded, Ragged
 from lora2_bench.tasks.spec import TASKS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.cell import require_number
+from lora2_bench.experiment.checks import require_number
 from lora2_bench.methods.budget import BudgetOptions, RankedStacks
 from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
 from lora2_bench.methods.layers import GatedLinear, GatedMethod, normal

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbone import Backbone
-from lora2_bench.cell import section
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.checks import section
 
 
 class Method(ABC):

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora2_bench.cell import in_steps, require, require_number, require_steps
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.checks import in_steps, require, require_number, require_steps
 from lora2_bench.methods.stack import Stack
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbone import MAPS, Backbone, MapKey
-from lora2_bench.cell import require, require_number
+from lora2_bench.experiment.checks import require, require_number
 from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.fused import Middle, low_rank_linear
 from lora2_bench.methods.stack import Stack, flatten, stacks_of

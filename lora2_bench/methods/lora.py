@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.cell import require_int
+from lora2_bench.experiment.checks import require_int
 from lora2_bench.methods.layers import AdaptedLinear, AdapterMethod, check_adapter_options, uniform
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.cell import require, require_choice, require_int, require_number
+from lora2_bench.experiment.checks import require, require_choice, require_int, require_number
 from lora2_bench.methods.budget import BudgetOptions, RankedStacks
 from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
 from lora2_bench.methods.layers import RankedLinear, check_adapter_options, normal

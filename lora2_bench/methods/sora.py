@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.cell import in_steps, require_int, require_number, require_steps
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.checks import in_steps, require_int, require_number, require_steps
 from lora2_bench.methods.layers import GatedLinear, GatedMethod, normal, uniform
 from lora2_bench.methods.lora import LoRAOptions
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from lora2_bench.cell import canonical
+from lora2_bench.experiment.settings import canonical, leaves
 from lora2_bench.record import Record
-from lora2_bench.report.layout import check, leaves, reported
+from lora2_bench.report.layout import check, reported
 from lora2_bench.store import read_record
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.

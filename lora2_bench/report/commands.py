@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from lora2_bench.experiment.suites import Suite
 from lora2_bench.report.grid import OK, STALE, Grid, Slot
-from lora2_bench.report.suites import Suite
 
 RUN = "python -m lora2_bench"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from lora2_bench.experiment.suites import RowSpec, Suite, rows, suites
 from lora2_bench.report.architecture import ALL_MAPS
 from lora2_bench.report.paper import COLUMNS, METHODS, Column, Row, table1, table3, table4
 from lora2_bench.report.rounding import Printed, Range
-from lora2_bench.report.suites import RowSpec, Suite, rows, suites
 
 AVERAGE = "average"
 TERMS = ("uv", "UV", "PQ")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
 from lora2_bench.report import pages, times
 from lora2_bench.report.exhibits import exhibits
@@ -19,7 +20,6 @@ from lora2_bench.report.pages import PROTOCOLS
 from lora2_bench.report.paired import paired_sheets
 from lora2_bench.report.runs import Run
 from lora2_bench.report.sheet import PREAMBLE, Sheet, latex, markdown
-from lora2_bench.report.suites import rows
 from lora2_bench.report.times import Times
 
 

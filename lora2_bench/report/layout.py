@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
+from lora2_bench.experiment.settings import ABSENT, at
 from lora2_bench.record import Record
 
 _NUMBER = (int, float)
@@ -43,7 +42,6 @@ _IF_THERE: dict[str, tuple[type, ...]] = {
     "run.config.method": (dict,),
     "run.config.method.budget": (dict,),
 }
-ABSENT = object()
 
 
 def reported(record: Record) -> dict[str, str]:
@@ -64,29 +62,6 @@ def check(record: Record) -> None:
     for name, kinds in _IF_THERE.items():
         if at(top, name) is not ABSENT:
             _look(top, name, kinds)
-
-
-def at(values: Any, name: str) -> Any:
-    """The value under a dotted name, or an object that equals nothing."""
-    for part in _parts(name):
-        if not isinstance(values, dict) or part not in values:
-            return ABSENT
-        values = values[part]
-    return values
-
-
-@cache
-def _parts(name: str) -> tuple[str, ...]:
-    return tuple(name.split("."))
-
-
-def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted name and value of everything that is not a section itself."""
-    for name, item in values.items():
-        if isinstance(item, dict):
-            yield from leaves(item, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", item
 
 
 def is_number(value: object) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lora2_bench.cell import canonical
+from lora2_bench.experiment.settings import canonical
 from lora2_bench.record import Record
 from lora2_bench.report.chart import XY
 

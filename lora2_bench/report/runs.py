@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora2_bench.cell import canonical
+from lora2_bench.experiment.settings import at, canonical
 from lora2_bench.record import Record
 from lora2_bench.report.aggregate import data_name, science_of
-from lora2_bench.report.layout import at, is_number, reported
+from lora2_bench.report.layout import is_number, reported
 from lora2_bench.report.paper import COLUMNS
 
 # The recipe's values that stand elsewhere: what a row fixes, and what `cut` names.

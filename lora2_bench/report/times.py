@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lora2_bench.experiment.suites import Suite, rows, suites
 from lora2_bench.report.commands import row_commands, suite_command
 from lora2_bench.report.grid import MARKS, NOT_COMPARABLE, Slot, slot_of
 from lora2_bench.report.pages import legend, name_of, signed
@@ -15,7 +16,6 @@ from lora2_bench.report.paper import METHODS, table2
 from lora2_bench.report.rounding import Printed
 from lora2_bench.report.runs import Run
 from lora2_bench.report.sheet import Sheet, Text
-from lora2_bench.report.suites import Suite, rows, suites
 
 CSV_COLUMNS = ("exhibit", "model", "data", "row", "task", "seconds", "sd", "n", "machine", "marks", "printed")
 

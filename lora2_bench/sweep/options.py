@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
-from lora2_bench.cell import require, require_choice
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.checks import require, require_choice
 
 FLAGS = {"--wait": "wait", "--dry-run": "dry_run", "--json": "json"}
 _COUNTS = ("parallel", "cells_per_job", "array_max", "throttle", "gpus", "cpus")

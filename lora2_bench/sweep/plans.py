@@ -103,7 +103,7 @@ def _compose(words: Sequence[str]) -> list[Planned]:
 
 
 def _params(words: Sequence[str]) -> dict[str, str]:
-    from lora2_bench.report.suites import suites
+    from lora2_bench.experiment.suites import suites
 
     name = setting(words, "suite")
     if name is None:
@@ -117,8 +117,9 @@ def _params(words: Sequence[str]) -> dict[str, str]:
 def _digest(words: Sequence[str]) -> str:
     """Of all that an id is made from besides the words: the configs, the code that reads them, a local backbone."""
     package = Path(__file__).resolve().parents[1]
+    code = [package / "config.py", *sorted((package / "experiment").glob("*.py"))]
     digest = hashlib.sha256()
-    for path in [*sorted(CONF.rglob("*.yaml")), package / "config.py", package / "cell.py"]:
+    for path in [*sorted(CONF.rglob("*.yaml")), *code]:
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     folder = Path(setting(words, "model.path") or "/nowhere").expanduser()
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -259,7 +259,7 @@ def test_options_that_no_method_has_are_refused(name: str) -> None:
         method_class(name).parse({**options_of(name), "no_such": 1})
 
 
-@pytest.mark.parametrize("target", ["lora2_bench.methods.nothing.X", "lora2_bench.cell.Cell", "nodots"])
+@pytest.mark.parametrize("target", ["lora2_bench.methods.nothing.X", "lora2_bench.experiment.cell.Cell", "nodots"])
 def test_a_class_that_is_no_method_is_refused(target: str) -> None:
     with pytest.raises(UserError, match=r"^method._target_="):
         load_method(target)

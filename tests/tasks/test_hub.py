@@ -202,7 +202,9 @@ def test_a_model_is_fetched_once_with_safetensors_or_else_its_old_weights(stub: 
     home = tmp_path / "home"
 
     def fetched(hub_id: str) -> str:
-        code = f"from lora2_bench.files.hub import model_snapshot; print(model_snapshot({hub_id!r}, {MODEL_REVISION!r}))"
+        code = (
+            f"from lora2_bench.files.hub import model_snapshot; print(model_snapshot({hub_id!r}, {MODEL_REVISION!r}))"
+        )
         done = run(["-c", code], home, stub.endpoint)
         return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.cell import Cell, require, require_choice, require_int, require_number
+from lora2_bench.experiment.cell import Cell
+from lora2_bench.experiment.checks import require, require_choice, require_int, require_number
 
 
 @dataclass(frozen=True)

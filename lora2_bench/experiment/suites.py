@@ -13,9 +13,8 @@ from typing import Any
 
 import yaml
 
-from lora2_bench.cell import canonical
+from lora2_bench.experiment.settings import ABSENT, at, canonical, leaves
 from lora2_bench.files.paths import CONF
-from lora2_bench.report.layout import ABSENT, at, leaves
 
 
 @dataclass(frozen=True)

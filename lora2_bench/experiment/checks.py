@@ -1,0 +1,81 @@
+"""Checks of single values, and sections of settings filled from a config."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+from lora2_bench.errors import UserError
+
+Section = TypeVar("Section")
+
+
+def require(ok: bool, name: str, value: object, allowed: str) -> None:
+    """Raise a one-line UserError unless `ok`."""
+    if not ok:
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else value  # as it is typed
+        raise UserError(f"{name}={shown} is not possible: {name} must be {allowed}")
+
+
+def require_int(name: str, value: object, low: int, allowed: str) -> None:
+    """Raise unless `value` is an integer of at least `low`."""
+    require(isinstance(value, int) and not isinstance(value, bool) and value >= low, name, value, allowed)
+
+
+def require_number(name: str, value: object, low: float, high: float, allowed: str) -> None:
+    """Raise unless `value` is a finite number in [low, high]."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    require(number and low <= float(value) <= high, name, value, allowed)  # type: ignore[arg-type]
+
+
+def require_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    require(value in choices, name, value, f"one of {', '.join(choices)}")
+
+
+def require_steps(name: str, value: object) -> None:
+    """Raise unless `value` is a number of steps, or a share of all steps when under 1."""
+    share = isinstance(value, float) and 0 <= value < 1
+    require(share or _whole(value), name, value, "a number of steps, or a share of all steps from 0 to under 1")
+
+
+def _whole(value: object) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return number and value >= 0 and value == int(value)  # type: ignore[operator, call-overload]
+
+
+def in_steps(value: float, total_steps: int) -> int:
+    """A setting in steps: a share under 1 of `total_steps`, rounded, or the number of steps itself."""
+    return round(value * total_steps) if value < 1 else int(value)
+
+
+def section(cls: type[Section], values: Mapping[str, Any], name: str) -> Section:
+    """`cls` filled from one config section, and its dataclass fields from the sections inside.
+
+    Raises UserError for unknown and missing keys, with the nearest known one.
+    """
+    require(isinstance(values, Mapping), name, values, f"a section: set what is in it, as {name}.NAME=VALUE")
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {name}.{near[0]}?" if near else f"choose one of {', '.join(known)}"
+            raise UserError(f"{name}.{key} is not a setting: {hint}")
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if field.name not in values and field.default is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{name}.{missing[0]} has no value: add {name}.{missing[0]}=... or write it into a recipe")
+    kinds = get_type_hints(cls)
+    inner = {
+        key: section(kinds[key], value, f"{name}.{key}")
+        for key, value in values.items()
+        if dataclasses.is_dataclass(kinds[key]) and not dataclasses.is_dataclass(value)
+    }
+    return cls(**{**values, **inner})
