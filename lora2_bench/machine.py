@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import re
 import resource
 import subprocess
 import sys
@@ -17,26 +16,6 @@ import torch
 from lora2_bench import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "scikit-learn", "scipy")
-_PINS = ("sha256", "revision")  # settings that hold a hash, which would pass for a token
-
-
-def scrub(text: str) -> str:
-    """`text` without home or other absolute paths, and without anything that looks like a token."""
-    home = str(Path.home())
-    if len(home) > 1:  # a home itself, with nothing below it, would keep its owner's name
-        text = re.sub(re.escape(home) + r"(?![\w.-])", "~", text)
-    text = re.sub(r"(?:(?<![\w.:/])|(?<=:)(?!//)|(?<=file://))(?:~|/)[^\s,;'\"]*/", ".../", text)
-    text = re.sub(r"(?<=://)[^/\s@]+@", "***@", text)
-    return re.sub(r"\b(?:hf_[A-Za-z0-9]{8,}|wandb_v\d_\w{8,}|[0-9a-f]{40,}(?![0-9a-f]))", "***", text)
-
-
-def scrubbed(value: Any) -> Any:
-    """`value`, plain data, with every string in it scrubbed, but for the hashes that pin a backbone."""
-    if isinstance(value, dict):
-        return {name: item if name in _PINS else scrubbed(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [scrubbed(item) for item in value]
-    return scrub(value) if isinstance(value, str) else value
 
 
 def versions() -> dict[str, str]:

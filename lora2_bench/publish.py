@@ -8,8 +8,8 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from lora2_bench.record import Record
-from lora2_bench.store import Store, read_record
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import Store, read_record
 from lora2_bench.tracker import default_group, finish_run, is_published, log_evaluation, mark_published, start_run
 
 

@@ -24,10 +24,10 @@ from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.checks import in_steps
 from lora2_bench.experiment.plan import Place, Plan
 from lora2_bench.files.writing import write_json
-from lora2_bench.owner import owned
-from lora2_bench.progress import Progress
-from lora2_bench.record import DONE, FAILED, Record, result_line
-from lora2_bench.store import WEIGHTS, Store
+from lora2_bench.records.lock import owned
+from lora2_bench.records.progress import Progress
+from lora2_bench.records.record import DONE, FAILED, Record, result_line
+from lora2_bench.records.store import WEIGHTS, Store
 from lora2_bench.tasks.data import Split, TaskData
 from lora2_bench.tasks.metrics import main_name, main_score
 from lora2_bench.tasks.sources import load_task
@@ -499,7 +499,8 @@ def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tenso
 
 def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, device: str) -> dict[str, Any]:
     """What may differ between two runs of one cell: times, memory, versions, code, hardware, command and its paths."""
-    from lora2_bench.machine import hardware, peak_memory, scrubbed, versions
+    from lora2_bench.machine import hardware, peak_memory, versions
+    from lora2_bench.records.scrub import scrubbed
 
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),

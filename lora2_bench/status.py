@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lora2_bench.errors import UserError
-from lora2_bench.record import DONE, FAILED
+from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.sweep.launchers import squeue
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.plans import asked_for, home_of, plan, results_of

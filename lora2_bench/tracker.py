@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.writing import write_json
-from lora2_bench.machine import scrubbed
-from lora2_bench.record import Record
-from lora2_bench.store import Store
+from lora2_bench.records.record import Record
+from lora2_bench.records.scrub import scrubbed
+from lora2_bench.records.store import Store
 
 
 class Tracker:

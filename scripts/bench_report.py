@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.experiment.suites import RowSpec, rows
-from lora2_bench.record import DONE, SCHEMA
+from lora2_bench.records.record import DONE, SCHEMA
 from lora2_bench.tasks.metrics import main_name
 from lora2_bench.tasks.spec import TASKS, TaskSpec
 

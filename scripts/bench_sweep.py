@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora2_bench.owner import born_of
+from lora2_bench.records.lock import born_of
 from lora2_bench.sweep.__main__ import sweep
 from lora2_bench.sweep.launchers import Slurm, submitit_executor
 from lora2_bench.sweep.options import Options

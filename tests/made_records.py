@@ -7,7 +7,7 @@ from typing import Any
 
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.suites import rows
-from lora2_bench.record import DONE, FAILED, Record
+from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.tasks.spec import TASKS
 
 METRIC = {"cola": "matthews_correlation", "stsb": "pearson"}

@@ -21,7 +21,7 @@ from lora2_bench.checkpoint import Checkpoints
 from lora2_bench.errors import Interrupted, UserError
 from lora2_bench.experiment.plan import Cadence
 from lora2_bench.files.writing import write_json
-from lora2_bench.store import Store, read_record
+from lora2_bench.records.store import Store, read_record
 from tests.made_records import make_cell, make_failed, make_record
 from tests.test_resume import QUICK, Bench, Folders, killed_at, science
 
@@ -191,7 +191,7 @@ def test_a_failed_record_that_cannot_be_written_keeps_its_cause(
     command: tuple[str, ...], bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "loss_of", lambda logits, labels: logits.sum() * float("inf"))
-    monkeypatch.setattr("lora2_bench.store.write_json", full_disk)
+    monkeypatch.setattr("lora2_bench.records.store.write_json", full_disk)
     line = error_line(bench(*command).err)
     assert "step 1: the training loss is " in line and "; the record cannot be written below results=" in line
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import lora2_bench.owner
+import lora2_bench.records.lock
 from lora2_bench.errors import UserError
-from lora2_bench.owner import SILENCE, born_of, owned, read_owner
+from lora2_bench.records.lock import SILENCE, born_of, owned, read_owner
 
 
 def test_a_folder_has_one_owner_and_is_gone_after_it(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_a_dead_owner_holds_nothing(tmp_path: Path) -> None:
 
 
 def test_on_another_machine_the_heartbeat_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora2_bench.owner, "BEAT", 0.05)
+    monkeypatch.setattr(lora2_bench.records.lock, "BEAT", 0.05)
     leave(tmp_path / "a", host="elsewhere")
     with pytest.raises(UserError, match="on elsewhere: wait for it"), owned(tmp_path / "a", "a"):
         pass
@@ -66,7 +66,7 @@ def test_a_clock_that_jumps_neither_robs_a_live_owner_nor_keeps_a_dead_one(
     jump: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The file system's clock moves by a day under another machine's owner: only whether it beats counts."""
-    monkeypatch.setattr(lora2_bench.owner, "BEAT", 0.2)
+    monkeypatch.setattr(lora2_bench.records.lock, "BEAT", 0.2)
     leave(tmp_path / "a", host="elsewhere")
     path, over = tmp_path / "a" / "owner.json", threading.Event()
 

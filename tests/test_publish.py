@@ -14,7 +14,7 @@ import pytest
 
 from lora2_bench import publish as publishing
 from lora2_bench.publish import publish
-from lora2_bench.store import Store
+from lora2_bench.records.store import Store
 from tests.made_records import make_cell, make_failed, make_record
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora2_bench.machine import scrub
-from lora2_bench.record import SCHEMA, Record, result_line
+from lora2_bench.records.record import SCHEMA, Record, result_line
+from lora2_bench.records.scrub import scrub
 from tests.made_records import make_cell, make_failed, make_record
 
 

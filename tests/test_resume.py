@@ -16,7 +16,7 @@ import pytest
 
 from lora2_bench.config import CONF
 from lora2_bench.errors import CellFailed
-from lora2_bench.owner import born_of
+from lora2_bench.records.lock import born_of
 from tests.conftest import Told
 
 Bench = Callable[..., Told]

@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from lora2_bench.experiment.settings import canonical, leaves
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import read_record
 from lora2_bench.report.layout import check, reported
-from lora2_bench.store import read_record
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.
 GROUP = ["model", "data", "protocol", "method", "cut", "task", "science"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from lora2_bench.files.writing import write_bytes, write_text
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from lora2_bench.report.aggregate import load_records, scores
 from lora2_bench.report.chart import Plot, digest, styles
 from lora2_bench.report.plots import plots, slug

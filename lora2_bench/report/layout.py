@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from lora2_bench.experiment.settings import ABSENT, at
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 
 _NUMBER = (int, float)
 _MAYBE_TEXT = (str, type(None))

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from lora2_bench.experiment.settings import canonical
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from lora2_bench.report.chart import XY
 
 

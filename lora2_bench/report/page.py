@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from lora2_bench.files.writing import write_text
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
 from lora2_bench.report.audit import audit
 from lora2_bench.report.audit import markdown as audit_page

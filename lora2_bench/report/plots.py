@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 import pandas as pd
 
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from lora2_bench.report.chart import XY, Curve, Mean, Panel, Plot
 from lora2_bench.report.measured import Measured, grouped, main_settings, measured
 from lora2_bench.tasks.spec import TASKS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora2_bench.experiment.settings import at, canonical
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from lora2_bench.report.aggregate import data_name, science_of
 from lora2_bench.report.layout import is_number, reported
 from lora2_bench.report.paper import COLUMNS

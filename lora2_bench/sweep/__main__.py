@@ -11,9 +11,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lora2_bench.errors import UserError
-from lora2_bench.owner import owned
-from lora2_bench.record import DONE, FAILED
-from lora2_bench.store import Store
+from lora2_bench.records.lock import owned
+from lora2_bench.records.record import DONE, FAILED
+from lora2_bench.records.store import Store
 from lora2_bench.sweep import launchers
 from lora2_bench.sweep.options import Options, parse
 from lora2_bench.sweep.plans import Planned, home_of, mark_sent, plan, results_of

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lora2_bench.errors import UserError
-from lora2_bench.owner import read_owner
+from lora2_bench.records.lock import read_owner
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.pack import SlurmJobs
 from lora2_bench.sweep.queue import LOCAL, SLURM, Batch, owner_folder

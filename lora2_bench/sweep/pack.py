@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.errors import UserError
-from lora2_bench.owner import BEAT, SILENCE, owned, read_owner
-from lora2_bench.record import DONE
-from lora2_bench.store import Store
+from lora2_bench.records.lock import BEAT, SILENCE, owned, read_owner
+from lora2_bench.records.record import DONE
+from lora2_bench.records.store import Store
 from lora2_bench.sweep.queue import failure, forget_failure, log_path, note_failure, owner_folder, read_batch
 
 GRACE = 75.0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.files.writing import write_json
-from lora2_bench.owner import read_owner
+from lora2_bench.records.lock import read_owner
 
 LOCAL, SLURM = "local", "slurm"
 Squeue = Callable[[], Mapping[tuple[str, int], str]]

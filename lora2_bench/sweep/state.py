@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora2_bench.owner import read_owner
-from lora2_bench.progress import read_progress
-from lora2_bench.record import DONE, FAILED
-from lora2_bench.store import Store
+from lora2_bench.records.lock import read_owner
+from lora2_bench.records.progress import read_progress
+from lora2_bench.records.record import DONE, FAILED
+from lora2_bench.records.store import Store
 from lora2_bench.sweep.plans import Planned
 from lora2_bench.sweep.queue import SLURM, Alive, Batch, Squeue, batches, failures, live
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lora2_bench.experiment.suites import suites
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from tests.made_records import make_cell, make_failed, make_row_record
 
 # Points of seed 0 by row; later seeds add to them, so that means, spreads and ranks differ.

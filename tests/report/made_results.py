@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from tests.made_records import make_cell, make_failed, make_record
 
 MAPS = ("q", "k", "v", "o", "f1", "f2")

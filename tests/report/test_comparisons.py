@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 from lora2_bench.report import statistics
 from lora2_bench.report.aggregate import scores
 from lora2_bench.report.comparisons import (

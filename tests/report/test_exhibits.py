@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import Store
 from lora2_bench.report.aggregate import load_records
 from lora2_bench.report.commands import filling
 from lora2_bench.report.exhibits import exhibits
@@ -30,7 +31,6 @@ from lora2_bench.report.paired import LARGEST_FILE, BoundedReader
 from lora2_bench.report.runs import Run, off_recipe, stale_runs
 from lora2_bench.report.sheet import markdown
 from lora2_bench.report.times import ratio
-from lora2_bench.store import Store
 from tests.composed import plan_of
 from tests.made_records import make_cell, make_failed, make_row_record
 from tests.report.exhibit_records import exhibit_records

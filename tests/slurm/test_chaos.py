@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.owner import read_owner
+from lora2_bench.records.lock import read_owner
 from lora2_bench.sweep.launchers import squeue
 from lora2_bench.sweep.plans import plan
 from lora2_bench.sweep.state import count, states

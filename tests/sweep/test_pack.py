@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.owner import born_of, owned
+from lora2_bench.records.lock import born_of, owned
 from lora2_bench.sweep import pack
 from lora2_bench.sweep.pack import SlurmJobs, Worker, run_job
 from lora2_bench.sweep.queue import SLURM

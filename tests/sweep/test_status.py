@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from lora2_bench import status
-from lora2_bench.owner import owned
-from lora2_bench.progress import Progress, read_progress
-from lora2_bench.store import Store
+from lora2_bench.records.lock import owned
+from lora2_bench.records.progress import Progress, read_progress
+from lora2_bench.records.store import Store
 from lora2_bench.sweep.plans import asked_for, home_of, mark_sent, plan
 from lora2_bench.sweep.queue import LOCAL, SLURM, Batch, note_failure, owner_folder
 from lora2_bench.sweep.state import states

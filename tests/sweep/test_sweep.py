@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lora2_bench.errors import UserError
-from lora2_bench.owner import owned
-from lora2_bench.store import Store
+from lora2_bench.records.lock import owned
+from lora2_bench.records.store import Store
 from lora2_bench.sweep import launchers
 from lora2_bench.sweep.__main__ import main, sweep, wait
 from lora2_bench.sweep.launchers import Slurm

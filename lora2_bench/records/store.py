@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.writing import write_json
-from lora2_bench.record import Record
+from lora2_bench.records.record import Record
 
 WEIGHTS = "trained.safetensors"
 
