@@ -1,6 +1,6 @@
 """`python -m lora2_bench`: compose the config, run the cell, print its result."""
 
-from lora2_bench.config import launch
+from lora2_bench.config.launch import launch
 from lora2_bench.run import run
 
 

@@ -18,7 +18,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.config import plan_of
+from lora2_bench.config.compose import plan_of
 from lora2_bench.errors import Busy, CellFailed, Interrupted, UserError, first_line
 from lora2_bench.run import run
 

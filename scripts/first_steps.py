@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from lora2_bench.config import launch
+from lora2_bench.config.launch import launch
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.lora2 import LoRA2

@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from lora2_bench.config import CONF, plan_from
+from lora2_bench.config.compose import CONF, plan_from
 from lora2_bench.experiment.plan import Plan
 
 # The parts of a composed config that can change a result.

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from lora2_bench.config import CONF, launch, plan_from
+from lora2_bench.config.compose import CONF, plan_from
+from lora2_bench.config.launch import launch
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.run import check_fit

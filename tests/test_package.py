@@ -14,14 +14,14 @@ import pytest
 import yaml
 
 import lora2_bench
-from lora2_bench.config import CONF
+from lora2_bench.config.compose import CONF
 
 ROOT = Path(__file__).resolve().parent.parent
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # What a table, a sweep, a finished cell or a wrong command imports: none of it may load torch. A room stands for all of
 # its modules.
-TORCH_FREE = ["__init__", "__main__", "config", "errors", "files", "experiment", "multirun", "records", "report", "run"]
+TORCH_FREE = ["__init__", "__main__", "config", "errors", "experiment", "files", "records", "report", "run"]
 TORCH_FREE += ["status", "sweep", "tasks.data", "tasks.sources", "tasks.spec", "worker"]
 
 
@@ -68,7 +68,7 @@ def test_the_wheel_runs_from_any_folder_with_its_own_configs(wheel: Path, tmp_pa
         str(wheel),
         cwd=tmp_path,
     )
-    code = "import lora2_bench.config as c; print(c.__file__); print(c.CONF)"
+    code = "import lora2_bench.files.paths as p; print(p.__file__); print(p.CONF)"
     module, conf = run("-c", code, cwd=elsewhere, pythonpath=installed).stdout.split()
     assert Path(module).is_relative_to(installed), "the installed copy must be the one that runs"
     assert Path(conf) == installed / "lora2_bench" / "conf"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.config import CONF, plan_from
+from lora2_bench.config.compose import CONF, plan_from
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import in_steps
 from lora2_bench.run import check_fit

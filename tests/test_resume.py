@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lora2_bench.config import CONF
+from lora2_bench.config.compose import CONF
 from lora2_bench.errors import CellFailed
 from lora2_bench.records.lock import born_of
 from tests.conftest import Told

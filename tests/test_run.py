@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from lora2_bench.config import CONF
+from lora2_bench.config.compose import CONF
 from tests.conftest import ARCHITECTURES, Told
 
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))

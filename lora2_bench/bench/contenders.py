@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from lora2_bench.backbone import Backbone, random_backbone
 from lora2_bench.bench.sizes import Size
-from lora2_bench.config import plan_of
+from lora2_bench.config.compose import plan_of
 from lora2_bench.methods.base import Method, freeze_but_head, load_method
 from lora2_bench.methods.lora2 import LoRA2, LoRA2Linear
 from lora2_bench.train import loss_of

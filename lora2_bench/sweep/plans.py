@@ -93,7 +93,7 @@ def _write(home: Path, values: Mapping[str, Any]) -> None:
 
 
 def _compose(words: Sequence[str]) -> list[Planned]:
-    from lora2_bench.config import grid  # Hydra takes a third of a second to import
+    from lora2_bench.config.grid import grid  # Hydra takes a third of a second to import
 
     found: dict[str, Planned] = {}
     for overrides, cell, _ in grid(words, _params(words)):
@@ -117,7 +117,7 @@ def _params(words: Sequence[str]) -> dict[str, str]:
 def _digest(words: Sequence[str]) -> str:
     """Of all that an id is made from besides the words: the configs, the code that reads them, a local backbone."""
     package = Path(__file__).resolve().parents[1]
-    code = [package / "config.py", *sorted((package / "experiment").glob("*.py"))]
+    code = [path for room in ("config", "experiment") for path in sorted((package / room).glob("*.py"))]
     digest = hashlib.sha256()
     for path in [*sorted(CONF.rglob("*.yaml")), *code]:
         digest.update(f"{path.name}\0".encode() + path.read_bytes())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.config import plan_of
+from lora2_bench.config.compose import plan_of
 from tests.composed import weights_folder
 
 PINNED = {

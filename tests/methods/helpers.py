@@ -8,7 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from lora2_bench.backbone import Backbone, random_backbone
-from lora2_bench.config import CONF
+from lora2_bench.config.compose import CONF
 from lora2_bench.methods.base import Method, load_method
 from tests.composed import composed
 from tests.conftest import tiny_config

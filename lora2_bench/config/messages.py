@@ -1,0 +1,38 @@
+"""Errors of Hydra and OmegaConf, each as one line with what is allowed."""
+
+from __future__ import annotations
+
+from hydra.errors import MissingConfigException, OverrideParseException
+
+
+def one_line(error: BaseException) -> str:
+    """A Hydra or OmegaConf error as one line with what is allowed."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing_choice(error)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    quoted = first.split("'")[1::2]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override} cannot be read ({first}): give NAME=VALUE, as in seed=3"
+    if first.startswith("Ambiguous value"):
+        return f"{quoted[0]} has several values: give one, or sweep over all of them with -m"
+    if first.startswith("Could not override"):
+        return f"{quoted[0]} is not a setting: `--cfg job` lists all settings, `--help` the ones most used"
+    told = " ".join(
+        line for line in lines if not line.startswith(("full_key", "object_type", "See https", "Set the env"))
+    )
+    return told.removeprefix("UserError raised while resolving interpolation: ")
+
+
+def _missing_choice(error: MissingConfigException) -> str:
+    """What to say of `GROUP=NAME` where conf/GROUP has no NAME."""
+    group, _, name = str(error.missing_cfg_file).partition("/")
+    if group != "recipe":
+        return f"{group}={name} is not known: choose one of {', '.join(error.options or ())}"
+    model, slash, method = name.partition("/")
+    if not slash:
+        return f"recipe={name} is not possible: recipe must be MODEL/METHOD, as in recipe=minilm/lora2"
+    return (
+        f"model={model} with method={method} has no recipe: write conf/recipe/{name}.yaml, or choose another with "
+        "recipe=MODEL/METHOD"
+    )

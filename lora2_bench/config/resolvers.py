@@ -1,0 +1,51 @@
+"""OmegaConf resolvers that conf/ uses, and recipes that one method borrows from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from lora2_bench.errors import UserError
+from lora2_bench.files.paths import CONF
+
+
+def _by_task(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """The resolver `${by_task:{cola: 1, ...}}`: a recipe's value for the chosen task, or for `default`."""
+    task = _root_.task.name
+    if task not in table and "default" not in table:
+        raise UserError(
+            f"task={task} has no recipe for model={_root_.model.name} with method={_root_.method.name}: choose one of "
+            f"{', '.join(table)}, or another recipe=MODEL/METHOD"
+        )
+    return table[task] if task in table else table["default"]
+
+
+def _first(*values: Any) -> Any:
+    """The resolver `${first:a,b}`: the first value that is not null."""
+    return next((value for value in values if value is not None), None)
+
+
+def _in_proportion(value: float | None, now: float, then: float) -> float | None:
+    """The resolver `${in_proportion:value,now,then}`: value · now / then, for a value chosen where `now` was `then`."""
+    return None if value is None else value if now == then else value * now / then
+
+
+def _lend_recipes() -> None:
+    """Let a method with `recipe: OTHER` in its file train by that method's recipe where it has none of its own."""
+    for path in sorted((CONF / "method").glob("*.yaml")):
+        lender = OmegaConf.select(OmegaConf.load(path), "recipe")
+        for folder in (CONF / "recipe").iterdir() if lender else ():
+            if not (folder / path.name).exists():
+                lent = {"defaults": [f"/recipe/{folder.name}/{lender}@_here_"]}
+                ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=lent)
+
+
+def register() -> None:
+    """Make the resolvers and the lent recipes known to OmegaConf and Hydra."""
+    OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
+    OmegaConf.register_new_resolver("first", _first, replace=True)
+    OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
+    _lend_recipes()
