@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # torch and its kin take seconds to import: a finished cell i
 
     from lora2_bench.checkpoint import Checkpoints
     from lora2_bench.methods.base import Method
-    from lora2_bench.tasks.batches import Encoded
+    from lora2_bench.tasks.encoding import Encoded
     from lora2_bench.train import Outcome
 
 
@@ -287,7 +287,7 @@ def set_up(plan: Plan) -> Setup:
     from lora2_bench.backbone import load_backbone, own_trained
     from lora2_bench.methods.base import load_method
     from lora2_bench.process import set_up_process
-    from lora2_bench.tokens import encoder
+    from lora2_bench.tasks.token_cache import encoder
     from lora2_bench.train import make_accelerator
 
     cell, place = plan.cell, plan.place
@@ -309,7 +309,8 @@ def set_up(plan: Plan) -> Setup:
     options = kind.parse(cell.method)
     check_schedules(cell, kind, options, total_steps)
 
-    encode = encoder(backbone, cell.spec, cell.train.max_length)
+    assert backbone.tokenizer is not None
+    encode = encoder(backbone.tokenizer, backbone.tokenizer_sha256, cell.spec, cell.train.max_length)
     dev = {name: encode(split) for name, split in rows.dev.items()}
     choose = dev if rows.choose is rows.dev else {name: encode(split) for name, split in rows.choose.items()}
     accelerator = make_accelerator(cell.train.precision, pick_device(place))

@@ -28,7 +28,8 @@ from lora2_bench.errors import CellFailed, Interrupted, OutOfMemory, UserError
 from lora2_bench.experiment.cell import Cell, Train
 from lora2_bench.experiment.checks import in_steps
 from lora2_bench.methods.base import Method
-from lora2_bench.tasks.batches import BucketSampler, Encoded, by_length
+from lora2_bench.tasks.batches import BucketSampler, by_length
+from lora2_bench.tasks.encoding import Encoded
 from lora2_bench.tasks.metrics import glue_metric, main_score
 from lora2_bench.tasks.spec import TaskSpec
 

@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from lora2_bench import tokens
-from lora2_bench.backbone import Backbone, random_backbone
 from lora2_bench.errors import UserError
-from lora2_bench.tasks.batches import Encoded
+from lora2_bench.tasks import token_cache as tokens
 from lora2_bench.tasks.data import Split
+from lora2_bench.tasks.encoding import Encoded
 from lora2_bench.tasks.spec import task_spec
-from tests.conftest import ARCHITECTURES, Told, tiny_config
+from tests.conftest import ARCHITECTURES, Told
 
 Folders = Callable[[str], Path]
 SPEC = task_spec("rte")
@@ -28,9 +27,10 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "tokens"
 
 
-def backbone_of(folder: Path, digest: str | None = "ab") -> Backbone:
-    made = random_backbone(tiny_config("bert"))
-    return Backbone(made.model, AutoTokenizer.from_pretrained(folder), "tiny", tokenizer_sha256=digest)
+def encoder(folder: Path, max_length: int = 20, sha256: str | None = "ab") -> Callable[[Split], Encoded]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.model_max_length = 64
+    return tokens.encoder(tokenizer, sha256, SPEC, max_length)
 
 
 def same(one: Encoded, other: Encoded) -> bool:
@@ -47,13 +47,13 @@ def same(one: Encoded, other: Encoded) -> bool:
 def test_what_is_read_back_is_what_was_made(
     architecture: str, tiny_folders: Folders, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backbone = backbone_of(tiny_folders(architecture))
-    plain = tokens.encoder(backbone_of(tiny_folders(architecture), None), SPEC, 20)(SPLIT)
+    folder = tiny_folders(architecture)
+    plain = encoder(folder, sha256=None)(SPLIT)
     assert not own_cache.exists()
-    made = tokens.encoder(backbone, SPEC, 20)(SPLIT)
+    made = encoder(folder)(SPLIT)
     assert len(list(own_cache.glob("*.safetensors"))) == 1
     monkeypatch.setattr(tokens, "encode", lambda *_: pytest.fail("tokenised again"))
-    read = tokens.encoder(backbone, SPEC, 20)(SPLIT)
+    read = encoder(folder)(SPLIT)
     assert same(made, plain) and same(read, plain)
     assert read.lengths() == plain.lengths()
 
@@ -63,20 +63,20 @@ def test_other_texts_lengths_tokenizers_and_splits_of_the_same_letters_are_other
 ) -> None:
     folder = tiny_folders("bert")
     moved = Split({"sentence1": ["a cat sa", "tdogs run far"], "sentence2": ["a cat", "no"]}, [0, 1])
-    tokens.encoder(backbone_of(folder), SPEC, 20)(SPLIT)
-    tokens.encoder(backbone_of(folder), SPEC, 19)(SPLIT)
-    tokens.encoder(backbone_of(folder, "cd"), SPEC, 20)(SPLIT)
-    tokens.encoder(backbone_of(folder), SPEC, 20)(moved)
+    encoder(folder)(SPLIT)
+    encoder(folder, 19)(SPLIT)
+    encoder(folder, sha256="cd")(SPLIT)
+    encoder(folder)(moved)
     assert len(list(own_cache.glob("*.safetensors"))) == 4
     relabelled = Split(SPLIT.texts, [1, 1])
-    assert tokens.encoder(backbone_of(folder), SPEC, 20)(relabelled).labels == [1, 1]  # labels are not the cache's
+    assert encoder(folder)(relabelled).labels == [1, 1]  # labels are not the cache's
     assert len(list(own_cache.glob("*.safetensors"))) == 4
 
 
 def test_a_broken_file_is_told_and_made_anew(
     tiny_folders: Folders, own_cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    encode = tokens.encoder(backbone_of(tiny_folders("bert")), SPEC, 20)
+    encode = encoder(tiny_folders("bert"))
     made = encode(SPLIT)
     (path,) = own_cache.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:50])
@@ -90,15 +90,13 @@ def test_a_cache_that_cannot_be_written_is_told_and_costs_nothing_else(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("LORA2_BENCH_CACHE", str(tmp_path / "file"))
-    assert len(tokens.encoder(backbone_of(tiny_folders("bert")), SPEC, 20)(SPLIT)) == 2
+    assert len(encoder(tiny_folders("bert"))(SPLIT)) == 2
     assert "cannot be written (Not a directory): the next cell tokenises again" in capsys.readouterr().err
 
 
 def test_a_length_above_the_backbones_is_refused(tiny_folders: Folders) -> None:
-    backbone = backbone_of(tiny_folders("bert"))
-    backbone.tokenizer.model_max_length = 64  # type: ignore[union-attr]
     with pytest.raises(UserError, match=r"train\.max_length=65 is above the backbone's 64 tokens"):
-        tokens.encoder(backbone, SPEC, 65)
+        encoder(tiny_folders("bert"), 65)
 
 
 def test_a_second_cell_tokenises_nothing_and_ends_with_the_same_numbers(

@@ -12,7 +12,7 @@ from torch import Tensor
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.methods.base import Method
-from lora2_bench.tasks.batches import Encoded, Ragged
+from lora2_bench.tasks.encoding import Encoded, Ragged
 from lora2_bench.tasks.spec import TASKS
 from lora2_bench.train import Outcome, make_accelerator, predictions_of, train
 from tests.methods.helpers import make_backbone, make_method

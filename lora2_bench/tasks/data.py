@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from dataclasses import dataclass, field
 
 from lora2_bench.tasks.spec import TaskSpec
+
+_SCORE_RANGE = (0.0, 5.0)
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,19 @@ class TaskData:
             for row in zip(*columns, split.labels, strict=True):
                 digest.update(json.dumps([name, *row], ensure_ascii=False).encode())
         return digest.hexdigest()
+
+
+def parse_score(value: str | float) -> float:
+    """A similarity score, rounded to float32 as the hub stores it, so that both layouts give equal rows.
+
+    Raises ValueError with the reason for text that is no number and for a score outside 0 to 5.
+    """
+    low, high = _SCORE_RANGE
+    try:
+        number = float(value)
+    except ValueError:
+        raise ValueError(f"score {value!r} is not a number: must be {low:g} to {high:g}") from None
+    if not low <= number <= high:  # nan fails this too
+        raise ValueError(f"score {value} is outside {low:g} to {high:g}")
+    (rounded,) = struct.unpack("f", struct.pack("f", number))
+    return float(rounded)

@@ -7,7 +7,7 @@ from pathlib import Path
 from lora2_bench.errors import UserError
 from lora2_bench.files.hub import cached, fetch, why_unreachable
 from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.local import hub_split, missing_parquet, read_parquet
+from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet
 from lora2_bench.tasks.spec import TaskSpec
 
 HUB_ID = "nyu-mll/glue"

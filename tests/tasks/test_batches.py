@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.errors import UserError
-from lora2_bench.tasks.batches import BucketSampler, Encoded, Ragged, by_length, encode
+from lora2_bench.tasks.batches import BucketSampler, by_length
 from lora2_bench.tasks.data import Split
+from lora2_bench.tasks.encoding import Encoded, Ragged, encode
 from lora2_bench.tasks.spec import task_spec
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)

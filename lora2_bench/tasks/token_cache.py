@@ -12,28 +12,29 @@ import tokenizers
 import transformers
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
+from transformers import PreTrainedTokenizerBase
 
-from lora2_bench.backbone import Backbone
 from lora2_bench.files.paths import cache_folder
 from lora2_bench.files.writing import write_bytes
-from lora2_bench.tasks.batches import Encoded, Ragged, check_tokenizer, encode
 from lora2_bench.tasks.data import Split
+from lora2_bench.tasks.encoding import Encoded, Ragged, check_tokenizer, encode
 from lora2_bench.tasks.spec import TaskSpec
 
 
-def encoder(backbone: Backbone, spec: TaskSpec, max_length: int) -> Callable[[Split], Encoded]:
+def encoder(
+    tokenizer: PreTrainedTokenizerBase, sha256: str | None, spec: TaskSpec, max_length: int
+) -> Callable[[Split], Encoded]:
     """A function that tokenises splits of one task, or takes from the cache what was tokenised before.
 
-    A cache that cannot be written is told on stderr, and costs nothing but the time of the next cell.
+    `sha256` is that of the tokenizer's files; nothing is kept where it is None. A cache that
+    cannot be written is told on stderr, and costs nothing but the time of the next cell.
     """
-    tokenizer = backbone.tokenizer
-    assert tokenizer is not None
     pad = check_tokenizer(tokenizer, max_length)
 
     def encoded(split: Split) -> Encoded:
-        if backbone.tokenizer_sha256 is None:
+        if sha256 is None:
             return encode(split, spec, tokenizer, max_length)
-        path = cache_folder() / "tokens" / f"{_key(backbone.tokenizer_sha256, split, spec, max_length)}.safetensors"
+        path = cache_folder() / "tokens" / f"{_key(sha256, split, spec, max_length)}.safetensors"
         if (known := _read(path, split, pad)) is not None:
             return known
         made = encode(split, spec, tokenizer, max_length)

@@ -1,0 +1,119 @@
+"""Tokenised rows, without padding, ready to be put into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from lora2_bench.errors import UserError
+from lora2_bench.tasks.data import Split
+from lora2_bench.tasks.spec import TaskSpec
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of numbers of different lengths, in one array.
+
+    Attributes:
+        values: (numbers,) int32, row after row.
+        ends: (rows,) int64, where each row ends.
+    """
+
+    values: NDArray[np.int32]
+    ends: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int]]) -> Ragged:
+        """From one list per row."""
+        values = np.fromiter(chain.from_iterable(rows), np.int32)
+        return cls(values, np.cumsum([len(row) for row in rows], dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> NDArray[np.int32]:
+        return self.values[self.ends[index - 1] if index else 0 : self.ends[index]]
+
+    def lengths(self) -> list[int]:
+        """Numbers per row."""
+        counts: list[int] = np.diff(self.ends, prepend=0).tolist()
+        return counts
+
+
+Row = tuple[NDArray[np.int32], NDArray[np.int32] | None, float]
+"""Token ids, token type ids (where there are any) and label."""
+
+
+@dataclass(frozen=True)
+class Encoded(Dataset[Row]):
+    """A tokenised split.
+
+    Attributes:
+        ids: token ids.
+        types: token type ids, where the tokenizer has them.
+        labels: class ids or scores.
+        pad: id and type id of padding.
+    """
+
+    ids: Ragged
+    types: Ragged | None
+    labels: list[int] | list[float]
+    pad: tuple[int, int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Row:
+        return self.ids[index], None if self.types is None else self.types[index], self.labels[index]
+
+    def lengths(self) -> list[int]:
+        """Tokens per row."""
+        return self.ids.lengths()
+
+    def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """One batch, padded on the right to its longest row: input_ids, attention_mask (rows, width), labels."""
+        ids, types, labels = zip(*rows, strict=True)
+        lengths = torch.tensor([len(row) for row in ids])
+        dtype = torch.float32 if isinstance(self.labels[0], float) else torch.int64
+        batch = {
+            "input_ids": _padded(ids, self.pad[0]),
+            "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
+            "labels": torch.tensor(labels, dtype=dtype),
+        }
+        if self.types is not None:
+            batch["token_type_ids"] = _padded(types, self.pad[1])
+        return batch
+
+
+def _padded(rows: Sequence[NDArray[np.int32]], fill: int) -> Tensor:
+    padded = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
+    for line, row in zip(padded, rows, strict=True):
+        line[: len(row)] = row
+    return torch.from_numpy(padded)
+
+
+def encode(split: Split, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+    """Tokenise a split, pairs cut to `max_length` tokens from the longer side."""
+    pad = check_tokenizer(tokenizer, max_length)
+    columns = [split.texts[name] for name in spec.columns]
+    coded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
+    types = Ragged.of(coded["token_type_ids"]) if "token_type_ids" in tokenizer.model_input_names else None
+    return Encoded(Ragged.of(coded["input_ids"]), types, split.labels, pad)
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[int, int]:
+    """The id and the type id of padding. Raises UserError without padding, or for a length above the backbone's."""
+    longest = getattr(tokenizer, "model_max_length", max_length)
+    if max_length > longest:
+        raise UserError(f"train.max_length={max_length} is above the backbone's {longest} tokens: give less")
+    if tokenizer.pad_token_id is None:
+        raise UserError("the tokenizer has no padding token: save it with one (tokenizer.pad_token)")
+    return tokenizer.pad_token_id, tokenizer.pad_token_type_id

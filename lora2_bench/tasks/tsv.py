@@ -1,0 +1,118 @@
+"""GLUE's own TSV files, read row by row."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.errors import UserError
+from lora2_bench.tasks.data import Split, parse_score
+from lora2_bench.tasks.spec import TASKS, TaskSpec
+
+_DIGITS = ("0", "1")
+
+
+@dataclass(frozen=True)
+class _TsvFormat:
+    """Where a task's official TSV keeps its texts and its label.
+
+    Attributes:
+        texts: the file's text columns, in the order of the spec's columns.
+        label: the label's column.
+        words: how the file writes each class, in the order of the label ids; empty for a score.
+        header: column names of a file without a header line.
+    """
+
+    texts: tuple[str, ...]
+    label: str
+    words: tuple[str, ...]
+    header: tuple[str, ...] | None = None
+
+
+_PAIR = ("sentence1", "sentence2")
+_TSV_FORMATS: dict[str, _TsvFormat] = {
+    "cola": _TsvFormat(("sentence",), "label", _DIGITS, header=("source", "label", "mark", "sentence")),
+    "sst2": _TsvFormat(("sentence",), "label", _DIGITS),
+    "mrpc": _TsvFormat(("#1 String", "#2 String"), "Quality", _DIGITS),
+    "qqp": _TsvFormat(("question1", "question2"), "is_duplicate", _DIGITS),
+    "stsb": _TsvFormat(_PAIR, "score", ()),
+    "mnli": _TsvFormat(_PAIR, "gold_label", TASKS["mnli"].labels),
+    "qnli": _TsvFormat(("question", "sentence"), "label", TASKS["qnli"].labels),
+    "rte": _TsvFormat(_PAIR, "label", TASKS["rte"].labels),
+    "wnli": _TsvFormat(_PAIR, "label", _DIGITS),
+}
+
+
+def read_tsv(path: Path, spec: TaskSpec, split: str, notes: list[str]) -> Split:
+    """Read one official TSV file; what was left out of QQP's train file is added to `notes`."""
+    # Messages and notes name the file from the GLUE folder down: home paths must not get into records.
+    name = f"{path.parent.name}/{path.name}"
+    layout = _TSV_FORMATS[spec.name]
+    lines = _lines(path, name)
+    header = layout.header
+    if header is None:
+        header = tuple(next(lines, (1, ""))[1].split("\t"))
+        for column in (*layout.texts, layout.label):
+            if column not in header:
+                raise UserError(f"{name} line 1: no column {column!r} in the header ({', '.join(header)})")
+    text_at = [header.index(column) for column in layout.texts]
+    label_at = header.index(layout.label)
+    ids = {word: index for index, word in enumerate(layout.words)}
+
+    texts: list[list[str]] = [[] for _ in text_at]
+    labels: list[Any] = []
+    left_out: list[int] = []
+    for number, line in lines:
+        fields = line.split("\t")
+        # A row without a value: the hub's loader drops exactly these, and only QQP's train file is known to hold any.
+        if (spec.name, split) == ("qqp", "train") and (len(fields) < len(header) or not fields[label_at]):
+            left_out.append(number)
+            continue
+        if len(fields) != len(header):
+            raise UserError(f"{name} line {number}: {len(fields)} fields instead of {len(header)}: mend the row")
+        label = fields[label_at]
+        try:
+            labels.append(parse_score(label) if spec.is_regression else ids[label])
+        except KeyError:
+            raise UserError(
+                f"{name} line {number}: unknown label {label!r}: must be one of {', '.join(layout.words)}"
+            ) from None
+        except ValueError as error:
+            raise UserError(f"{name} line {number}: {error}") from None
+        for column_texts, at in zip(texts, text_at, strict=True):
+            column_texts.append(fields[at])
+
+    if left_out:
+        notes.append(_qqp_note(name, left_out, len(labels), spec.rows[split]))
+    if not labels:
+        raise UserError(f"{name} holds no rows: put the official file in its place")
+    return Split(dict(zip(spec.columns, texts, strict=True)), labels)
+
+
+def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
+    """The file's lines with their numbers from 1, without byte-order mark and line ends."""
+    # Binary, since only \n ends a line: in text mode a lone \r would too, and str.splitlines knows eight more.
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            content = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            try:
+                yield number, content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise UserError(
+                    f"{name} line {number}: not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8"
+                ) from None
+
+
+def _qqp_note(name: str, left_out: list[int], rows: int, official_rows: int) -> str:
+    """What to record of the rows left out; UserError where the rest is not the official number of rows."""
+    if rows != official_rows:
+        # QQP.zip of 2018 had questions broken over two lines; the row count of the hub is that of QQP-clean.zip.
+        raise UserError(
+            f"{name} line {left_out[0]}: missing fields (in {len(left_out)} rows), and the other {rows} rows are not "
+            f"the official {official_rows}: take train.tsv from GLUE's QQP-clean.zip, or mend the rows"
+        )
+    numbers = ", ".join(map(str, left_out))
+    return f"{name}: left out {len(left_out)} rows with missing fields (line {numbers}), as the hub's copy does"
