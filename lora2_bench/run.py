@@ -76,7 +76,7 @@ def import_libraries() -> None:
         return  # frozen garbage of an earlier cell would stay for ever
     gc.disable()
     try:
-        import lora2_bench.backbone
+        import lora2_bench.backbones.load
         import lora2_bench.train  # noqa: F401 (their import is all that is wanted)
     finally:
         gc.freeze()
@@ -284,7 +284,7 @@ def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
     import torch
 
-    from lora2_bench.backbone import load_backbone, own_trained
+    from lora2_bench.backbones.load import load_backbone, own_trained
     from lora2_bench.methods.base import load_method
     from lora2_bench.process import set_up_process
     from lora2_bench.tasks.token_cache import encoder

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from lora2_bench.backbone import Backbone, load_backbone, own_trained
+from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.load import load_backbone, own_trained
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Model
 from tests.conftest import ARCHITECTURES, Told

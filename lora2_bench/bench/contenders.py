@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from lora2_bench.backbone import Backbone, random_backbone
+from lora2_bench.backbones.backbone import Backbone, random_backbone
 from lora2_bench.bench.sizes import Size
 from lora2_bench.config.compose import plan_of
 from lora2_bench.methods.base import Method, freeze_but_head, load_method

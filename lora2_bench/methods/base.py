@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.backbone import Backbone
+from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import section
 

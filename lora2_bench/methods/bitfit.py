@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lora2_bench.backbone import Backbone
+from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.errors import UserError
 from lora2_bench.methods.base import Method, freeze_but_head
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lora2_bench.backbone import Backbone
+from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.experiment.checks import require_choice, require_number
 from lora2_bench.methods.budget import BudgetAllocator, RankedStacks
 from lora2_bench.methods.layers import Ranked, RankedMethod

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.backbone import MAPS, Backbone, MapKey
+from lora2_bench.backbones.backbone import MAPS, Backbone, MapKey
 from lora2_bench.experiment.checks import require, require_number
 from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.fused import Middle, low_rank_linear

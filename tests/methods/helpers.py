@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from lora2_bench.backbone import Backbone, random_backbone
+from lora2_bench.backbones.backbone import Backbone, random_backbone
 from lora2_bench.config.compose import CONF
 from lora2_bench.methods.base import Method, load_method
 from tests.composed import composed

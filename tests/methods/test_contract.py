@@ -178,7 +178,7 @@ def test_an_export_gives_the_same_logits_in_peft(
 ) -> None:
     from transformers import AutoModelForSequenceClassification
 
-    from lora2_bench.backbone import Backbone
+    from lora2_bench.backbones.backbone import Backbone
 
     def fresh(seed: int) -> torch.nn.Module:
         torch.manual_seed(seed)
@@ -246,7 +246,7 @@ def test_one_row_is_a_batch(name: str) -> None:
 def test_a_model_without_the_named_target_is_refused(name: str) -> None:
     from transformers import DistilBertConfig
 
-    from lora2_bench.backbone import random_backbone
+    from lora2_bench.backbones.backbone import random_backbone
 
     config = DistilBertConfig(vocab_size=50, dim=8, n_layers=1, n_heads=2, hidden_dim=8, max_position_embeddings=16)
     with pytest.raises(UserError, match="of type distilbert: adapters fit bert, roberta, deberta-v2"):

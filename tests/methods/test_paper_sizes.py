@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lora2_bench.backbone import Backbone, random_backbone
+from lora2_bench.backbones.backbone import Backbone, random_backbone
 from lora2_bench.bench.sizes import SIZES
 from lora2_bench.methods.base import Method
 from lora2_bench.report import architecture

@@ -1,0 +1,1 @@
+"""The pinned encoder with its classification head, and how it is loaded."""

@@ -1,0 +1,85 @@
+"""The pinned encoder with its classification head, and where its six linear maps are."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+import transformers
+from torch import nn
+from transformers import (
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from lora2_bench.errors import UserError
+
+# The paper's names of a layer's six linear maps, and the modules below `encoder.layer.N` of each architecture.
+MAPS = ("q", "k", "v", "o", "f1", "f2")
+_FEED_FORWARD = {"attention.output.dense": "o", "intermediate.dense": "f1", "output.dense": "f2"}
+_BERT = {"attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v", **_FEED_FORWARD}
+_DEBERTA = {f"{name}_proj" if ".self." in name else name: short for name, short in _BERT.items()}
+_MAPS_OF = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
+_LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(.+)$")
+_HEAD = re.compile(r"(?:^|\.)(pooler|classifier)(?=\.)")
+
+
+MapKey = tuple[int, str]
+
+
+@dataclass
+class Backbone:
+    """A sequence classifier in fp32 with its tokenizer.
+
+    Attributes:
+        name: the config's name, as in `model=minilm`.
+        sha256: of the weights file; None for random weights.
+        origin: what an exported adapter calls its base model.
+        tokenizer_sha256: of the tokenizer's files; None without such.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    name: str
+    sha256: str | None = None
+    origin: str | None = None
+    tokenizer_sha256: str | None = None
+
+    def linear_maps(self, targets: list[str] | tuple[str, ...] = MAPS) -> dict[MapKey, str]:
+        """(layer, map) -> module name, for the maps in `targets`, in the model's order.
+
+        Raises UserError where the model has none of a target, or an unknown architecture.
+        """
+        kind = self.model.config.model_type
+        if kind not in _MAPS_OF:
+            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(_MAPS_OF)} encoders")
+        found: dict[MapKey, str] = {}
+        for name, module in self.model.named_modules():
+            match = _LAYER.search(name)
+            if match and isinstance(module, nn.Linear) and (short := _MAPS_OF[kind].get(match[2])) in targets:
+                found[int(match[1]), str(short)] = name
+        missing = [target for target in targets if target not in {short for _, short in found}]
+        if missing:
+            raise UserError(
+                f"method.targets has {missing[0]}, which model={self.name} lacks: choose from "
+                f"{', '.join(short for short in MAPS if short not in missing)}"
+            )
+        return found
+
+    def head_modules(self) -> list[str]:
+        """Names of the top modules of the head (pooler and classifier), which every method trains."""
+        names = {name[: match.end()] for name, _ in self.model.named_parameters() if (match := _HEAD.search(name))}
+        return sorted(names)
+
+    def head_parameters(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter of the head."""
+        return {name: p for name, p in self.model.named_parameters() if _HEAD.search(name)}
+
+
+def random_backbone(config: PretrainedConfig, name: str = "random") -> Backbone:
+    """A backbone of random weights, in evaluation attention for its architecture; on the device of the context."""
+    transformers.logging.set_verbosity_error()
+    return Backbone(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32), None, name)
