@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.experiment.checks import require_number
-from lora2_bench.methods.budget import BudgetOptions, RankedStacks
-from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
-from lora2_bench.methods.layers import GatedLinear, GatedMethod, normal
 from lora2_bench.methods.lora import LoRAOptions
+from lora2_bench.methods.lowrank.budget import RankedStacks
+from lora2_bench.methods.lowrank.budgeted import BudgetedMethod, RegOptions, deviation
+from lora2_bench.methods.lowrank.layers import GatedLinear, normal
+from lora2_bench.methods.lowrank.method import GatedMethod
+from lora2_bench.methods.lowrank.schedule import BudgetOptions
 
 
 @dataclass(frozen=True)

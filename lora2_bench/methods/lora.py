@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.experiment.checks import require_int
-from lora2_bench.methods.layers import AdaptedLinear, AdapterMethod, check_adapter_options, uniform
+from lora2_bench.methods.lowrank.layers import AdaptedLinear, uniform
+from lora2_bench.methods.lowrank.method import AdapterMethod, check_adapter_options
 
 
 @dataclass(frozen=True)

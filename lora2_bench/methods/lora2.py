@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.experiment.checks import require, require_choice, require_int, require_number
-from lora2_bench.methods.budget import BudgetOptions, RankedStacks
-from lora2_bench.methods.budgeted import BudgetedMethod, RegOptions, deviation
-from lora2_bench.methods.layers import RankedLinear, check_adapter_options, normal
-from lora2_bench.methods.stack import by_layer
+from lora2_bench.methods.lowrank.budget import RankedStacks
+from lora2_bench.methods.lowrank.budgeted import BudgetedMethod, RegOptions, deviation
+from lora2_bench.methods.lowrank.layers import RankedLinear, normal
+from lora2_bench.methods.lowrank.method import check_adapter_options
+from lora2_bench.methods.lowrank.schedule import BudgetOptions
+from lora2_bench.methods.lowrank.stack import by_layer
 
 TERMS = ("uv", "UV", "PQ")
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import in_steps, require_int, require_number, require_steps
-from lora2_bench.methods.layers import GatedLinear, GatedMethod, normal, uniform
 from lora2_bench.methods.lora import LoRAOptions
+from lora2_bench.methods.lowrank.layers import GatedLinear, normal, uniform
+from lora2_bench.methods.lowrank.method import GatedMethod
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import in_steps
-from lora2_bench.methods.budget import BudgetOptions, Schedule, keep_highest
 from lora2_bench.methods.lora2 import LoRA2
+from lora2_bench.methods.lowrank.budget import keep_highest
+from lora2_bench.methods.lowrank.schedule import BudgetOptions, Schedule
 from tests.methods.helpers import loss_of_batch, make_backbone, make_batch, make_method
 
 

@@ -1,4 +1,4 @@
-"""A frozen linear map with a low-rank addition beside it, and the method base of all such adapters."""
+"""What the low-rank methods share: injection, options, ranks and their counts."""
 
 from __future__ import annotations
 
@@ -11,99 +11,12 @@ from torch import Tensor, nn
 from lora2_bench.backbones.backbone import MAPS, Backbone, MapKey
 from lora2_bench.experiment.checks import require, require_number
 from lora2_bench.methods.base import Method, freeze_but_head
-from lora2_bench.methods.fused import Middle, low_rank_linear
-from lora2_bench.methods.stack import Stack, flatten, stacks_of
-
-
-class AdaptedLinear(nn.Module):
-    """h = x W0ᵀ + b + dropout(x) downᵀ · middle · upᵀ, with W0 and b frozen.
-
-    Attributes:
-        fused: compute it by `low_rank_linear`; False for the plain sum of the base and `delta`.
-        formed: the middle, where the method has formed those of all layers for this forward pass.
-    """
-
-    def __init__(self, base: nn.Linear, dropout: float) -> None:
-        super().__init__()
-        self.base = base
-        self.dropout = nn.Dropout(dropout)
-        self.fused = False
-        self.formed: Tensor | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., d_in) -> (..., d_out)."""
-        if self.fused:
-            down, up = self.outer()
-            middle = self.middle() if self.formed is None else self.formed
-            dropout = self.dropout.p if self.training else 0.0
-            return low_rank_linear(x, self.base.weight, self.base.bias, down, middle, up, dropout)
-        base: Tensor = self.base(x)
-        return base + self.delta(self.dropout(x))
-
-    @abstractmethod
-    def outer(self) -> tuple[Tensor, Tensor]:
-        """The outer factors: down (k×d_in) and up (d_out×k)."""
-
-    @abstractmethod
-    def middle(self) -> Middle:
-        """What stands between them, the scale included: a number, (k,) for a diagonal, or (k×k)."""
-
-    @abstractmethod
-    def delta(self, x: Tensor) -> Tensor:
-        """The low-rank addition as its equation has it: x (..., d_in) -> (..., d_out)."""
-
-    @abstractmethod
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """(lora_A, lora_B) with delta(x) = x lora_Aᵀ lora_Bᵀ, all scales included."""
-
-
-class RankedLinear(AdaptedLinear):
-    """An adapted layer whose ranks can be switched off one by one."""
-
-    @abstractmethod
-    def active_parameters(self, kept: int) -> int:
-        """Parameters in use with `kept` ranks."""
-
-
-class GatedLinear(RankedLinear):
-    """h = x W0ᵀ + b + scale · (gate ⊙ x Aᵀ) Bᵀ: a rank whose gate is zero adds nothing.
-
-    Attributes:
-        A: (r×d_in); gate: (r); B: (d_out×r). How they start is the subclass's.
-    """
-
-    A: nn.Parameter
-    gate: nn.Parameter
-    B: nn.Parameter
-
-    def __init__(self, base: nn.Linear, dropout: float, scale: float) -> None:
-        super().__init__(base, dropout)
-        self.scale = scale
-
-    def outer(self) -> tuple[Tensor, Tensor]:
-        """A and B."""
-        return self.A, self.B
-
-    def middle(self) -> Tensor:
-        """(r,): the gate, scaled."""
-        return self.scale * self.gate
-
-    def delta(self, x: Tensor) -> Tensor:
-        """x (..., d_in) -> (..., d_out)."""
-        return ((x @ self.A.T) * self.middle()) @ self.B.T
-
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """A and scale·B·diag(gate), without the ranks whose gate is zero."""
-        gate = self.gate.detach()
-        used = gate != 0
-        return self.A.detach()[used], self.scale * self.B.detach()[:, used] * gate[used]
-
-    def active_parameters(self, kept: int) -> int:
-        """A rank is a row of A, a gate and a column of B."""
-        return kept * (self.A.shape[1] + 1 + len(self.B))
-
+from lora2_bench.methods.lowrank.layers import AdaptedLinear, GatedLinear, RankedLinear
+from lora2_bench.methods.lowrank.stack import Stack, flatten, stacks_of
 
 Layer = TypeVar("Layer", bound=AdaptedLinear)
+
+
 Ranked = TypeVar("Ranked", bound=RankedLinear)
 
 
@@ -203,17 +116,6 @@ class GatedMethod(RankedMethod[Gated]):
         """The scaled gates of every layer (layers×r)."""
         (gates,) = self.stacks["gate"]
         return gates.tensor() * float(self.options.scale)
-
-
-def normal(shape: tuple[int, ...], std: float, like: Tensor, generator: torch.Generator) -> nn.Parameter:
-    """A parameter drawn from N(0, std²) on the CPU, with the dtype and device of `like`."""
-    return nn.Parameter(torch.empty(shape, dtype=like.dtype).normal_(0.0, std, generator=generator).to(like.device))
-
-
-def uniform(shape: tuple[int, ...], bound: float, like: Tensor, generator: torch.Generator) -> nn.Parameter:
-    """A parameter drawn from U(-bound, bound) on the CPU, with the dtype and device of `like`."""
-    drawn = torch.empty(shape, dtype=like.dtype).uniform_(-bound, bound, generator=generator)
-    return nn.Parameter(drawn.to(like.device))
 
 
 def check_adapter_options(options: Any) -> None:

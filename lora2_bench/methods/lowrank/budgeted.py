@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.experiment.checks import require_choice, require_number
-from lora2_bench.methods.budget import BudgetAllocator, RankedStacks
-from lora2_bench.methods.layers import Ranked, RankedMethod
+from lora2_bench.methods.lowrank.budget import BudgetAllocator, RankedStacks
+from lora2_bench.methods.lowrank.method import Ranked, RankedMethod
 
 
 @dataclass(frozen=True)

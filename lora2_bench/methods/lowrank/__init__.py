@@ -1,0 +1,1 @@
+"""What LoRA, AdaLoRA, SoRA and LoRA² share: layers, ranks, budgets, and the fast engine."""
