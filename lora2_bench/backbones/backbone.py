@@ -8,12 +8,7 @@ from dataclasses import dataclass
 import torch
 import transformers
 from torch import nn
-from transformers import (
-    AutoModelForSequenceClassification,
-    PretrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2_bench.errors import UserError
 

@@ -43,7 +43,7 @@ def main() -> None:
 
 def _write(what: str, results: Path) -> list[Path]:
     if what == "audit":
-        from lora2_bench.report.audit import write_audit
+        from lora2_bench.paper.audit.page import write_audit
 
         return write_audit(results)
     if what == "figures":

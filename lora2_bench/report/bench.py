@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora2_bench.paper.tables import table2
 from lora2_bench.report.files import write_sheets
-from lora2_bench.report.paper import table2
 from lora2_bench.report.sheet import Sheet, Text
 
 SCHEMA = 1

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from lora2_bench.experiment.suites import RowSpec, Suite, rows, suites
-from lora2_bench.report.architecture import ALL_MAPS
-from lora2_bench.report.paper import COLUMNS, METHODS, Column, Row, table1, table3, table4
-from lora2_bench.report.rounding import Printed, Range
+from lora2_bench.paper.architecture import ALL_MAPS
+from lora2_bench.paper.printed import Printed, Range
+from lora2_bench.paper.tables import COLUMNS, METHODS, Column, Row, table1, table3, table4
 
 AVERAGE = "average"
 TERMS = ("uv", "UV", "PQ")

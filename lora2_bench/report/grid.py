@@ -8,9 +8,9 @@ from statistics import fmean
 
 import numpy as np
 
+from lora2_bench.paper.printed import Printed, decimal
 from lora2_bench.report.comparisons import obstacles
 from lora2_bench.report.exhibits import AVERAGE, Exhibit, Line
-from lora2_bench.report.rounding import Printed, decimal
 from lora2_bench.report.runs import Run
 from lora2_bench.report.statistics import Verdict, verdict
 

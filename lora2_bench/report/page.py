@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 
 from lora2_bench.files.writing import write_text
+from lora2_bench.paper.audit.page import audit
+from lora2_bench.paper.audit.page import markdown as audit_page
 from lora2_bench.records.record import Record
 from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
-from lora2_bench.report.audit import audit
-from lora2_bench.report.audit import markdown as audit_page
 from lora2_bench.report.chart import Plot
 from lora2_bench.report.figures import current_figures
 from lora2_bench.report.markup import escaped, from_markdown, script_data, table

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from lora2_bench.paper.printed import decimal
+from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.report.commands import filling
 from lora2_bench.report.exhibits import AVERAGE
 from lora2_bench.report.grid import MARKS, MEANINGS, Entry, Grid
-from lora2_bench.report.paper import COLUMNS
-from lora2_bench.report.rounding import decimal
 from lora2_bench.report.sheet import Sheet, Text
 from lora2_bench.report.statistics import VERDICTS, Interval, bootstrap_interval
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
+from lora2_bench.paper.tables import Row
 from lora2_bench.report.comparisons import COLUMNS, Correctness, Reader, compare, stored_correctness
 from lora2_bench.report.exhibits import Line, exhibits
 from lora2_bench.report.grid import Grid
 from lora2_bench.report.pages import INTERVAL_RESAMPLES, PROTOCOLS, name_of, signed
-from lora2_bench.report.paper import Row
 from lora2_bench.report.sheet import Sheet, Text
 
 # What keeps `make tables` quick: bytes of one predictions file, and of all that are read in one run. The files of QQP

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora2_bench.experiment.settings import at, canonical
+from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.record import Record
 from lora2_bench.report.aggregate import data_name, science_of
 from lora2_bench.report.layout import is_number, reported
-from lora2_bench.report.paper import COLUMNS
 
 # The recipe's values that stand elsewhere: what a row fixes, and what `cut` names.
 _ELSEWHERE = ("targets", "target_r", "lr", "epochs", "batch_size")

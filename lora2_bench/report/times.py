@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from lora2_bench.experiment.suites import Suite, rows, suites
+from lora2_bench.paper.printed import Printed
+from lora2_bench.paper.tables import METHODS, table2
 from lora2_bench.report.commands import row_commands, suite_command
 from lora2_bench.report.grid import MARKS, NOT_COMPARABLE, Slot, slot_of
 from lora2_bench.report.pages import legend, name_of, signed
-from lora2_bench.report.paper import METHODS, table2
-from lora2_bench.report.rounding import Printed
 from lora2_bench.report.runs import Run
 from lora2_bench.report.sheet import Sheet, Text
 

@@ -8,7 +8,7 @@ import torch
 from lora2_bench.backbones.backbone import Backbone, random_backbone
 from lora2_bench.bench.sizes import SIZES
 from lora2_bench.methods.base import Method
-from lora2_bench.report import architecture
+from lora2_bench.paper import architecture
 from tests.methods.helpers import make_method
 
 ALL = ["q", "k", "v", "o", "f1", "f2"]

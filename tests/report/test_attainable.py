@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora2_bench.report.attainable import (
+from lora2_bench.paper.attainable import (
     MOST_RUNS,
     attainable_share,
     fewest_runs,
@@ -16,7 +16,7 @@ from lora2_bench.report.attainable import (
     right_answers,
     right_answers_cut_off,
 )
-from lora2_bench.report.rounding import Printed, Range, decimal
+from lora2_bench.paper.printed import Printed, Range, decimal
 
 ROWS = st.integers(1, 50_000)
 DIGITS = st.integers(0, 3)

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.report import architecture, paper
-from lora2_bench.report.architecture import DEBERTA_V3_BASE, ROBERTA_LARGE
-from lora2_bench.report.audit import VERDICTS, Line, accuracies, audit, findings, markdown, write_audit
-from lora2_bench.report.rounding import Printed
+from lora2_bench.paper import architecture
+from lora2_bench.paper import tables as paper
+from lora2_bench.paper.architecture import DEBERTA_V3_BASE, ROBERTA_LARGE
+from lora2_bench.paper.audit.accuracies import accuracies
+from lora2_bench.paper.audit.checks import VERDICTS, Line
+from lora2_bench.paper.audit.page import audit, findings, markdown, write_audit
+from lora2_bench.paper.printed import Printed
 from tests.report.test_tables import report
 
 GOLDEN = Path(__file__).resolve().parent / "golden_audit.md"
@@ -110,7 +113,7 @@ def test_verdicts_follow_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = dict(paper.table4())
     row = rows["Q,K"]
     rows["Q,K"] = replace(row, scores={**row.scores, "cola": Printed("68.88"), "rte": Printed("88.10")})
-    monkeypatch.setattr("lora2_bench.report.audit.table4", lambda: rows)
+    monkeypatch.setattr("lora2_bench.paper.audit.checks.table4", lambda: rows)
     lines = {line.what: (line.recomputed, line.verdict) for line in audit()}
     assert lines["Table 4, average of LoRA² k=1 (Q,K)"] == ("84.53", "consistent")
     assert lines["Table 4, RTE of LoRA² k=1 (Q,K)"] == ("none", "impossible")

@@ -14,18 +14,7 @@ from lora2_bench.report.aggregate import load_records
 from lora2_bench.report.commands import filling
 from lora2_bench.report.exhibits import exhibits
 from lora2_bench.report.files import Filled, fill_exhibits
-from lora2_bench.report.grid import (
-    FAILED,
-    MISSING,
-    NOT_COMPARABLE,
-    OK,
-    SEEDS,
-    STALE,
-    UNEVEN,
-    Entry,
-    Grid,
-    slot_of,
-)
+from lora2_bench.report.grid import FAILED, MISSING, NOT_COMPARABLE, OK, SEEDS, STALE, UNEVEN, Entry, Grid, slot_of
 from lora2_bench.report.pages import name_of, sheets
 from lora2_bench.report.paired import LARGEST_FILE, BoundedReader
 from lora2_bench.report.runs import Run, off_recipe, stale_runs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora2_bench.report import paper
-from lora2_bench.report.rounding import Printed
+from lora2_bench.paper import tables as paper
+from lora2_bench.paper.printed import Printed
 from lora2_bench.tasks.spec import TASKS
 
 GLUE = ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte"]

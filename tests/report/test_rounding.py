@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora2_bench.report.rounding import Printed, Range, decimal, mean
+from lora2_bench.paper.printed import Printed, Range, decimal, mean
 
 FIGURES = st.fractions(min_value=0, max_value=100, max_denominator=10**6)
 

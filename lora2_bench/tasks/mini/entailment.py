@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from lora2_bench.tasks.mini import lexicon
-from lora2_bench.tasks.mini.events import (
-    World,
-    active,
-    draw_event,
-    first_wording,
-    near_or_far,
-    retell,
-    sentence,
-)
+from lora2_bench.tasks.mini.events import World, active, draw_event, first_wording, near_or_far, retell, sentence
 from lora2_bench.tasks.mini.lexicon import Source
 
 _RTE: World = {

@@ -9,7 +9,7 @@ from fractions import Fraction
 from functools import cache
 from math import ceil, floor
 
-from lora2_bench.report.rounding import Printed
+from lora2_bench.paper.printed import Printed
 
 MOST_RUNS = 5
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from lora2_bench.report.rounding import Printed, Range, mean
+from lora2_bench.paper.printed import Printed, Range, mean
 from lora2_bench.tasks.spec import TASKS
 
 SOURCE = "LoRA², arXiv 2408.06854"
@@ -229,4 +229,4 @@ def _row(table: str, line: dict[str, str]) -> Row:
 
 
 def _lines(name: str) -> Iterable[dict[str, str]]:
-    return csv.DictReader((files(__name__) / name).read_text(encoding="utf-8").splitlines())
+    return csv.DictReader((files("lora2_bench.paper") / name).read_text(encoding="utf-8").splitlines())

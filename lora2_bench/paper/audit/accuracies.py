@@ -1,0 +1,118 @@
+"""Can one run, or a mean of a few, give the printed accuracies on that many rows?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fractions import Fraction
+
+from lora2_bench.paper.attainable import (
+    MOST_RUNS,
+    attainable_share,
+    fewest_runs,
+    nearest_answers,
+    right_answers,
+    right_answers_cut_off,
+)
+from lora2_bench.paper.audit.checks import ACCURACIES, IMPOSSIBLE, NOT_CHECKABLE, ONE_RUN, Line, printed_rows
+from lora2_bench.paper.printed import Printed, decimal
+from lora2_bench.paper.tables import COLUMNS, METHODS, SOURCE, Column, Row
+
+# An accuracy tells one run from several only where one run can print few of all figures.
+TELLING_SHARE = Fraction(1, 10)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A printed accuracy: `runs` is the fewest whose mean rounds to it, None where no mean of up to five does."""
+
+    row: Row
+    column: Column
+    printed: Printed
+    runs: int | None
+    share: Fraction
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether one run can print only few of all figures at this size."""
+        return self.share < TELLING_SHARE
+
+
+def accuracies() -> list[Accuracy]:
+    """Every printed accuracy, with the fewest runs that can give it."""
+    return [
+        Accuracy(row, column, printed, fewest_runs(printed, column.rows), attainable_share(printed.digits, column.rows))
+        for row in printed_rows()
+        for column, printed in ((COLUMNS[name], printed) for name, printed in row.scores.items())
+        if column.metric == "accuracy"
+    ]
+
+
+def accuracy_findings() -> list[str]:
+    """What the accuracies say together."""
+    every = accuracies()
+    telling = [one for one in every if one.is_telling]
+    columns = ", ".join(dict.fromkeys(one.column.label for one in telling))
+
+    def by_one_run(cells: list[Accuracy]) -> str:
+        return f"{sum(one.runs == 1 for one in cells)} of {len(cells)}"
+
+    in_table1 = {
+        name: by_one_run([one for one in telling if (one.row.table, one.row.method) == ("Table 1", method)])
+        for method, name in METHODS.items()
+    }
+    # The rows `all` of Tables 3 and 4 are the run of Table 1 again.
+    ablations = [one for one in telling if one.row.variant not in ("", "all")]
+    return [
+        f"Accuracies of Table 1 on {columns} that one run can give: "
+        + ", ".join(f"{name} {count}" for name, count in in_table1.items()),
+        f"The same for the ablations of LoRA² in Tables 3 and 4: {by_one_run(ablations)}",
+        "Accuracies of LoRA² that one run cannot give: "
+        + _listed(one for one in every if one.row.method == "lora2" and one.runs != 1),
+        f"Accuracies that no mean of 1 to {MOST_RUNS} runs can give: " + _listed(one for one in every if not one.runs),
+    ]
+
+
+def _listed(cells: Iterable[Accuracy]) -> str:
+    return (
+        "; ".join(f"{one.row.label}, {one.column.label} {one.printed} ({_verdict_of(one)})" for one in cells) or "none"
+    )
+
+
+def check_accuracies() -> list[Line]:
+    """A line for every printed accuracy."""
+    lines = []
+    for one in accuracies():
+        rows = one.column.rows
+        what = f"{one.row.table}, {one.column.label} of {one.row.label}"
+        recomputed = "none"
+        if one.runs is not None:
+            total = f"{rows}" if one.runs == 1 else f"({one.runs}·{rows})"
+            recomputed = f"{right_answers(one.printed, rows, one.runs)}/{total}"
+        lines.append(
+            Line(ACCURACIES, what, one.printed.text, recomputed, _verdict_of(one), _how_accuracy(one), one.row.source)
+        )
+    for column in COLUMNS.values():
+        if column.metric != "accuracy":
+            how = f"{column.metric.replace('_', ' ')} is no share of the rows"
+            source = f"{SOURCE}, Tables 1, 3 and 4"
+            lines.append(Line(ACCURACIES, f"{column.label}, all figures", "–", "–", NOT_CHECKABLE, how, source))
+    return lines
+
+
+def _verdict_of(one: Accuracy) -> str:
+    if one.runs is None:
+        return IMPOSSIBLE
+    return ONE_RUN if one.runs == 1 else f"mean of {one.runs}"
+
+
+def _how_accuracy(one: Accuracy) -> str:
+    rows, printed = one.column.rows, one.printed
+    if one.runs == 1:
+        if one.share == 1:
+            return "any figure is attainable at this size"
+        return f"one run on {rows} rows can print {decimal(100 * one.share, 0)} % of all figures"
+    nearest = nearest_answers(printed, rows)
+    how = f"the nearest of one run is {nearest}/{rows}, {printed.like(Fraction(100 * nearest, rows))}"
+    cut_off = right_answers_cut_off(printed, rows)
+    return how if cut_off is None else f"{how}; with digits cut off, not rounded, {cut_off}/{rows} gives it"
