@@ -13,7 +13,7 @@ from lora2_bench.errors import UserError
 from lora2_bench.files.writing import write_json, write_text
 from lora2_bench.records.record import SCHEMA, Record
 from lora2_bench.records.store import Store, read_record
-from lora2_bench.report.aggregate import load_records
+from lora2_bench.report.records import load_records
 from tests.made_records import make_cell, make_failed, make_record
 
 

@@ -10,8 +10,8 @@ from importlib.metadata import version
 from typing import Any
 
 from lora2_bench import __version__
+from lora2_bench.report.runs import XY
 
-XY = tuple[float, float]
 # Okabe and Ito's palette, told apart with any colour vision; one colour per method, in every figure.
 COLOURS = {
     "full": "#000000",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from lora2_bench.report.aggregate import GROUP, over_seeds
+from lora2_bench.report.predictions import Reader
+from lora2_bench.report.scores import GROUP, over_seeds
 from lora2_bench.report.statistics import (
     MEANINGFUL,
     RESAMPLES,
@@ -59,59 +57,12 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Correctness:
-    """Which dev examples a cell has right.
-
-    Attributes:
-        labels: (examples,) true classes, all dev splits in the order of their names.
-        right: checkpoint (`best`, `last`) -> (examples,) booleans.
-    """
-
-    labels: NDArray[np.int64]
-    right: dict[str, NDArray[np.bool_]]
-
-
-Reader = Callable[[str], Correctness | None]
-
-
-@dataclass(frozen=True)
 class _Run:
     score: float
     cell_id: str
 
 
 _Runs = dict[Key, _Run]
-
-
-def read_correctness(path: Path) -> Correctness | None:
-    """What one `predictions.json` has right; None for a regression, and where there is no file.
-
-    A file that cannot be read is named on stderr, and counts as none.
-    """
-    try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
-        parts = [splits[name] for name in sorted(splits)]
-        logits = {when: [np.array(part[when]) for part in parts] for when in parts[0] if when != "labels"}
-        if any(rows.shape[1] == 1 for split in logits.values() for rows in split):
-            return None
-        labels = np.concatenate([np.array(part["labels"]) for part in parts])
-        chosen = {when: np.concatenate([rows.argmax(axis=1) for rows in split]) for when, split in logits.items()}
-        return Correctness(labels, {when: predicted == labels for when, predicted in chosen.items()})
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
-        print(f"warning: {path} is skipped: no predictions of this package", file=sys.stderr)
-        return None
-
-
-def stored_correctness(results: Path) -> Reader:
-    """A reader of stored predictions by cell id; each file is read when first asked for, and once."""
-
-    @cache
-    def read(cell_id: str) -> Correctness | None:
-        return read_correctness(results / "cells" / cell_id / "predictions.json")
-
-    return read
 
 
 def obstacles(model: str, data: str, cut: str, protocol: str, *, backbone: str) -> list[str]:

@@ -9,9 +9,10 @@ import pandas as pd
 
 from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.records.record import Record
-from lora2_bench.report.aggregate import load_records, scores
 from lora2_bench.report.chart import Plot, digest, styles
 from lora2_bench.report.plots import plots, slug
+from lora2_bench.report.records import load_records
+from lora2_bench.report.scores import scores
 
 
 def write_figures(results: Path) -> list[Path]:

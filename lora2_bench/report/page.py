@@ -16,11 +16,12 @@ from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
 from lora2_bench.records.record import Record
-from lora2_bench.report.aggregate import data_name, load_records, over_seeds, scores
 from lora2_bench.report.chart import Plot
 from lora2_bench.report.figures import current_figures
 from lora2_bench.report.markup import escaped, from_markdown, script_data, table
 from lora2_bench.report.plots import slug
+from lora2_bench.report.records import load_records
+from lora2_bench.report.scores import data_name, over_seeds, scores
 from lora2_bench.report.svg import inline
 from lora2_bench.report.tables import markdown as table_page
 

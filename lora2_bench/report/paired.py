@@ -4,54 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lora2_bench.paper.tables import Row
-from lora2_bench.report.comparisons import COLUMNS, Correctness, Reader, compare, stored_correctness
+from lora2_bench.report.comparisons import COLUMNS, compare
 from lora2_bench.report.exhibits import Line, exhibits
 from lora2_bench.report.grid import Grid
 from lora2_bench.report.pages import INTERVAL_RESAMPLES, PROTOCOLS, name_of, signed
+from lora2_bench.report.predictions import Reader
 from lora2_bench.report.sheet import Sheet, Text
-
-# What keeps `make tables` quick: bytes of one predictions file, and of all that are read in one run. The files of QQP
-# and MNLI hold 20,000 rows and more; those of the smaller tasks pass.
-LARGEST_FILE = 256 * 1024
-MOST_BYTES = 8 * 1024 * 1024
-
-
-class BoundedReader:
-    """Reads stored predictions, passing over large files, until enough has been read.
-
-    Attributes:
-        passed_over: ids of the cells whose predictions stayed unread for that.
-    """
-
-    def __init__(self, results: Path) -> None:
-        self._cells = results / "cells"
-        self._read = stored_correctness(results)
-        self._known: dict[str, Correctness | None] = {}
-        self._bytes = 0
-        self.passed_over: set[str] = set()
-
-    def __call__(self, cell_id: str) -> Correctness | None:
-        """As `comparisons.stored_correctness`; None for what is passed over."""
-        if cell_id not in self._known:
-            self._known[cell_id] = self._first(cell_id)
-        return self._known[cell_id]
-
-    def _first(self, cell_id: str) -> Correctness | None:
-        try:
-            size = (self._cells / cell_id / "predictions.json").stat().st_size
-        except OSError:
-            return None
-        if size > LARGEST_FILE or self._bytes + size > MOST_BYTES:
-            self.passed_over.add(cell_id)
-            return None
-        self._bytes += size
-        return self._read(cell_id)
 
 
 def paired(frame: pd.DataFrame, grids: Iterable[Grid], correctness: Reader | None) -> pd.DataFrame:

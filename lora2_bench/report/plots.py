@@ -9,8 +9,8 @@ from statistics import fmean, stdev
 import pandas as pd
 
 from lora2_bench.records.record import Record
-from lora2_bench.report.chart import XY, Curve, Mean, Panel, Plot
-from lora2_bench.report.measured import Measured, grouped, main_settings, measured
+from lora2_bench.report.chart import Curve, Mean, Panel, Plot
+from lora2_bench.report.runs import XY, Measured, grouped, main_settings, measured
 from lora2_bench.tasks.spec import TASKS
 
 SCORE = "score (100 × metric)"

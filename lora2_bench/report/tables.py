@@ -8,13 +8,15 @@ import pandas as pd
 
 from lora2_bench.experiment.suites import suites
 from lora2_bench.files.writing import write_text
-from lora2_bench.report.aggregate import load_records, over_seeds, scores
 from lora2_bench.report.bench import write_bench
 from lora2_bench.report.commands import RUN
 from lora2_bench.report.files import fill_exhibits, write_exhibits
 from lora2_bench.report.pages import PROTOCOLS
-from lora2_bench.report.paired import BoundedReader, paired
+from lora2_bench.report.paired import paired
+from lora2_bench.report.predictions import BoundedReader
+from lora2_bench.report.records import load_records
 from lora2_bench.report.runs import Run, stale_runs
+from lora2_bench.report.scores import over_seeds, scores
 from lora2_bench.tasks.spec import TASKS
 
 _COLUMNS = [

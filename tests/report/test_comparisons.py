@@ -12,16 +12,9 @@ import pytest
 
 from lora2_bench.records.record import Record
 from lora2_bench.report import statistics
-from lora2_bench.report.aggregate import scores
-from lora2_bench.report.comparisons import (
-    AVERAGE,
-    COLUMNS,
-    Correctness,
-    compare,
-    obstacles,
-    read_correctness,
-    stored_correctness,
-)
+from lora2_bench.report.comparisons import AVERAGE, COLUMNS, compare, obstacles
+from lora2_bench.report.predictions import Correctness, read_correctness, stored_correctness
+from lora2_bench.report.scores import scores
 from tests.made_records import make_cell, make_record
 
 OURS = "lora2 k=1"

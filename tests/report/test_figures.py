@@ -15,12 +15,12 @@ import pytest
 
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.report.aggregate import scores
 from lora2_bench.report.chart import COLOURS, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.drawing import draw, short
 from lora2_bench.report.figures import current_figures, write_figures
 from lora2_bench.report.plots import pareto_front, slug
 from lora2_bench.report.plots import plots as plots_of
+from lora2_bench.report.scores import scores
 from lora2_bench.report.svg import inline
 from tests.made_records import make_cell, make_record
 from tests.report.made_results import made_results, measured

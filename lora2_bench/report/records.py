@@ -1,15 +1,57 @@
-"""What every table takes for granted in a record, looked at once where records are read."""
+"""Records read for the report: every readable one, checked, and only what tables need."""
 
 from __future__ import annotations
 
 import math
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from lora2_bench.experiment.settings import ABSENT, at
 from lora2_bench.records.record import Record
+from lora2_bench.records.store import read_record
+
+_RUN_FACTS = ("finished", "seconds", "seconds_per_step", "versions", "hardware", "command")
+
+
+def load_records(results: Path, *, whole: bool = True) -> list[Record]:
+    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped.
+
+    With whole=False, without what only figures and single pages show (`trimmed`): thousands then fit in memory.
+    """
+    records: dict[str, Record] = {}
+    for path in sorted(results.glob("cells/[!.]*/record.json")):  # a dot: left over by a writer that was killed
+        try:
+            record = read_record(path)
+            check(record)
+        except (ValueError, OSError) as error:
+            print(f"warning: {path} is skipped: {error}", file=sys.stderr)
+            continue
+        if record.id in records:
+            print(f"warning: {path} is skipped: a second record of cell {record.id}", file=sys.stderr)
+            continue
+        records[record.id] = record if whole else trimmed(record)
+    return list(records.values())
+
+
+def trimmed(record: Record) -> Record:
+    """A record without its evaluations, ranks and config, but for the recipe and the budget's scale."""
+    result = {name: value for name, value in record.result.items() if name not in ("evaluations", "ranks")}
+    run = {name: record.run[name] for name in _RUN_FACTS if name in record.run}
+    config = record.run.get("config") or {}
+    if "recipe" in config:
+        scale = config.get("method", {}).get("budget", {}).get("scale", False)
+        run["config"] = {"recipe": config["recipe"], "method": {"budget": {"scale": scale}}}
+    return replace(record, result=result, run=run)
+
 
 _NUMBER = (int, float)
+
+
 _MAYBE_TEXT = (str, type(None))
+
+
 _NEEDED: dict[str, tuple[type, ...]] = {
     "label": (str,),
     "cut": (list,),
@@ -31,6 +73,8 @@ _NEEDED: dict[str, tuple[type, ...]] = {
     "result.parameters.active": (int,),
     "run.finished": (str,),
 }
+
+
 _IF_THERE: dict[str, tuple[type, ...]] = {
     "cell.method.reg": (dict,),
     "cell.method.budget": (dict,),

@@ -3,54 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
-from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from lora2_bench.experiment.settings import canonical, leaves
 from lora2_bench.records.record import Record
-from lora2_bench.records.store import read_record
-from lora2_bench.report.layout import check, reported
+from lora2_bench.report.records import reported
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.
 GROUP = ["model", "data", "protocol", "method", "cut", "task", "science"]
-_RUN_FACTS = ("finished", "seconds", "seconds_per_step", "versions", "hardware", "command")
-
-
-def load_records(results: Path, *, whole: bool = True) -> list[Record]:
-    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped.
-
-    With whole=False, without what only figures and single pages show (`trimmed`): thousands then fit in memory.
-    """
-    records: dict[str, Record] = {}
-    for path in sorted(results.glob("cells/[!.]*/record.json")):  # a dot: left over by a writer that was killed
-        try:
-            record = read_record(path)
-            check(record)
-        except (ValueError, OSError) as error:
-            print(f"warning: {path} is skipped: {error}", file=sys.stderr)
-            continue
-        if record.id in records:
-            print(f"warning: {path} is skipped: a second record of cell {record.id}", file=sys.stderr)
-            continue
-        records[record.id] = record if whole else trimmed(record)
-    return list(records.values())
-
-
-def trimmed(record: Record) -> Record:
-    """A record without its evaluations, ranks and config, but for the recipe and the budget's scale."""
-    result = {name: value for name, value in record.result.items() if name not in ("evaluations", "ranks")}
-    run = {name: record.run[name] for name in _RUN_FACTS if name in record.run}
-    config = record.run.get("config") or {}
-    if "recipe" in config:
-        scale = config.get("method", {}).get("budget", {}).get("scale", False)
-        run["config"] = {"recipe": config["recipe"], "method": {"budget": {"scale": scale}}}
-    return replace(record, result=result, run=run)
 
 
 def science_of(cell: dict[str, Any]) -> str:

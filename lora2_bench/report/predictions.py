@@ -1,0 +1,100 @@
+"""Stored dev predictions, read back as right or wrong per row within a bound of memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Correctness:
+    """Which dev examples a cell has right.
+
+    Attributes:
+        labels: (examples,) true classes, all dev splits in the order of their names.
+        right: checkpoint (`best`, `last`) -> (examples,) booleans.
+    """
+
+    labels: NDArray[np.int64]
+    right: dict[str, NDArray[np.bool_]]
+
+
+Reader = Callable[[str], Correctness | None]
+
+
+def read_correctness(path: Path) -> Correctness | None:
+    """What one `predictions.json` has right; None for a regression, and where there is no file.
+
+    A file that cannot be read is named on stderr, and counts as none.
+    """
+    try:
+        splits = json.loads(path.read_text(encoding="utf-8"))
+        parts = [splits[name] for name in sorted(splits)]
+        logits = {when: [np.array(part[when]) for part in parts] for when in parts[0] if when != "labels"}
+        if any(rows.shape[1] == 1 for split in logits.values() for rows in split):
+            return None
+        labels = np.concatenate([np.array(part["labels"]) for part in parts])
+        chosen = {when: np.concatenate([rows.argmax(axis=1) for rows in split]) for when, split in logits.items()}
+        return Correctness(labels, {when: predicted == labels for when, predicted in chosen.items()})
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        print(f"warning: {path} is skipped: no predictions of this package", file=sys.stderr)
+        return None
+
+
+def stored_correctness(results: Path) -> Reader:
+    """A reader of stored predictions by cell id; each file is read when first asked for, and once."""
+
+    @cache
+    def read(cell_id: str) -> Correctness | None:
+        return read_correctness(results / "cells" / cell_id / "predictions.json")
+
+    return read
+
+
+# What keeps `make tables` quick: bytes of one predictions file, and of all that are read in one run. The files of QQP
+# and MNLI hold 20,000 rows and more; those of the smaller tasks pass.
+LARGEST_FILE = 256 * 1024
+
+
+MOST_BYTES = 8 * 1024 * 1024
+
+
+class BoundedReader:
+    """Reads stored predictions, passing over large files, until enough has been read.
+
+    Attributes:
+        passed_over: ids of the cells whose predictions stayed unread for that.
+    """
+
+    def __init__(self, results: Path) -> None:
+        self._cells = results / "cells"
+        self._read = stored_correctness(results)
+        self._known: dict[str, Correctness | None] = {}
+        self._bytes = 0
+        self.passed_over: set[str] = set()
+
+    def __call__(self, cell_id: str) -> Correctness | None:
+        """As `comparisons.stored_correctness`; None for what is passed over."""
+        if cell_id not in self._known:
+            self._known[cell_id] = self._first(cell_id)
+        return self._known[cell_id]
+
+    def _first(self, cell_id: str) -> Correctness | None:
+        try:
+            size = (self._cells / cell_id / "predictions.json").stat().st_size
+        except OSError:
+            return None
+        if size > LARGEST_FILE or self._bytes + size > MOST_BYTES:
+            self.passed_over.add(cell_id)
+            return None
+        self._bytes += size
+        return self._read(cell_id)
