@@ -47,14 +47,14 @@ def _write(what: str, results: Path) -> list[Path]:
 
         return write_audit(results)
     if what == "figures":
-        from lora2_bench.report.figures import write_figures
+        from lora2_bench.report.figures.files import write_figures
 
         return write_figures(results)
     if what == "report":
-        from lora2_bench.report.page import write_report
+        from lora2_bench.report.page.page import write_report
 
         return write_report(results)
-    from lora2_bench.report.tables import write_tables  # pandas takes most of a second
+    from lora2_bench.report.tables.write import write_tables  # pandas takes most of a second
 
     return write_tables(results)
 

@@ -13,18 +13,10 @@ from numpy.typing import NDArray
 
 from lora2_bench.report.predictions import Reader
 from lora2_bench.report.scores import GROUP, over_seeds
-from lora2_bench.report.statistics import (
-    MEANINGFUL,
-    RESAMPLES,
-    Floats,
-    Key,
-    bootstrap_interval,
-    detectable_difference,
-    mcnemar,
-    pair,
-    seeds_needed,
-    sign_flip_test,
-)
+from lora2_bench.report.statistics.intervals import RESAMPLES, Floats, bootstrap_interval
+from lora2_bench.report.statistics.power import detectable_difference, seeds_needed
+from lora2_bench.report.statistics.significance import Key, mcnemar, pair, sign_flip_test
+from lora2_bench.report.statistics.verdict import MEANINGFUL
 from lora2_bench.tasks.spec import TASKS
 
 EIGHT = tuple(task for task in TASKS if task != "wnli")  # those of the paper's average
@@ -63,30 +55,6 @@ class _Run:
 
 
 _Runs = dict[Key, _Run]
-
-
-def obstacles(model: str, data: str, cut: str, protocol: str, *, backbone: str) -> list[str]:
-    """Why a group of runs is no counterpart of a figure that the paper prints for `backbone`; empty where it is one.
-
-    Args:
-        model: its backbone, as in `aggregate.scores`, like the next three.
-        data: source of its rows.
-        cut: settings that make it a quick look or move it off its recipe.
-        protocol: paper, last or clean.
-        backbone: the name of the figure's own backbone.
-    """
-    found = []
-    if model != backbone:
-        found.append(f"the backbone is {model}, not {backbone}")
-    if data == "mini":
-        found.append("generated data, not GLUE")
-    elif data.endswith("-sample"):
-        found.append("not GLUE's own rows")
-    if cut:
-        found.append(f"cut: {cut}")
-    if protocol != "paper":
-        found.append(f"protocol {protocol}; the paper prints best dev scores")
-    return found
 
 
 def compare(

@@ -11,10 +11,14 @@ import pandas as pd
 import pytest
 
 from lora2_bench.records.record import Record
-from lora2_bench.report import statistics
-from lora2_bench.report.comparisons import AVERAGE, COLUMNS, compare, obstacles
+from lora2_bench.report.comparisons import AVERAGE, COLUMNS, compare
 from lora2_bench.report.predictions import Correctness, read_correctness, stored_correctness
 from lora2_bench.report.scores import scores
+from lora2_bench.report.statistics.intervals import bootstrap_interval
+from lora2_bench.report.statistics.power import detectable_difference, seeds_needed
+from lora2_bench.report.statistics.significance import mcnemar, sign_flip_test
+from lora2_bench.report.statistics.verdict import MEANINGFUL
+from lora2_bench.report.tables.slots import obstacles
 from tests.made_records import make_cell, make_record
 
 OURS = "lora2 k=1"
@@ -48,15 +52,15 @@ def test_a_row_holds_what_the_statistics_give(frame: pd.DataFrame) -> None:
         compare(frame, OURS, claims={("lora r=8", "rte"): 2.17}), protocol="paper", other="lora r=8", task="rte"
     )
     differences = np.array([2.0, 1.0, 5.0])
-    interval = statistics.bootstrap_interval({"rte": differences})
+    interval = bootstrap_interval({"rte": differences})
     assert (found["n"], found["unpaired"], found["tasks"]) == (3, 1, "rte")
     assert found["difference"] == pytest.approx(differences.mean())
     assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
-    assert found["sign_flip_p"] == statistics.sign_flip_test(differences) == 0.25
+    assert found["sign_flip_p"] == sign_flip_test(differences) == 0.25
     assert found["sd"] == pytest.approx(differences.std(ddof=1))
-    assert found["detectable"] == pytest.approx(statistics.detectable_difference(differences.std(ddof=1), 3))
+    assert found["detectable"] == pytest.approx(detectable_difference(differences.std(ddof=1), 3))
     assert found["claimed"] == 2.17
-    assert found["seeds_needed"] == statistics.seeds_needed(2.17, differences.std(ddof=1))
+    assert found["seeds_needed"] == seeds_needed(2.17, differences.std(ddof=1))
     assert np.isnan(found["mcnemar_p"])
 
 
@@ -66,7 +70,7 @@ def test_the_average_weighs_tasks_alike(frame: pd.DataFrame) -> None:
     assert (found["tasks"], found["n"], found["unpaired"]) == ("cola rte", 3, 1)
     assert found["difference"] == pytest.approx((cola.mean() + rte.mean()) / 2)
     assert found["sd"] == pytest.approx(np.sqrt(cola.var(ddof=1) + rte.var(ddof=1)) / 2)
-    assert found["claimed"] == statistics.MEANINGFUL
+    assert found["claimed"] == MEANINGFUL
 
 
 def test_methods_without_a_common_seed_have_a_row_without_numbers(frame: pd.DataFrame) -> None:
@@ -143,7 +147,7 @@ def test_mcnemar_reads_the_checkpoint_of_the_protocol_once_and_only_what_is_comp
             for method in (OURS, "lora r=8")
         ]
         one = row(found, protocol=protocol, other="lora r=8", task="rte")
-        assert (one["mcnemar_p"], one["mcnemar_seeds"]) == (statistics.mcnemar(*sides).p, 3)
+        assert (one["mcnemar_p"], one["mcnemar_seeds"]) == (mcnemar(*sides).p, 3)
     assert row(found, protocol="paper", other="lora r=8", task="cola")["mcnemar_seeds"] == 0
     assert not set(asked) & set(frame[frame.seed > 3]["id"])
 

@@ -10,16 +10,17 @@ import pytest
 
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.report.commands import filling
-from lora2_bench.report.exhibits import exhibits
-from lora2_bench.report.files import Filled, fill_exhibits
-from lora2_bench.report.grid import FAILED, MISSING, NOT_COMPARABLE, OK, SEEDS, STALE, UNEVEN, Entry, Grid, slot_of
-from lora2_bench.report.pages import name_of, sheets
 from lora2_bench.report.predictions import LARGEST_FILE, BoundedReader
 from lora2_bench.report.records import load_records
 from lora2_bench.report.runs import Run, off_recipe, stale_runs
-from lora2_bench.report.sheet import markdown
-from lora2_bench.report.times import ratio
+from lora2_bench.report.tables.commands import filling
+from lora2_bench.report.tables.exhibits import Filled, fill_exhibits
+from lora2_bench.report.tables.grid import Entry, Grid
+from lora2_bench.report.tables.layouts import exhibits
+from lora2_bench.report.tables.render import markdown
+from lora2_bench.report.tables.sheets import name_of, sheets
+from lora2_bench.report.tables.slots import FAILED, MISSING, NOT_COMPARABLE, OK, SEEDS, STALE, UNEVEN, slot_of
+from lora2_bench.report.tables.step_times import ratio
 from tests.composed import plan_of
 from tests.made_records import make_cell, make_failed, make_row_record
 from tests.report.exhibit_records import exhibit_records

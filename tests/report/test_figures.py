@@ -15,13 +15,13 @@ import pytest
 
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.report.chart import COLOURS, Mean, Panel, Plot, digest, styles
-from lora2_bench.report.drawing import draw, short
-from lora2_bench.report.figures import current_figures, write_figures
-from lora2_bench.report.plots import pareto_front, slug
-from lora2_bench.report.plots import plots as plots_of
+from lora2_bench.report.figures.chart import COLOURS, Mean, Panel, Plot, digest, styles
+from lora2_bench.report.figures.data import pareto_front, slug
+from lora2_bench.report.figures.data import plots as plots_of
+from lora2_bench.report.figures.drawing import draw, short
+from lora2_bench.report.figures.files import current_figures, write_figures
+from lora2_bench.report.page.markup import inline
 from lora2_bench.report.scores import scores
-from lora2_bench.report.svg import inline
 from tests.made_records import make_cell, make_record
 from tests.report.made_results import made_results, measured
 
@@ -284,7 +284,7 @@ def test_inline_figures_share_no_id_and_load_nothing(results: Path) -> None:
 
 def test_tables_do_not_load_matplotlib(tmp_path: Path) -> None:
     Store(tmp_path).write(make_record(make_cell()))
-    code = "import sys; from pathlib import Path; from lora2_bench.report.tables import write_tables\n"
+    code = "import sys; from pathlib import Path; from lora2_bench.report.tables.write import write_tables\n"
     code += "write_tables(Path(sys.argv[1])); print('matplotlib' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT, check=True, timeout=120

@@ -12,8 +12,8 @@ import pytest
 
 from lora2_bench.experiment.suites import suites
 from lora2_bench.records.store import Store
-from lora2_bench.report.sheet import Sheet, Text, escape, latex
-from lora2_bench.report.tables import write_tables
+from lora2_bench.report.tables.render import Sheet, Text, escape, latex
+from lora2_bench.report.tables.write import write_tables
 from tests.made_records import make_row_record
 from tests.report.exhibit_records import exhibit_records
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.records.store import Store
-from lora2_bench.report.figures import write_figures
-from lora2_bench.report.markup import from_markdown, script_data, table
-from lora2_bench.report.page import DRAWN_AT_ONCE, exhibits, page, write_report
+from lora2_bench.report.figures.files import write_figures
+from lora2_bench.report.page.markup import from_markdown, script_data, table
+from lora2_bench.report.page.page import DRAWN_AT_ONCE, exhibits, page, write_report
 from lora2_bench.report.scores import scores
 from tests.made_records import make_cell, make_record
 from tests.report.made_results import made_results, measured

@@ -8,7 +8,7 @@ import yaml
 from lora2_bench.experiment.suites import rows, suites
 from lora2_bench.files.paths import CONF
 from lora2_bench.paper.tables import table1, table3, table4
-from lora2_bench.report.exhibits import exhibits
+from lora2_bench.report.tables.layouts import exhibits
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import plan_of
 

@@ -19,7 +19,7 @@ from lora2_bench.records.record import SCHEMA, Record
 from lora2_bench.records.store import Store
 from lora2_bench.report.records import load_records
 from lora2_bench.report.scores import over_seeds, scores
-from lora2_bench.report.tables import write_tables
+from lora2_bench.report.tables.write import write_tables
 from tests.made_records import make_cell, make_failed, make_record
 from tests.report.exhibit_records import exhibit_records
 

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 import pandas as pd
 
 from lora2_bench.records.record import Record
-from lora2_bench.report.chart import Curve, Mean, Panel, Plot
+from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot
 from lora2_bench.report.runs import XY, Measured, grouped, main_settings, measured
 from lora2_bench.tasks.spec import TASKS
 

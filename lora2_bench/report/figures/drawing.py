@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lora2_bench.report.chart import Mean, Panel, Plot, Style, digest
+from lora2_bench.report.figures.chart import Mean, Panel, Plot, Style, digest
 
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "lora2_bench",  # ids are hashes: the same figure gives the same bytes

@@ -16,14 +16,13 @@ from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
 from lora2_bench.records.record import Record
-from lora2_bench.report.chart import Plot
-from lora2_bench.report.figures import current_figures
-from lora2_bench.report.markup import escaped, from_markdown, script_data, table
-from lora2_bench.report.plots import slug
+from lora2_bench.report.figures.chart import Plot
+from lora2_bench.report.figures.data import slug
+from lora2_bench.report.figures.files import current_figures
+from lora2_bench.report.page.markup import escaped, from_markdown, inline, script_data, table
 from lora2_bench.report.records import load_records
 from lora2_bench.report.scores import data_name, over_seeds, scores
-from lora2_bench.report.svg import inline
-from lora2_bench.report.tables import markdown as table_page
+from lora2_bench.report.tables.overview import markdown as table_page
 
 DRAWN_AT_ONCE = 12  # figures that a report draws itself; more are left to `make figures`, which takes longer
 FIRST_COMMAND = "python -m lora2_bench method=lora2 task=rte"
@@ -99,7 +98,7 @@ def page(
 
 
 def _asset(name: str) -> str:
-    return (files("lora2_bench.report") / name).read_text(encoding="utf-8")
+    return (files("lora2_bench.report.page") / name).read_text(encoding="utf-8")
 
 
 def _what_was_run(records: Sequence[Record], unreadable: int) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lora2_bench.experiment.suites import Suite
-from lora2_bench.report.grid import OK, STALE, Grid, Slot
+from lora2_bench.report.tables.grid import Grid
+from lora2_bench.report.tables.slots import OK, STALE, Slot
 
 RUN = "python -m lora2_bench"
 

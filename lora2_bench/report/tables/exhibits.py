@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from lora2_bench.experiment.suites import rows
-from lora2_bench.files.writing import write_text
-from lora2_bench.report import pages, times
-from lora2_bench.report.exhibits import exhibits
-from lora2_bench.report.grid import Grid, fill
-from lora2_bench.report.pages import PROTOCOLS
-from lora2_bench.report.paired import paired_sheets
 from lora2_bench.report.runs import Run
-from lora2_bench.report.sheet import PREAMBLE, Sheet, latex, markdown
-from lora2_bench.report.times import Times
+from lora2_bench.report.tables import sheets
+from lora2_bench.report.tables import step_times as times
+from lora2_bench.report.tables.grid import Grid, fill
+from lora2_bench.report.tables.layouts import exhibits
+from lora2_bench.report.tables.paired import paired_sheets
+from lora2_bench.report.tables.render import write_sheets
+from lora2_bench.report.tables.sheets import PROTOCOLS
+from lora2_bench.report.tables.step_times import Times
 
 
 def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -85,39 +82,12 @@ def write_exhibits(place: Path, filled: Filled, compared: pd.DataFrame, passed_o
     model, data = filled.model, filled.data
     written: list[Path] = []
     for name, grids in filled.grids.items():
-        written += write_sheets(place, name, pages.sheets(grids), pages.CSV_COLUMNS, pages.csv_lines(grids))
-    sheets = [times.times_sheet(filled.times, model, data)] if filled.times else []
-    written += write_sheets(place, "table2", sheets, times.CSV_COLUMNS, times.csv_lines(filled.times, model, data))
+        written += write_sheets(place, name, sheets.sheets(grids), sheets.CSV_COLUMNS, sheets.csv_lines(grids))
+    tables = [times.times_sheet(filled.times, model, data)] if filled.times else []
+    written += write_sheets(place, "table2", tables, times.CSV_COLUMNS, times.csv_lines(filled.times, model, data))
     slots = [slot for grid in filled.grids["table1"] for row in grid.rows for slot in row.slots.values()]
     unread = passed_over & {run.id for slot in slots for run in slot.runs.values()}
     part = compared[(compared["model"] == model) & (compared["data"] == data)]
     lines = part.round(6).astype(object).where(part.notna(), "").to_numpy().tolist()
-    sheets = paired_sheets(part, model, data, len(unread))
-    return written + write_sheets(place, "comparisons", sheets, tuple(part.columns), lines, with_latex=False)
-
-
-def write_sheets(
-    place: Path,
-    name: str,
-    sheets: Sequence[Sheet],
-    columns: Sequence[str],
-    lines: Sequence[Sequence[Any]],
-    *,
-    with_latex: bool = True,
-) -> list[Path]:
-    """Write sheets as `NAME.md` and `.tex`, and `lines` as `.csv`; without sheets, remove what stands there."""
-    paths = [place / f"{name}.{kind}" for kind in ("md", *(("tex",) if with_latex else ()), "csv")]
-    if not sheets:
-        for path in paths:
-            path.unlink(missing_ok=True)
-        return []
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
-    texts = {
-        "md": "\n".join(markdown(sheet) for sheet in sheets),
-        "tex": PREAMBLE + "\n".join(latex(sheet) for sheet in sheets),
-        "csv": text.getvalue(),
-    }
-    for path in paths:
-        write_text(path, texts[path.suffix[1:]])
-    return paths
+    tables = paired_sheets(part, model, data, len(unread))
+    return written + write_sheets(place, "comparisons", tables, tuple(part.columns), lines, with_latex=False)

@@ -9,8 +9,8 @@ import pandas as pd
 
 from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.records.record import Record
-from lora2_bench.report.chart import Plot, digest, styles
-from lora2_bench.report.plots import plots, slug
+from lora2_bench.report.figures.chart import Plot, digest, styles
+from lora2_bench.report.figures.data import plots, slug
 from lora2_bench.report.records import load_records
 from lora2_bench.report.scores import scores
 
@@ -52,7 +52,7 @@ def current_figures(
 def _draw_all(folder: Path, wanted: Sequence[Plot], records: Sequence[Record]) -> list[Path]:
     if not wanted:
         return []
-    from lora2_bench.report.drawing import draw  # matplotlib takes a second to load
+    from lora2_bench.report.figures.drawing import draw  # matplotlib takes a second to load
 
     style = styles(record.label for record in records)
     written = []

@@ -9,11 +9,13 @@ import numpy as np
 
 from lora2_bench.paper.printed import decimal
 from lora2_bench.paper.tables import COLUMNS
-from lora2_bench.report.commands import filling
-from lora2_bench.report.exhibits import AVERAGE
-from lora2_bench.report.grid import MARKS, MEANINGS, Entry, Grid
-from lora2_bench.report.sheet import Sheet, Text
-from lora2_bench.report.statistics import VERDICTS, Interval, bootstrap_interval
+from lora2_bench.report.statistics.intervals import Interval, bootstrap_interval
+from lora2_bench.report.statistics.verdict import VERDICTS
+from lora2_bench.report.tables.commands import filling
+from lora2_bench.report.tables.grid import Entry, Grid
+from lora2_bench.report.tables.layouts import AVERAGE
+from lora2_bench.report.tables.render import Sheet, Text
+from lora2_bench.report.tables.slots import MARKS, MEANINGS
 
 PROTOCOLS = {
     "paper": "best dev score of each run (protocol `paper`)",

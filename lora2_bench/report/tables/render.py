@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora2_bench.files.writing import write_text
 
 BEST, SECOND = 1, 2
 
@@ -103,3 +109,30 @@ def _latex(text: Text) -> str:
     head = {BEST: rf"\textbf{{{head}}}", SECOND: rf"\underline{{{head}}}"}.get(text.rank, head)
     # A bracket that opens a line would pass for the argument of the line end before it.
     return ("{}" if head.startswith("[") else "") + head + escape(text.tail)
+
+
+def write_sheets(
+    place: Path,
+    name: str,
+    sheets: Sequence[Sheet],
+    columns: Sequence[str],
+    lines: Sequence[Sequence[Any]],
+    *,
+    with_latex: bool = True,
+) -> list[Path]:
+    """Write sheets as `NAME.md` and `.tex`, and `lines` as `.csv`; without sheets, remove what stands there."""
+    paths = [place / f"{name}.{kind}" for kind in ("md", *(("tex",) if with_latex else ()), "csv")]
+    if not sheets:
+        for path in paths:
+            path.unlink(missing_ok=True)
+        return []
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+    texts = {
+        "md": "\n".join(markdown(sheet) for sheet in sheets),
+        "tex": PREAMBLE + "\n".join(latex(sheet) for sheet in sheets),
+        "csv": text.getvalue(),
+    }
+    for path in paths:
+        write_text(path, texts[path.suffix[1:]])
+    return paths

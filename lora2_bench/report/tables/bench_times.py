@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.paper.tables import table2
-from lora2_bench.report.files import write_sheets
-from lora2_bench.report.sheet import Sheet, Text
+from lora2_bench.report.tables.render import Sheet, Text, write_sheets
 
 SCHEMA = 1
 _COMMAND = "python -m lora2_bench.bench"

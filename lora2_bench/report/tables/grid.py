@@ -9,52 +9,10 @@ from statistics import fmean
 import numpy as np
 
 from lora2_bench.paper.printed import Printed, decimal
-from lora2_bench.report.comparisons import obstacles
-from lora2_bench.report.exhibits import AVERAGE, Exhibit, Line
 from lora2_bench.report.runs import Run
-from lora2_bench.report.statistics import Verdict, verdict
-
-OK, MISSING, FAILED, STALE, NOT_COMPARABLE = "ok", "missing", "failed", "stale", "not comparable"
-SEEDS, UNEVEN = "seeds", "uneven"
-MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEEDS: "‡", UNEVEN: "§"}
-MEANINGS = {
-    MISSING: "no run",
-    FAILED: "a run failed",
-    STALE: "a run is stale: made with other rows, backbone weights or another major version than the newest record",
-    NOT_COMPARABLE: "a run is not comparable: a quick look, or settings off the recipe",
-    SEEDS: "other seeds than the suite's",
-    UNEVEN: "an average over tasks with different sets of seeds: without sd",
-}
-_WORST_FIRST = (FAILED, STALE, NOT_COMPARABLE, MISSING)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """One row and task under one way of choosing the checkpoint.
-
-    Attributes:
-        runs: seed -> the run that counts.
-        states: seed of the suite -> ok, missing, failed, stale or not comparable.
-        reasons: why runs do not count, each once.
-    """
-
-    runs: Mapping[int, Run]
-    states: Mapping[int, str]
-    reasons: tuple[str, ...] = ()
-
-    @property
-    def seen(self) -> bool:
-        """Whether there is any run, counted or not."""
-        return bool(self.runs or self.reasons)
-
-    @property
-    def marks(self) -> tuple[str, ...]:
-        """The marks of its place: every state but ok where nothing counts, and what is wrong beside what counts."""
-        found = [state for state in _WORST_FIRST if state in self.states.values()]
-        if not self.runs:
-            return tuple(found[:1])
-        odd = set(self.runs) != set(self.states)
-        return tuple([state for state in found if state != MISSING] + ([SEEDS] if odd else []))
+from lora2_bench.report.statistics.verdict import Verdict, verdict
+from lora2_bench.report.tables.layouts import AVERAGE, Exhibit, Line
+from lora2_bench.report.tables.slots import MISSING, NOT_COMPARABLE, SEEDS, UNEVEN, Slot, obstacles, slot_of
 
 
 @dataclass(frozen=True)
@@ -175,45 +133,6 @@ def fill(
         }
         made.append(GridRow(line, _entries(grid, line, slots), slots))
     return replace(grid, rows=_ranked(made, grid.columns))
-
-
-def slot_of(runs: Sequence[Run], seeds: Iterable[int], stale: Mapping[str, str]) -> Slot:
-    """Which of a row's runs on one task count.
-
-    Finished runs by the recipe that are not stale count. Where they were made under several settings (another length,
-    say), those with the most seeds are taken, the newest of equals: never by score.
-    """
-    settings: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.done and not run.obstacles and run.id not in stale:
-            settings.setdefault(run.science, []).append(run)
-    taken = max(settings.values(), key=lambda group: (len(group), max(run.finished for run in group)), default=[])
-    counted = {run.seed: run for run in taken}
-    states: dict[int, str] = {}
-    reasons = set()
-    for run in runs:
-        if run.id in {one.id for one in taken}:
-            continue
-        state, reason = _why_not(run, stale)
-        reasons.add(f"{state}: {reason}")
-        if run.seed not in counted:
-            known = states.get(run.seed, MISSING)
-            states[run.seed] = min(state, known, key=_WORST_FIRST.index)
-    return Slot(
-        dict(sorted(counted.items())),
-        {seed: OK if seed in counted else states.get(seed, MISSING) for seed in seeds},
-        tuple(sorted(reasons)),
-    )
-
-
-def _why_not(run: Run, stale: Mapping[str, str]) -> tuple[str, str]:
-    if not run.done:
-        return FAILED, run.cause
-    if run.obstacles:
-        return NOT_COMPARABLE, "; ".join(run.obstacles)
-    if run.id in stale:
-        return STALE, stale[run.id]
-    return NOT_COMPARABLE, "other settings than those of most of its seeds"
 
 
 def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Entry]:

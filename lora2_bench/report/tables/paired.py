@@ -10,11 +10,11 @@ import pandas as pd
 
 from lora2_bench.paper.tables import Row
 from lora2_bench.report.comparisons import COLUMNS, compare
-from lora2_bench.report.exhibits import Line, exhibits
-from lora2_bench.report.grid import Grid
-from lora2_bench.report.pages import INTERVAL_RESAMPLES, PROTOCOLS, name_of, signed
 from lora2_bench.report.predictions import Reader
-from lora2_bench.report.sheet import Sheet, Text
+from lora2_bench.report.tables.grid import Grid
+from lora2_bench.report.tables.layouts import Line, exhibits
+from lora2_bench.report.tables.render import Sheet, Text
+from lora2_bench.report.tables.sheets import INTERVAL_RESAMPLES, PROTOCOLS, name_of, signed
 
 
 def paired(frame: pd.DataFrame, grids: Iterable[Grid], correctness: Reader | None) -> pd.DataFrame:

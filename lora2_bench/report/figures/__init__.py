@@ -1,0 +1,1 @@
+"""Runs to figures, as SVG and PNG."""

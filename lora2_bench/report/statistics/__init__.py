@@ -1,0 +1,1 @@
+"""Intervals, tests, power and verdicts: pure functions of scores."""

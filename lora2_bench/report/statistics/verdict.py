@@ -1,0 +1,93 @@
+"""Whether a printed figure was reproduced, within noise, or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lora2_bench.report.statistics.intervals import LEVEL, Floats, Interval, student_intervals
+
+MEANINGFUL = 1.0  # points: the smallest difference worth a claim
+
+
+REPRODUCED, WITHIN_NOISE, NOT_REPRODUCED = "reproduced", "within noise", "not reproduced"
+
+
+NOT_COMPARABLE = "not comparable"
+
+
+VERDICTS = (REPRODUCED, WITHIN_NOISE, NOT_REPRODUCED, NOT_COMPARABLE)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What our runs say of one printed figure.
+
+    Attributes:
+        word: one of `VERDICTS`.
+        reason: one line, with the numbers that decided.
+        difference: our mean minus the printed figure, in points; None where not comparable.
+        mean: our mean with its t interval; None without scores.
+        prediction: our mean with the interval of one further run; None without scores.
+    """
+
+    word: str
+    reason: str
+    difference: float | None
+    mean: Interval | None
+    prediction: Interval | None
+
+
+def verdict(
+    printed: float | None,
+    digits: int,
+    scores: Mapping[str, Sequence[float] | Floats],
+    *,
+    obstacles: Sequence[str] = (),
+    margin: float = MEANINGFUL,
+    level: float = LEVEL,
+) -> Verdict:
+    """Judge a printed figure by our runs: the first rule that applies decides, so exactly one does.
+
+    1. not comparable: there is an obstacle, no printed figure, or a task with fewer than two seeds.
+    2. not reproduced: the figure lies outside the prediction interval of one further run of ours.
+    3. reproduced: the whole interval of our mean lies within `margin` points of the figure.
+    4. within noise: everything else; a run of ours could be the figure, and our mean could be a margin away from it.
+
+    The figure stands for every number that rounds to it: half a unit of its last digit is taken off its distance.
+
+    Args:
+        printed: the paper's figure in points; None where it prints none.
+        digits: decimals it is printed with.
+        scores: task -> our scores over seeds; several tasks for a printed average over exactly these.
+        obstacles: reasons why ours are not the figure's kind of run: other data, backbone, rows, protocol, settings.
+        margin: smallest meaningful difference, in points.
+        level: of both intervals.
+
+    Raises:
+        ValueError: for a score that is not finite, a task without any, a margin under 0, or an impossible level.
+    """
+    if not margin >= 0:
+        raise ValueError(f"margin={margin} is not possible: it must be at least 0 points")
+    if not scores:
+        return Verdict(NOT_COMPARABLE, "; ".join([*obstacles, "no run of ours"]), None, None, None)
+    mean, further = student_intervals(scores, level, 0, 1)
+    few = [task for task, seeds in mean.seeds.items() if seeds < 2]
+    reasons = [*obstacles, *([f"one seed only ({', '.join(few)}): its spread is unknown"] if few else [])]
+    if printed is None:
+        reasons.append("the paper prints no figure")
+    if printed is None or reasons:
+        return Verdict(NOT_COMPARABLE, "; ".join(reasons), None, mean, further)
+    difference = mean.estimate - printed
+    distance = max(0.0, abs(difference) - 0.5 * 10.0**-digits - 1e-9)
+    share, shown = f"{100 * level:g} %", f"{printed:.{digits}f}"
+    falls = f"{mean.estimate:.2f} ± {further.half_width:.2f}"
+    reach = distance + mean.half_width
+    if distance > further.half_width:
+        word, reason = NOT_REPRODUCED, f"{shown} lies outside {falls}, where a further run of ours falls ({share})"
+    elif reach <= margin:
+        word, reason = REPRODUCED, f"our mean lies within {margin:g} point(s) of {shown} ({share})"
+    else:
+        word = WITHIN_NOISE
+        reason = f"{shown} could be a run of ours ({falls}, {share}), but our mean may lie {reach:.2f} points away"
+    return Verdict(word, reason, difference, mean, further)

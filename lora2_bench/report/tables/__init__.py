@@ -1,0 +1,1 @@
+"""Runs to the paper's tables, as Markdown, LaTeX and CSV."""

@@ -1,0 +1,121 @@
+"""Which runs count for one row and task, and why the others do not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lora2_bench.report.runs import Run
+
+OK, MISSING, FAILED, STALE, NOT_COMPARABLE = "ok", "missing", "failed", "stale", "not comparable"
+
+
+SEEDS, UNEVEN = "seeds", "uneven"
+
+
+MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEEDS: "‡", UNEVEN: "§"}
+
+
+MEANINGS = {
+    MISSING: "no run",
+    FAILED: "a run failed",
+    STALE: "a run is stale: made with other rows, backbone weights or another major version than the newest record",
+    NOT_COMPARABLE: "a run is not comparable: a quick look, or settings off the recipe",
+    SEEDS: "other seeds than the suite's",
+    UNEVEN: "an average over tasks with different sets of seeds: without sd",
+}
+
+
+_WORST_FIRST = (FAILED, STALE, NOT_COMPARABLE, MISSING)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One row and task under one way of choosing the checkpoint.
+
+    Attributes:
+        runs: seed -> the run that counts.
+        states: seed of the suite -> ok, missing, failed, stale or not comparable.
+        reasons: why runs do not count, each once.
+    """
+
+    runs: Mapping[int, Run]
+    states: Mapping[int, str]
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def seen(self) -> bool:
+        """Whether there is any run, counted or not."""
+        return bool(self.runs or self.reasons)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """The marks of its place: every state but ok where nothing counts, and what is wrong beside what counts."""
+        found = [state for state in _WORST_FIRST if state in self.states.values()]
+        if not self.runs:
+            return tuple(found[:1])
+        odd = set(self.runs) != set(self.states)
+        return tuple([state for state in found if state != MISSING] + ([SEEDS] if odd else []))
+
+
+def slot_of(runs: Sequence[Run], seeds: Iterable[int], stale: Mapping[str, str]) -> Slot:
+    """Which of a row's runs on one task count.
+
+    Finished runs by the recipe that are not stale count. Where they were made under several settings (another length,
+    say), those with the most seeds are taken, the newest of equals: never by score.
+    """
+    settings: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.done and not run.obstacles and run.id not in stale:
+            settings.setdefault(run.science, []).append(run)
+    taken = max(settings.values(), key=lambda group: (len(group), max(run.finished for run in group)), default=[])
+    counted = {run.seed: run for run in taken}
+    states: dict[int, str] = {}
+    reasons = set()
+    for run in runs:
+        if run.id in {one.id for one in taken}:
+            continue
+        state, reason = _why_not(run, stale)
+        reasons.add(f"{state}: {reason}")
+        if run.seed not in counted:
+            known = states.get(run.seed, MISSING)
+            states[run.seed] = min(state, known, key=_WORST_FIRST.index)
+    return Slot(
+        dict(sorted(counted.items())),
+        {seed: OK if seed in counted else states.get(seed, MISSING) for seed in seeds},
+        tuple(sorted(reasons)),
+    )
+
+
+def _why_not(run: Run, stale: Mapping[str, str]) -> tuple[str, str]:
+    if not run.done:
+        return FAILED, run.cause
+    if run.obstacles:
+        return NOT_COMPARABLE, "; ".join(run.obstacles)
+    if run.id in stale:
+        return STALE, stale[run.id]
+    return NOT_COMPARABLE, "other settings than those of most of its seeds"
+
+
+def obstacles(model: str, data: str, cut: str, protocol: str, *, backbone: str) -> list[str]:
+    """Why a group of runs is no counterpart of a figure that the paper prints for `backbone`; empty where it is one.
+
+    Args:
+        model: its backbone, as in `aggregate.scores`, like the next three.
+        data: source of its rows.
+        cut: settings that make it a quick look or move it off its recipe.
+        protocol: paper, last or clean.
+        backbone: the name of the figure's own backbone.
+    """
+    found = []
+    if model != backbone:
+        found.append(f"the backbone is {model}, not {backbone}")
+    if data == "mini":
+        found.append("generated data, not GLUE")
+    elif data.endswith("-sample"):
+        found.append("not GLUE's own rows")
+    if cut:
+        found.append(f"cut: {cut}")
+    if protocol != "paper":
+        found.append(f"protocol {protocol}; the paper prints best dev scores")
+    return found
