@@ -19,10 +19,10 @@ from lora2_bench.bench.contenders import BOUND, contenders
 from lora2_bench.bench.measure import Spread, plain, ratio, timed
 from lora2_bench.bench.sizes import SIZES, Size
 from lora2_bench.files.writing import write_bytes, write_json
-from lora2_bench.machine import hardware
-from lora2_bench.process import set_up_process
 from lora2_bench.report.figures.chart import Curve, Panel, Plot, styles
 from lora2_bench.report.figures.drawing import draw
+from lora2_bench.training.machine import hardware
+from lora2_bench.training.runtime import set_up_process
 
 ROUNDS, WARM_UP = 7, 2
 BASE = replace(SIZES["minilm"], rows=16)

@@ -12,8 +12,8 @@ from lora2_bench.config.launch import launch
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.lora2 import LoRA2
-from lora2_bench.run import set_up
-from lora2_bench.train import train
+from lora2_bench.runner.setup import set_up
+from lora2_bench.training.loop import train
 
 SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 

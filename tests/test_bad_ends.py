@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from lora2_bench import train as loop
-from lora2_bench.checkpoint import Checkpoints
 from lora2_bench.errors import Interrupted, UserError
 from lora2_bench.experiment.plan import Cadence
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.store import Store, read_record
+from lora2_bench.training import loop, memory, step
+from lora2_bench.training.checkpoints import Checkpoints
 from tests.made_records import make_cell, make_failed, make_record
 from tests.test_resume import QUICK, Bench, Folders, killed_at, science
 
@@ -75,7 +75,7 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backward, made = loop._backward, 0
+    backward, made = loop.backward, 0
 
     def greedy(*arguments: Any) -> Any:
         nonlocal made
@@ -83,7 +83,7 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
         return out_of_memory() if made == 8 else backward(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_backward", greedy)
+        patch.setattr(loop, "backward", greedy)
         told = bench(*command)
     assert told.code == 1
     line = error_line(told.err)
@@ -100,9 +100,9 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
 
 def test_the_advice_keeps_parts_that_divide_the_batch() -> None:
     settings = make_cell(batch_size=12, accumulate=2).train
-    assert loop._smaller_step(settings).startswith("set train.accumulate=4 (the batch stays the same), or lower ")
+    assert memory.smaller_step(settings).startswith("set train.accumulate=4 (the batch stays the same), or lower ")
     settings = dataclasses.replace(settings, accumulate=12)
-    assert loop._smaller_step(settings) == "lower train.max_length=128"
+    assert memory.smaller_step(settings) == "lower train.max_length=128"
 
 
 def test_scoring_without_memory_says_what_to_set_and_goes_on(
@@ -132,7 +132,7 @@ def test_other_errors_are_no_lack_of_memory(
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(loop, "_backward", broken)
+    monkeypatch.setattr(loop, "backward", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         bench(*command)
 
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(
     def save(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr("lora2_bench.checkpoint.torch.save", save)
+    monkeypatch.setattr("lora2_bench.training.checkpoints.torch.save", save)
     told = bench(*command)
     assert told.code == 0, told.err
     (first, *_) = [line for line in told.err.splitlines() if "step-000000002.pt cannot be written" in line]
@@ -160,7 +160,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(
 def test_a_stop_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = Checkpoints(tmp_path / "checkpoints", Cadence(1, None), {}, {"sha": None, "dirty": None})
     checkpoints.save(3, {})
-    monkeypatch.setattr("lora2_bench.checkpoint.torch.save", full_disk)
+    monkeypatch.setattr("lora2_bench.training.checkpoints.torch.save", full_disk)
     checkpoints.save(4, {})
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-000000003.pt"]
     told = str(Interrupted(4, checkpoints.kept))
@@ -173,14 +173,14 @@ def test_a_record_that_cannot_be_written_is_written_later_without_training(
     command: tuple[str, ...], quiet: dict[str, Any], bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("lora2_bench.run.write_json", full_disk)
+        patch.setattr("lora2_bench.runner.train_cell.write_json", full_disk)
         told = bench(*command)
     assert told.code == 1 and told.out == ""
     line = error_line(told.err)
     assert "the record cannot be written below results=" in line and "(No space left on device)" in line
     assert "step 16 is kept: free some space and run the same command to go on from it" in line
     assert list((tmp_path / "results" / "cells").iterdir()) == []
-    monkeypatch.setattr(loop, "_backward", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(loop, "backward", lambda *_: pytest.fail("it was trained again"))
     again = bench(*command)
     assert again.code == 0, again.err
     assert science(tmp_path / "results") == quiet
@@ -190,7 +190,7 @@ def test_a_record_that_cannot_be_written_is_written_later_without_training(
 def test_a_failed_record_that_cannot_be_written_keeps_its_cause(
     command: tuple[str, ...], bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "loss_of", lambda logits, labels: logits.sum() * float("inf"))
+    monkeypatch.setattr(step, "loss_of", lambda logits, labels: logits.sum() * float("inf"))
     monkeypatch.setattr("lora2_bench.records.store.write_json", full_disk)
     line = error_line(bench(*command).err)
     assert "step 1: the training loss is " in line and "; the record cannot be written below results=" in line
@@ -199,12 +199,12 @@ def test_a_failed_record_that_cannot_be_written_keeps_its_cause(
 def test_weights_that_cannot_be_written_are_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from safetensors import SafetensorError
 
-    from lora2_bench.export import save_tensors
+    from lora2_bench.runner.export import save_tensors
 
     def save_file(*_: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("lora2_bench.export.save_file", save_file)
+    monkeypatch.setattr("lora2_bench.runner.export.save_file", save_file)
     with pytest.raises(OSError, match="No space left on device"):
         save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
 
@@ -217,7 +217,7 @@ def test_results_that_cannot_be_written_are_refused_before_training(
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refused)
-    monkeypatch.setattr("lora2_bench.run.run_cell", lambda *_: pytest.fail("it was trained"))
+    monkeypatch.setattr("lora2_bench.runner.train_cell.run_cell", lambda *_: pytest.fail("it was trained"))
     told = bench(*command)
     assert told.code == 2 and told.err.count("\n") == 1
     assert f"cannot be written ({os.strerror(code)}): give another results=DIR" in error_line(told.err)
@@ -331,9 +331,9 @@ def test_a_cell_trained_by_two_commits_names_both(
     command: tuple[str, ...], quiet: dict[str, Any], bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = ({"sha": digit * 40, "dirty": digit == "a"} for digit in "ab")
-    monkeypatch.setattr("lora2_bench.machine.code_state", lambda: old)
+    monkeypatch.setattr("lora2_bench.runner.train_cell.code_state", lambda: old)
     killed_at(5, monkeypatch, lambda: bench(*command))
-    monkeypatch.setattr("lora2_bench.machine.code_state", lambda: new)
+    monkeypatch.setattr("lora2_bench.runner.train_cell.code_state", lambda: new)
     told = bench(*command)
     assert told.code == 0
     assert "was trained by commit aaaaaaaaaa with changes, commit bbbbbbbbbb goes on with it" in told.err

@@ -19,7 +19,7 @@ from lora2_bench.config.compose import CONF, plan_from
 from lora2_bench.config.launch import launch
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.run import check_fit
+from lora2_bench.runner.setup import check_fit
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import composed, leaves, plan_of
 
@@ -193,7 +193,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("init_from", 3, "16 digits"),
     ("train.warmup", 500, "under the run's 189 steps"),
     ("method.budget.beta1", 1, "under 1"),
-    ("method._target_", "lora2_bench.run.run", "derive it from"),
+    ("method._target_", "lora2_bench.runner.run.run", "derive it from"),
     ("method._target_", "nowhere.LoRA", "cannot be imported"),
     ("method._target_", "LoRA", "MODULE.CLASS"),
 ]

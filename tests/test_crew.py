@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from lora2_bench.crew import ALONE
 from lora2_bench.errors import CellFailed
+from lora2_bench.training.ranks import ALONE
 from tests.conftest import Told
 from tests.test_resume import QUICK, Bench, Folders, newest, science, wait_for_checkpoint
 
@@ -23,11 +23,11 @@ SMALL = (*(part for part in QUICK if not part.startswith("data.max_train")), "da
 
 FAULTY = """
 import os, sys
-from lora2_bench import train as loop
+from lora2_bench.training import loop
 from lora2_bench.__main__ import main
 
 if os.environ["RANK"] == "1":
-    backward, made = loop._backward, 0
+    backward, made = loop.backward, 0
 
     def greedy(*arguments):
         global made
@@ -36,7 +36,7 @@ if os.environ["RANK"] == "1":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes")
         return backward(*arguments)
 
-    loop._backward = greedy
+    loop.backward = greedy
 main()
 """
 

@@ -21,8 +21,8 @@ METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
 
 # What a table, a sweep, a finished cell or a wrong command imports: none of it may load torch. A room stands for all of
 # its modules.
-TORCH_FREE = ["__init__", "__main__", "config", "errors", "experiment", "files", "paper", "records", "report", "run"]
-TORCH_FREE += ["status", "sweep", "tasks.data", "tasks.sources", "tasks.spec", "worker"]
+TORCH_FREE = ["__init__", "__main__", "config", "errors", "experiment", "files", "paper", "records", "report"]
+TORCH_FREE += ["runner.run", "runner.worker", "status", "sweep", "tasks.data", "tasks.sources", "tasks.spec"]
 
 
 def run(*command: str, cwd: Path, pythonpath: Path | None = None) -> subprocess.CompletedProcess[str]:

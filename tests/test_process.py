@@ -10,7 +10,7 @@ import pytest
 
 KEPT = """
 import torch
-from lora2_bench.process import set_up_process
+from lora2_bench.training.runtime import set_up_process
 def resident():
     return int(open("/proc/self/statm").read().split()[1])
 set_up_process(1)

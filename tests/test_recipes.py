@@ -10,7 +10,7 @@ import pytest
 from lora2_bench.config.compose import CONF, plan_from
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import in_steps
-from lora2_bench.run import check_fit
+from lora2_bench.runner.setup import check_fit
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import composed, plan_of, weights_folder
 

@@ -49,9 +49,9 @@ def science(results: Path) -> dict[str, Any]:
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told]) -> None:
     """Run until the optimiser has made `step` steps, and die there."""
-    from lora2_bench import train as loop
+    from lora2_bench.training import loop
 
-    backward, made = loop._backward, 0
+    backward, made = loop.backward, 0
 
     def dying(*arguments: Any) -> Any:
         nonlocal made
@@ -61,7 +61,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told
         return backward(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_backward", dying)
+        patch.setattr(loop, "backward", dying)
         with pytest.raises(Killed):
             run()
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_of_other_data_is_not_continued(
 ) -> None:
     command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=2")
     killed_at(5, monkeypatch, lambda: bench(*command))
-    monkeypatch.setattr("lora2_bench.run.__version__", "another")
+    monkeypatch.setattr("lora2_bench.runner.train_cell.__version__", "another")
     told = bench(*command)
     assert told.code == 0 and "is of other data, weights or code: the cell starts anew" in told.err
     (path,) = tmp_path.glob("cells/*/record.json")
@@ -135,7 +135,7 @@ def test_a_failed_cell_keeps_no_checkpoint(
     def fails(*_: Any) -> None:
         raise CellFailed(3, "no luck")
 
-    monkeypatch.setattr("lora2_bench.train._Progress.take", fails)
+    monkeypatch.setattr("lora2_bench.training.state.Progress.take", fails)
     command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=1")
     assert bench(*command).code == 1
     assert list((tmp_path / "running").iterdir()) == []

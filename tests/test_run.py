@@ -116,7 +116,9 @@ def test_a_finished_cell_is_printed_and_not_trained(
     first = bench(*arguments)
     path = next(tmp_path.glob("cells/*/record.json"))
     before = path.read_bytes()
-    monkeypatch.setattr("lora2_bench.run.run_cell", lambda *_: pytest.fail("a finished cell was trained again"))
+    monkeypatch.setattr(
+        "lora2_bench.runner.train_cell.run_cell", lambda *_: pytest.fail("a finished cell was trained again")
+    )
     again = bench(*arguments)
     assert again.code == 0 and again.last == first.last
     assert path.read_bytes() == before
@@ -183,7 +185,7 @@ def test_clean_chooses_on_held_out_rows_and_dev_does_not_leak(
 ) -> None:
     arguments = (*tiny(tiny_folders("bert")), *QUICK, "protocol=clean", "protocol.held_out=0.25", "train.lr=3e-3")
     assert bench(*arguments, f"results={tmp_path / 'true'}").code == 0
-    from lora2_bench import run as runner
+    from lora2_bench.runner import rows as runner
     from lora2_bench.tasks.data import Split, TaskData
 
     load = runner.load_task
@@ -210,11 +212,11 @@ def test_clean_chooses_on_held_out_rows_and_dev_does_not_leak(
 def test_a_failed_cell_leaves_a_record_with_its_cause_and_is_tried_again(
     bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lora2_bench import train as loop
+    from lora2_bench.training import step
 
     arguments = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "loss_of", lambda logits, labels: logits.sum() * float("inf"))
+        patch.setattr(step, "loss_of", lambda logits, labels: logits.sum() * float("inf"))
         told = bench(*arguments)
     assert told.code == 1
     assert told.err.strip().splitlines()[-1].startswith("error: step 1: the training loss is ")
@@ -266,7 +268,7 @@ def test_a_multirun_over_processes_goes_on_and_lists_every_failure(
 
 KILLED = """
 import sys
-from lora2_bench.config import launch
+from lora2_bench.config.launch import launch
 
 def run(plan):
     import os, signal
@@ -385,7 +387,7 @@ print("equal", len(rows))
 
 def check_export(base: Path, results: Path, tmp_path: Path) -> None:
     """Load the only cell's adapter with plain peft and transformers, in a process without this package."""
-    from lora2_bench.run import sample
+    from lora2_bench.runner.rows import sample
     from lora2_bench.tasks.sources import load_task
 
     dev = sample(load_task("rte", "mini").splits["dev"], 20)

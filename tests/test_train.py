@@ -14,7 +14,9 @@ from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.encoding import Encoded, Ragged
 from lora2_bench.tasks.spec import TASKS
-from lora2_bench.train import Outcome, make_accelerator, predictions_of, train
+from lora2_bench.training.device import make_accelerator
+from lora2_bench.training.evaluation import predictions_of
+from lora2_bench.training.loop import Outcome, train
 from tests.methods.helpers import make_backbone, make_method
 
 SETTINGS = Train(
@@ -167,16 +169,17 @@ def test_schedules_end_at_zero(schedule: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_loss_that_is_no_number_ends_with_step_and_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    from lora2_bench import train as loop
 
-    original = loop.loss_of
+    from lora2_bench.training import step
+
+    original = step.loss_of
 
     def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
         nonlocal calls
         calls += 1
         return original(logits, labels) * (float("nan") if calls == 3 else 1.0)
 
-    monkeypatch.setattr(loop, "loss_of", loss_of)
+    monkeypatch.setattr(step, "loss_of", loss_of)
     with pytest.raises(CellFailed, match=r"the training loss is nan: lower train\.lr=0\.01") as failure:
         run(make_cell(eval_steps=None))
     assert failure.value.step == 3

@@ -17,8 +17,8 @@ from lora2_bench.bench import contenders as field
 from lora2_bench.bench.measure import Spread, plain, ratio, timed
 from lora2_bench.bench.sizes import SIZES
 from lora2_bench.files.writing import write_json
-from lora2_bench.machine import hardware, peak_memory, versions
-from lora2_bench.process import set_up_process
+from lora2_bench.training.machine import hardware, peak_memory, versions
+from lora2_bench.training.runtime import set_up_process
 
 SCHEMA = 1
 

@@ -16,7 +16,7 @@ from lora2_bench.bench.sizes import Size
 from lora2_bench.config.compose import plan_of
 from lora2_bench.methods.base import Method, freeze_but_head, load_method
 from lora2_bench.methods.lora2 import LoRA2, LoRA2Linear
-from lora2_bench.train import loss_of
+from lora2_bench.training.evaluation import loss_of
 
 BOUND = "frozen backbone"
 STEPS = 100_000  # of the made run: the budget falls, and is chosen anew after every step

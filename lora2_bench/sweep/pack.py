@@ -29,7 +29,7 @@ GRACE = 75.0
 """Seconds that workers have to keep their cells after a signal; Slurm gives 90 before it kills."""
 HOLD = 900.0
 """Seconds that a job of Slurm's waits, after SIGTERM, to be ended by Slurm (see `_leave`)."""
-WORKER = ("-m", "lora2_bench.worker")
+WORKER = ("-m", "lora2_bench.runner.worker")
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 

@@ -11,11 +11,11 @@ import torch
 from peft import PeftModel
 
 from lora2_bench.errors import UserError
-from lora2_bench.export import export_adapter
 from lora2_bench.methods.base import Method, load_method
 from lora2_bench.methods.lowrank.budgeted import BudgetedMethod
 from lora2_bench.methods.lowrank.method import AdapterMethod, RankedMethod
-from lora2_bench.train import load_trained_state, trained_state
+from lora2_bench.runner.export import export_adapter
+from lora2_bench.training.state import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import (
     METHODS,

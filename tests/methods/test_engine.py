@@ -14,7 +14,7 @@ from lora2_bench.methods.base import Method
 from lora2_bench.methods.lowrank.fused import low_rank_linear
 from lora2_bench.methods.lowrank.method import AdapterMethod
 from lora2_bench.methods.lowrank.stack import Stack, flatten
-from lora2_bench.train import load_trained_state, trained_state
+from lora2_bench.training.state import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import METHODS, loss_of_batch, make_backbone, make_batch, make_method, method_class
 

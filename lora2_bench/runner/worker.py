@@ -1,4 +1,4 @@
-"""`python -m lora2_bench.worker`: a process that runs the cells it is given, one after another.
+"""`python -m lora2_bench.runner.worker`: a process that runs the cells it is given, one after another.
 
 It reads one JSON line per cell (id, overrides, log) and answers each with one (id, state, cause). Starting torch takes
 seconds, so cells share the process; after an error that is not the cell's own (a broken GPU context, say) it ends, and
@@ -20,7 +20,7 @@ from typing import Any
 
 from lora2_bench.config.compose import plan_of
 from lora2_bench.errors import Busy, CellFailed, Interrupted, UserError, first_line
-from lora2_bench.run import run
+from lora2_bench.runner.run import run
 
 
 def main() -> None:

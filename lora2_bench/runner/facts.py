@@ -1,0 +1,85 @@
+"""What a record says: rows, backbone, results, predictions, times and hardware."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from torch import Tensor
+
+from lora2_bench.experiment.cell import Cell
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.methods.base import Method
+from lora2_bench.records.scrub import scrubbed
+from lora2_bench.runner.rows import Rows
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.metrics import main_name
+from lora2_bench.training.checkpoints import Checkpoints
+from lora2_bench.training.loop import Outcome
+from lora2_bench.training.machine import hardware, peak_memory, versions
+
+
+def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task: str | None) -> dict[str, Any]:
+    """What a record says of the rows, the backbone and the method before training."""
+    return {
+        "main_metric": main_name(cell.spec),
+        "size": {"name": cell.size, "value": cell.size_value, "quotient": cell.quotient},
+        "data": {
+            "source": data.source,
+            "official": data.is_official,
+            "source_rows": data.rows,
+            "rows": rows.counts(),
+            "sha256": data.content_hash(),
+            "notes": data.notes,
+        },
+        "backbone": {"name": method.backbone.name, "sha256": method.backbone.sha256},
+        "parameters": method.parameters(),
+        **({"init_from": {"cell": cell.init_from, "task": origin_task}} if origin_task else {}),
+    }
+
+
+def results_of(method: Method, outcome: Outcome) -> dict[str, Any]:
+    """What training gives a record; `best` and `last` on the splits that choose the checkpoint."""
+    by_step = {evaluation.step: evaluation for evaluation in outcome.evaluations}
+
+    def at(step: int) -> dict[str, Any]:
+        return {"step": step, "score": by_step[step].score, "metrics": by_step[step].metrics}
+
+    return {
+        "evaluations": [asdict(evaluation) for evaluation in outcome.evaluations],
+        "best": at(outcome.best_step),
+        "last": at(outcome.steps),
+        "steps": outcome.steps,
+        "epochs": outcome.epochs,
+        "parameters": method.parameters(),
+        **method.summary(),
+    }
+
+
+def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
+    """Per split: labels in row order, and the logits of each named checkpoint to nine digits (exact for float32)."""
+
+    def exact(rows: Tensor) -> list[list[float]]:
+        return [[float(f"{value:.9g}") for value in row] for row in rows.tolist()]
+
+    return {
+        name: {"labels": split.labels, **{when: exact(by_split[name]) for when, by_split in logits.items()}}
+        for name, split in splits.items()
+    }
+
+
+def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, device: str) -> dict[str, Any]:
+    """What may differ between two runs of one cell: times, memory, versions, code, hardware, command and its paths."""
+    return {
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        **times,
+        "engine": plan.place.engine,
+        "memory": peak_memory(device),
+        "versions": versions(),
+        "code": checkpoints.code,
+        **({"code_before": checkpoints.code_before} if checkpoints.code_before else {}),
+        "hardware": hardware(device),
+        "command": scrubbed(plan.command),
+        "config": scrubbed(plan.config),
+    }

@@ -1,0 +1,54 @@
+"""Checks that need no training: same rows, options that fit, a usable init_from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora2_bench.errors import UserError
+from lora2_bench.experiment.cell import Cell
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import Store
+from lora2_bench.tasks.sources import load_task
+
+
+def check_same_rows(plan: Plan, known: Record) -> None:
+    """Raise UserError where the files of `data=local` hold other rows than the stored record was made from.
+
+    A cell's id has no path in it, so that records can be merged from any machine; where the files are not here (a
+    merged record), there is nothing to compare.
+    """
+    folder = plan.place.data_dir
+    if plan.cell.data.source != "local" or not folder or not Path(folder).expanduser().is_dir():
+        return
+    data = load_task(plan.cell.task, "local", glue_dir=folder)
+    if data.content_hash() != known.result["data"]["sha256"]:
+        raise UserError(
+            f"data.dir={folder} has other rows ({data.rows}) than the stored record of this cell "
+            f"({known.result['data']['source_rows']}): give another results=DIR, or rerun=true to replace it"
+        )
+
+
+def check_origin(cell: Cell, store: Store) -> None:
+    """Raise UserError unless `init_from` is a finished cell of the same backbone and method that kept its weights."""
+    if cell.init_from is None:
+        return
+    origin = store.read(cell.init_from)
+    if origin is None or not origin.is_done:
+        raise UserError(
+            f"init_from={cell.init_from} is no finished cell in {store.cells}: run it first, or copy its folder there"
+        )
+    if not store.weights(cell.init_from).is_file():
+        raise UserError(
+            f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) kept no weights: give a cell of an "
+            "adapter or of bitfit"
+        )
+    if origin.cell["model"] != cell.to_dict()["model"]:
+        raise UserError(
+            f"init_from={cell.init_from} is a cell of another model={origin.cell['model']['name']}: give one of this "
+            "backbone"
+        )
+    if (theirs := origin.cell["method"]["name"]) != cell.method["name"]:
+        raise UserError(
+            f"init_from={cell.init_from} is a cell of method={theirs}: give method={theirs}, or another cell"
+        )

@@ -1,0 +1,67 @@
+"""A cell's rows: what trains, what chooses the checkpoint, and what is scored in the end."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from lora2_bench.errors import UserError
+from lora2_bench.experiment.cell import Cell
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.sources import load_task
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A cell's rows: those that train, those that choose the checkpoint, and those that are scored in the end.
+
+    Under `paper` the last two are the same dev splits. Under `clean` the checkpoint is chosen on rows held out of
+    train, and dev is not looked at before.
+    """
+
+    train: Split
+    choose: dict[str, Split]
+    dev: dict[str, Split]
+
+    def counts(self) -> dict[str, int]:
+        """Rows per split."""
+        return {"train": len(self.train), **{name: len(split) for name, split in (self.choose | self.dev).items()}}
+
+
+def held_out_rows(cell: Cell, rows: int) -> int:
+    """Rows of train that choose the checkpoint under `protocol=clean`; 0 under `paper`. Raises UserError for none."""
+    count = round(cell.protocol.held_out * rows)
+    if cell.protocol.name == "clean" and not 0 < count < rows:
+        raise UserError(
+            f"protocol.held_out={cell.protocol.held_out} of {rows} train rows leaves no rows on one side: give another "
+            "share"
+        )
+    return count
+
+
+def prepare_rows(cell: Cell, data: TaskData) -> Rows:
+    """Cut and split a task's rows as the cell says: the same for every seed and method."""
+    train = sample(data.splits["train"], cell.data.max_train)
+    dev = {name: sample(data.splits[name], cell.data.max_eval) for name in cell.spec.dev_splits}
+    if cell.protocol.name == "paper":
+        return Rows(train, dev, dev)
+    count = held_out_rows(cell, len(train))
+    order = list(range(len(train)))
+    random.Random(cell.protocol.split_seed).shuffle(order)
+    held_out = train.take(sorted(order[:count]))
+    return Rows(train.take(sorted(order[count:])), {"held_out": held_out}, dev)
+
+
+def sample(split: Split, rows: int | None) -> Split:
+    """At most `rows` rows of a split: a sample, the same for every cell, in the split's order."""
+    if rows is None or rows >= len(split):
+        return split
+    return split.take(sorted(random.Random(0).sample(range(len(split)), rows)))
+
+
+def load_rows(plan: Plan) -> tuple[TaskData, Rows]:
+    """The task's data, and its rows as the cell takes them."""
+    cell = plan.cell
+    data = load_task(cell.task, cell.data.source, glue_dir=plan.place.data_dir, mini_seed=cell.data.seed or 0)
+    return data, prepare_rows(cell, data)

@@ -1,0 +1,87 @@
+"""Run one plan: look its cell up, else train and score it, and keep the record."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+from contextlib import ExitStack
+
+from lora2_bench.errors import CellFailed
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.records.lock import owned
+from lora2_bench.records.record import Record, result_line
+from lora2_bench.records.store import Store
+from lora2_bench.runner.preflight import check_origin, check_same_rows
+from lora2_bench.training.ranks import Crew
+
+
+def run(plan: Plan) -> Record:
+    """The plan's record: the stored one of a finished cell, else that of a new run. Prints the result line last.
+
+    Raises UserError for bad input, before training; CellFailed when training ended early (its record is stored).
+    """
+    store = Store(plan.place.results)
+    crew = join(plan)
+    with ExitStack() as held:
+
+        def begin() -> Record | None:
+            if (record := finished(plan, store)) is not None:
+                return record
+            check_origin(plan.cell, store)
+            store.check_writable()
+            import_trainer()
+            from lora2_bench.runner.setup import check_fit
+
+            check_fit(plan)
+            held.enter_context(owned(store.running(plan.cell.id), f"cell {plan.cell.id}"))
+            store.tidy(plan.cell.id)
+            return finished(plan, store)  # another process may have finished it meanwhile
+
+        record = crew.by_main(begin) or _train(plan, store, crew)
+    if crew.is_main:
+        print(result_line(record, str(store.path(plan.cell.id))))
+    if record.error is not None:
+        raise CellFailed(record.error["step"], record.error["cause"])
+    return record
+
+
+def import_trainer() -> None:
+    """Import what trains: torch and its kin take seconds, and a finished cell is printed without them.
+
+    The import runs with no collection that looks through it all for garbage, then or later.
+    """
+    if "lora2_bench.runner.train_cell" in sys.modules:
+        return  # frozen garbage of an earlier cell would stay for ever
+    gc.disable()
+    try:
+        import lora2_bench.runner.train_cell  # noqa: F401 (its import is all that is wanted)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _train(plan: Plan, store: Store, crew: Crew) -> Record:
+    import_trainer()
+    from lora2_bench.runner.train_cell import run_cell
+
+    return run_cell(plan, store, crew)
+
+
+def join(plan: Plan) -> Crew:
+    """The processes that `accelerate launch` started, as this one sees them; alone without it."""
+    if os.environ.get("WORLD_SIZE", "1") == "1":
+        return Crew()
+    from lora2_bench.training.device import make_accelerator, pick_device
+
+    accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.place))
+    return Crew(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
+
+
+def finished(plan: Plan, store: Store) -> Record | None:
+    """The stored record of the plan's cell where it is done and not to be trained anew."""
+    known = None if plan.place.rerun else store.read(plan.cell.id)
+    if known is None or not known.is_done:
+        return None
+    check_same_rows(plan, known)
+    return known

@@ -1,0 +1,115 @@
+"""What training needs: rows, backbone and method, loaded and joined."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from lora2_bench.backbones.load import load_backbone, own_trained
+from lora2_bench.errors import UserError
+from lora2_bench.experiment.cell import Cell
+from lora2_bench.experiment.checks import in_steps
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.methods.base import Method, load_method
+from lora2_bench.records.store import Store
+from lora2_bench.runner.rows import Rows, held_out_rows, load_rows
+from lora2_bench.tasks.data import TaskData
+from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.mini import TRAIN_ROWS
+from lora2_bench.tasks.token_cache import encoder
+from lora2_bench.training.device import make_accelerator, pick_device
+from lora2_bench.training.runtime import set_up_process
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What training needs: the task's rows, tokenised too, the injected method, and the device's accelerator."""
+
+    data: TaskData
+    rows: Rows
+    method: Method
+    train: Encoded
+    choose: dict[str, Encoded]
+    dev: dict[str, Encoded]
+    accelerator: Accelerator
+
+
+def check_fit(plan: Plan) -> None:
+    """Raise UserError where the method's options are impossible, or do not fit the steps that the row counts give.
+
+    Nothing is loaded: the task's official row counts stand for the files'. The loaded rows are checked again.
+    """
+    cell = plan.cell
+    rows = TRAIN_ROWS if cell.data.source == "mini" else cell.spec.rows["train"]
+    rows = min(rows, cell.data.max_train or rows)
+    kind = load_method(plan.implementation)
+    check_schedules(cell, kind, kind.parse(cell.method), cell.train.total_steps(rows - held_out_rows(cell, rows)))
+    pick_device(plan.place)
+
+
+def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: int) -> None:
+    """Raise UserError where the warm-up or one of the method's own schedules does not fit `total_steps`."""
+    kind.check(options, total_steps)
+    if (warmup := in_steps(cell.train.warmup, total_steps)) >= total_steps > 1:
+        raise UserError(
+            f"train.warmup={warmup} steps must be under the run's {total_steps} steps: train longer, or give a share "
+            "such as train.warmup=0.06"
+        )
+
+
+def set_up(plan: Plan) -> Setup:
+    """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
+    cell, place = plan.cell, plan.place
+    set_up_process(place.threads)
+    with ThreadPoolExecutor(1) as aside:  # it draws nothing from torch's generator
+        loading = aside.submit(load_rows, plan)
+        torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
+        backbone = load_backbone(
+            cell.model,
+            cell.spec.num_labels,
+            cls_dropout=cell.train.cls_dropout,
+            path=place.model_path,
+            package=place.model_package,
+            folder=place.model_folder,
+        )
+        data, rows = loading.result()
+    total_steps = cell.train.total_steps(len(rows.train))
+    kind = load_method(plan.implementation)
+    options = kind.parse(cell.method)
+    check_schedules(cell, kind, options, total_steps)
+
+    assert backbone.tokenizer is not None
+    encode = encoder(backbone.tokenizer, backbone.tokenizer_sha256, cell.spec, cell.train.max_length)
+    dev = {name: encode(split) for name, split in rows.dev.items()}
+    choose = dev if rows.choose is rows.dev else {name: encode(split) for name, split in rows.choose.items()}
+    accelerator = make_accelerator(cell.train.precision, pick_device(place))
+    backbone.model.to(accelerator.device)
+    method = kind(options, total_steps, place.engine)
+    method.inject(backbone, torch.Generator().manual_seed(cell.seed))
+    own_trained(backbone)
+    if cell.init_from is not None:
+        load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
+    return Setup(data, rows, method, encode(rows.train), choose, dev, accelerator)
+
+
+def load_adapter(method: Method, path: Path, origin: str) -> None:
+    """Put another cell's trained weights, its head left out, into an injected method. Raises UserError for others."""
+    head = set(method.backbone.head_parameters())
+    wanted = {name: parameter for name, parameter in method.trainable().items() if name not in head}
+    found = load_file(path)
+    for name, parameter in wanted.items():
+        if name not in found or found[name].shape != parameter.shape:
+            has = f"{name} {tuple(found[name].shape)}" if name in found else f"no {name}"
+            raise UserError(
+                f"init_from={origin} has {has} where this cell has {tuple(parameter.shape)}: give the size and targets "
+                "that it was trained with"
+            )
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(found[name])

@@ -1,0 +1,84 @@
+"""Scoring: logits in row order, metrics per split, and the losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from lora2_bench.tasks.batches import by_length
+from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.metrics import glue_metric
+from lora2_bench.tasks.spec import TaskSpec
+from lora2_bench.training.memory import describe, memory_for
+
+Logits = dict[str, Tensor]
+
+
+@dataclass
+class Evaluation:
+    """One scoring of the evaluation splits.
+
+    Attributes:
+        step, epoch: when, in optimiser steps and passes over train.
+        score: the task's deciding number.
+        metrics: split -> {metric: value}, with the mean loss (without any penalty).
+        train_loss: mean training loss since the evaluation before, without the penalty.
+    """
+
+    step: int
+    epoch: float
+    score: float
+    metrics: dict[str, dict[str, float]]
+    train_loss: float | None = None
+
+
+def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy over classes, or mean squared error for one output. logits: (rows, outputs)."""
+    if logits.shape[-1] == 1:
+        return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
+    return nn.functional.cross_entropy(logits.float(), labels)
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    spec: TaskSpec,
+    splits: Mapping[str, Encoded],
+    accelerator: Accelerator,
+    batch_size: int,
+    step: int,
+) -> tuple[Logits, dict[str, dict[str, float]]]:
+    """Logits in row order and metrics, per split. The loss among them has no penalty.
+
+    Raises OutOfMemory, with `step`, where a batch does not fit.
+    """
+    model.eval()
+    logits: Logits = {}
+    metrics: dict[str, dict[str, float]] = {}
+    metric = glue_metric(spec)
+    for name, rows in splits.items():
+        out = torch.empty(len(rows), spec.num_labels)
+        for numbers in by_length(rows.lengths(), batch_size):
+            batch = rows.collate([rows[number] for number in numbers])
+            fix = f"set eval_batch_size={len(numbers) // 2}" if len(numbers) > 1 else "give a larger device"
+            with memory_for(step, f"{describe(batch)} while scoring {name}", fix), accelerator.autocast():
+                inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
+                out[numbers] = model(**inputs).logits.float().cpu()
+        references = torch.tensor(rows.labels)
+        values: dict[str, Any] = metric.compute(predictions=predictions_of(out), references=rows.labels)
+        metrics[name] = {
+            **{key: float(value) for key, value in values.items()},
+            "loss": loss_of(out, references).item(),
+        }
+        logits[name] = out
+    return logits, metrics
+
+
+def predictions_of(logits: Tensor) -> list[int] | list[float]:
+    """Class ids, or scores for one output, from (rows, outputs) logits."""
+    return (logits.squeeze(-1) if logits.shape[-1] == 1 else logits.argmax(-1)).tolist()

@@ -1,0 +1,39 @@
+"""Running out of memory, told with what was done and what to set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from lora2_bench.errors import CellFailed, OutOfMemory
+from lora2_bench.experiment.cell import Train
+
+_NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+
+
+@contextmanager
+def memory_for(step: int, what: str, fix: str) -> Iterator[None]:
+    """Turn running out of memory inside, the processor's or a GPU's, into OutOfMemory with what was done and a fix."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if isinstance(error, CellFailed) or not (known or any(text in str(error) for text in _NO_MEMORY)):
+            raise
+        raise OutOfMemory(step, f"out of memory with {what}: {fix}") from None
+
+
+def describe(batch: Mapping[str, Tensor], parts: int = 1) -> str:
+    """A batch's rows and padded length, in words."""
+    rows, tokens = batch["input_ids"].shape
+    return f"{rows} rows of {tokens} tokens" + (f" in {parts} parts" if parts > 1 else "")
+
+
+def smaller_step(settings: Train) -> str:
+    """What to set so that a training step takes less memory."""
+    finer = [n for n in range(2 * settings.accumulate, settings.batch_size + 1) if settings.batch_size % n == 0]
+    parts = f"set train.accumulate={finer[0]} (the batch stays the same), or " if finer else ""
+    return f"{parts}lower train.max_length={settings.max_length}"
