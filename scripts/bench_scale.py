@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from lora2_bench.bench.contenders import BOUND, contenders
-from lora2_bench.bench.measure import Spread, plain, ratio, timed
+from lora2_bench.bench.cases import BOUND, contenders
 from lora2_bench.bench.sizes import SIZES, Size
+from lora2_bench.bench.timing import Spread, plain, ratio, timed
 from lora2_bench.files.writing import write_bytes, write_json
 from lora2_bench.report.figures.chart import Curve, Panel, Plot, styles
 from lora2_bench.report.figures.drawing import draw

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lora2_bench.records.lock import born_of
-from lora2_bench.sweep.__main__ import sweep
-from lora2_bench.sweep.launchers import Slurm, submitit_executor
 from lora2_bench.sweep.options import Options
+from lora2_bench.sweep.send import sweep
+from lora2_bench.sweep.slurm import Slurm, submitit_executor
 
 WORDS = ("suite=table1", "seed=range(0,25)")
 SENT = Options(cluster="slurm", cells_per_job=4)

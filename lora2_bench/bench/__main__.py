@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import transformers
 
-from lora2_bench.bench import contenders as field
-from lora2_bench.bench.measure import Spread, plain, ratio, timed
+from lora2_bench.bench import cases as field
 from lora2_bench.bench.sizes import SIZES
+from lora2_bench.bench.timing import Spread, plain, ratio, timed
 from lora2_bench.files.writing import write_json
 from lora2_bench.training.machine import hardware, peak_memory, versions
 from lora2_bench.training.runtime import set_up_process

@@ -18,7 +18,7 @@ from lora2_bench.runner.facts import facts_of, prediction_table, results_of, run
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stoppable
 from lora2_bench.tasks.metrics import main_score
-from lora2_bench.tracker import Tracker, make_tracker
+from lora2_bench.tracking.tracker import Tracker, make_tracker
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import score
 from lora2_bench.training.loop import Outcome, train

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lora2_bench.bench import __main__ as command
-from lora2_bench.bench import contenders as field
-from lora2_bench.bench.measure import ratio, timed
+from lora2_bench.bench import cases as field
 from lora2_bench.bench.sizes import SIZES, Size
+from lora2_bench.bench.timing import ratio, timed
 from lora2_bench.report.tables.write import write_tables
 from tests.conftest import tiny_config
 

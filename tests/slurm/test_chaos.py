@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.records.lock import read_owner
-from lora2_bench.sweep.launchers import squeue
-from lora2_bench.sweep.plans import plan
-from lora2_bench.sweep.state import count, states
+from lora2_bench.sweep.cells import plan
+from lora2_bench.sweep.slurm import squeue
+from lora2_bench.sweep.states import count, states
 from tests.conftest import Told
 from tests.slurm.conftest import ask, jobs, until
 from tests.sweep.test_chaos import QUICK, command, each_done_once, kill

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.sweep.launchers import squeue
-from lora2_bench.sweep.plans import plan
-from lora2_bench.sweep.state import State, states
+from lora2_bench.sweep.cells import plan
+from lora2_bench.sweep.slurm import squeue
+from lora2_bench.sweep.states import State, states
 from tests.slurm.conftest import ask, facts, jobs, multirun, status, until
 from tests.sweep.test_chaos import QUICK, command
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.sweep import pack
-from lora2_bench.sweep.plans import Planned
-from lora2_bench.sweep.queue import LOCAL, Batch
+from lora2_bench.sweep import workers
+from lora2_bench.sweep.batches import LOCAL, Batch
+from lora2_bench.sweep.cells import Planned
 
 STUB = """
 import json, os, signal, sys, time
@@ -53,7 +53,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Workers are the small script; returns it."""
     script = tmp_path / "stub.py"
     script.write_text(STUB)
-    monkeypatch.setattr(pack, "WORKER", (str(script),))
+    monkeypatch.setattr(workers, "WORKER", (str(script),))
     return script
 
 

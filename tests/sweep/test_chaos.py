@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.sweep.plans import plan
-from lora2_bench.sweep.state import count, states
+from lora2_bench.sweep.cells import plan
+from lora2_bench.sweep.states import count, states
 from tests.conftest import Told
 
 QUICK = (

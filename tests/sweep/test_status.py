@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench import status
 from lora2_bench.records.lock import owned
 from lora2_bench.records.progress import Progress, read_progress
 from lora2_bench.records.store import Store
-from lora2_bench.sweep.plans import asked_for, home_of, mark_sent, plan
-from lora2_bench.sweep.queue import LOCAL, SLURM, Batch, note_failure, owner_folder
-from lora2_bench.sweep.state import states
+from lora2_bench.sweep import status
+from lora2_bench.sweep.batches import LOCAL, SLURM, Batch, note_failure, owner_folder
+from lora2_bench.sweep.cells import asked_for, home_of, mark_sent, plan
+from lora2_bench.sweep.states import states
 from lora2_bench.training.evaluation import Evaluation
 from tests.made_records import make_cell, make_failed, make_record
 from tests.sweep.conftest import planned

@@ -13,12 +13,13 @@ import pytest
 from lora2_bench.errors import UserError
 from lora2_bench.records.lock import owned
 from lora2_bench.records.store import Store
-from lora2_bench.sweep import launchers
-from lora2_bench.sweep.__main__ import main, sweep, wait
-from lora2_bench.sweep.launchers import Slurm
+from lora2_bench.sweep.__main__ import main
+from lora2_bench.sweep.batches import note_failure, read_batch
+from lora2_bench.sweep.cells import Planned, home_of, plan
+from lora2_bench.sweep.follow import wait
 from lora2_bench.sweep.options import Options, parse
-from lora2_bench.sweep.plans import Planned, home_of, plan
-from lora2_bench.sweep.queue import note_failure, read_batch
+from lora2_bench.sweep.send import sweep
+from lora2_bench.sweep.slurm import ARRAY_MAX, Slurm, array_limit, squeue, submitit_executor
 from tests.composed import plan_of, weights_folder
 from tests.made_records import make_cell, make_record
 
@@ -213,7 +214,7 @@ def test_what_sbatch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(slurm.SlurmExecutor, "affinity", classmethod(lambda cls: 2))
     words = "cluster=slurm partition=gpu account=me time=90 memory=16G gpus=1 cpus=4 slurm.mail-type=END slurm.qos=low"
     options, _ = parse(words.split())
-    executor: Any = launchers.submitit_executor(options, tmp_path)("x-1of1", 5)
+    executor: Any = submitit_executor(options, tmp_path)("x-1of1", 5)
     assert executor._executor.max_num_timeout >= 1000  # of submitit's own three, a long sweep soon ends
     script = executor._executor._make_submission_file_text("run", "0")
     for line in (
@@ -222,7 +223,7 @@ def test_what_sbatch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     ):  # fmt: skip
         assert f"#SBATCH --{line}\n" in script
     assert " --cpus-per-task=4 " in script.splitlines()[-1]  # srun's own, which it does not take over from sbatch's
-    silent: Any = launchers.submitit_executor(parse(["cluster=slurm"])[0], tmp_path)("x-1of1", None)
+    silent: Any = submitit_executor(parse(["cluster=slurm"])[0], tmp_path)("x-1of1", None)
     assert "#SBATCH --time=60\n" in silent._executor._make_submission_file_text("run", "0")
 
 
@@ -233,14 +234,14 @@ def test_squeue_is_read_and_its_silence_stops_the_sweep(tmp_path: Path, monkeypa
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert launchers.squeue() == {
+    assert squeue() == {
         ("x-1of2", 0): "RUNNING",
         ("x-1of2", 11): "PENDING (Priority)",
         ("y|z", 0): "RUNNING",
     }
     program.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2\nexit 1\n")
     with pytest.raises(UserError, match=r"squeue does not answer .*Unable to contact.*nothing can be sent"):
-        launchers.squeue()
+        squeue()
 
 
 def test_slurms_own_limit_of_an_array_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,21 +249,21 @@ def test_slurms_own_limit_of_an_array_is_kept(tmp_path: Path, monkeypatch: pytes
     program.write_text("#!/bin/sh\necho 'MaxArraySize            = 3'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert launchers.array_limit() == 3
+    assert array_limit() == 3
     cells = {str(number): [""] for number in range(8)}
     for asked, sizes in ((None, [3, 3, 2]), (2, [2, 2, 2, 2]), (100, [3, 3, 2])):
         slurm = Slurm(Options(cluster="slurm", array_max=asked), FakeSlurm().executor, 3)
         assert [len(jobs) for jobs in slurm.split(cells)] == sizes
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert launchers.array_limit() == launchers.ARRAY_MAX
+    assert array_limit() == ARRAY_MAX
 
 
 def test_a_time_limit_of_which_nothing_would_be_left_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     with pytest.raises(UserError, match=r"time=2 is not possible: .* give at least time=3, or slurm.signal=USR2@SEC"):
-        launchers.submitit_executor(parse(["cluster=slurm", "time=2"])[0], tmp_path)
+        submitit_executor(parse(["cluster=slurm", "time=2"])[0], tmp_path)
     for words in (["time=3"], ["time=2", "slurm.signal=USR2@30"]):
-        assert launchers.submitit_executor(parse(["cluster=slurm", *words])[0], tmp_path)
+        assert submitit_executor(parse(["cluster=slurm", *words])[0], tmp_path)
 
 
 def test_waiting_ends_with_the_last_cell_and_tells_what_failed(

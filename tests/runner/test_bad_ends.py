@@ -23,7 +23,7 @@ from lora2_bench.records.store import Store, read_record
 from lora2_bench.training import loop, memory, step
 from lora2_bench.training.checkpoints import Checkpoints
 from tests.made_records import make_cell, make_failed, make_record
-from tests.test_resume import QUICK, Bench, Folders, killed_at, science
+from tests.training.test_resume import QUICK, Bench, Folders, killed_at, science
 
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
 

@@ -14,8 +14,8 @@ from lora2_bench.records.lock import read_owner
 from lora2_bench.records.progress import read_progress
 from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.records.store import Store
-from lora2_bench.sweep.plans import Planned
-from lora2_bench.sweep.queue import SLURM, Alive, Batch, Squeue, batches, failures, live
+from lora2_bench.sweep.batches import SLURM, Alive, Batch, Squeue, batches, failures, live
+from lora2_bench.sweep.cells import Planned
 
 RUNNING, QUEUED, INTERRUPTED, MISSING = "running", "queued", "interrupted", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, MISSING)

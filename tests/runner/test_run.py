@@ -283,7 +283,7 @@ def test_a_killed_process_of_a_multirun_is_among_its_failures(tmp_path: Path) ->
     script = tmp_path / "killed.py"
     script.write_text(KILLED)
     command = [sys.executable, str(script), "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,2"]
-    root = str(Path(__file__).resolve().parent.parent)
+    root = str(Path(__file__).resolve().parents[2])
     done = subprocess.run(
         [*command, f"results={tmp_path}"],
         capture_output=True,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from lora2_bench.bench.contenders import Contender
+from lora2_bench.bench.cases import Contender
 
 
 @dataclass(frozen=True)

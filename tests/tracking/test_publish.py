@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from lora2_bench import publish as publishing
-from lora2_bench.publish import publish
 from lora2_bench.records.store import Store
+from lora2_bench.tracking import publish as publishing
+from lora2_bench.tracking.publish import publish
 from tests.made_records import make_cell, make_failed, make_record
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.records.lock import born_of, owned
-from lora2_bench.sweep import pack
-from lora2_bench.sweep.pack import SlurmJobs, Worker, run_job
-from lora2_bench.sweep.queue import SLURM
-from lora2_bench.sweep.state import states
+from lora2_bench.sweep import job as sweep_job
+from lora2_bench.sweep.batches import SLURM
+from lora2_bench.sweep.job import SlurmJobs, run_job
+from lora2_bench.sweep.states import states
+from lora2_bench.sweep.workers import Worker
 from tests.sweep.conftest import STUB, note, planned, runs
 
 MakeBatch = Callable[..., Path]
@@ -67,8 +68,8 @@ def test_a_signal_to_a_worker_that_is_loading_waits_until_it_listens(tmp_path: P
 def test_a_cell_in_other_hands_is_left_there_or_taken_over(
     stub: Path, batch: MakeBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack, "SILENCE", 0.5)
-    monkeypatch.setattr(pack, "BEAT", 0.0)
+    monkeypatch.setattr(sweep_job, "SILENCE", 0.5)
+    monkeypatch.setattr(sweep_job, "BEAT", 0.0)
     with owned(tmp_path / "running" / "here", "x"):  # a live process of this machine
         elsewhere = tmp_path / "running" / "elsewhere"  # one of another machine, whose heart beats
         elsewhere.mkdir()
@@ -109,8 +110,8 @@ def test_submitit_puts_a_signalled_job_back_and_it_continues(batch: MakeBatch, t
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
         "if 'SUBMITIT_EXECUTOR' in os.environ and 'stub.py' not in ' '.join(sys.orig_argv):\n"
-        "    from lora2_bench.sweep import pack\n"
-        f"    pack.WORKER = ({str(tmp_path / 'stub.py')!r},)\n"
+        "    from lora2_bench.sweep import workers\n"
+        f"    workers.WORKER = ({str(tmp_path / 'stub.py')!r},)\n"
     )
     executor = submitit.LocalExecutor(tmp_path / "submitit")
     executor.update_parameters(timeout_min=2)

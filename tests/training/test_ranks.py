@@ -16,7 +16,7 @@ import pytest
 from lora2_bench.errors import CellFailed
 from lora2_bench.training.ranks import ALONE
 from tests.conftest import Told
-from tests.test_resume import QUICK, Bench, Folders, newest, science, wait_for_checkpoint
+from tests.training.test_resume import QUICK, Bench, Folders, newest, science, wait_for_checkpoint
 
 # 57 rows: the last batch of an epoch has a single row, and the second process has none of it.
 SMALL = (*(part for part in QUICK if not part.startswith("data.max_train")), "data.max_train=57")
@@ -50,7 +50,7 @@ def begun(*arguments: str, script: Path | None = None) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
     )
 
 

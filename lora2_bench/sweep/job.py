@@ -6,16 +6,13 @@ alone, and a fresh worker takes the next. The job itself imports no torch and ho
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import Counter, deque
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,59 +20,13 @@ from lora2_bench.errors import UserError
 from lora2_bench.records.lock import BEAT, SILENCE, owned, read_owner
 from lora2_bench.records.record import DONE
 from lora2_bench.records.store import Store
-from lora2_bench.sweep.queue import failure, forget_failure, log_path, note_failure, owner_folder, read_batch
+from lora2_bench.sweep.batches import failure, forget_failure, log_path, note_failure, owner_folder, read_batch
+from lora2_bench.sweep.workers import SIGNALS, Worker
 
 GRACE = 75.0
 """Seconds that workers have to keep their cells after a signal; Slurm gives 90 before it kills."""
 HOLD = 900.0
 """Seconds that a job of Slurm's waits, after SIGTERM, to be ended by Slurm (see `_leave`)."""
-WORKER = ("-m", "lora2_bench.runner.worker")
-_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-
-
-class Worker:
-    """A worker process and the cell that it runs.
-
-    Attributes:
-        cell: id of its cell, or None while it has none.
-    """
-
-    def __init__(self, cwd: str, threads: int | None) -> None:
-        root = str(Path(__file__).resolve().parents[2])
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
-            "TOKENIZERS_PARALLELISM": "false",
-            **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
-        }
-        command = [sys.executable, *WORKER]
-        pipe = subprocess.PIPE
-        # Slurm signals every process of a job: a worker that is still loading must not die of it, so they wait for it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=cwd, env=environment)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.cell: str | None = None
-
-    def give(self, cell_id: str, overrides: list[str], log: Path) -> None:
-        """Let it run a cell. A worker that has just died takes it too, and is found dead."""
-        self.cell = cell_id
-        with suppress(BrokenPipeError):
-            self.stdin.write(json.dumps({"id": cell_id, "overrides": overrides, "log": str(log)}).encode() + b"\n")
-            self.stdin.flush()
-
-    def answer(self) -> dict[str, Any] | None:
-        """Its answer, which is one short line; None where it has died instead."""
-        line = self.stdout.readline()
-        return json.loads(line) if line.endswith(b"\n") else None
-
-    def close(self) -> None:
-        """Let it end."""
-        with suppress(BrokenPipeError):
-            self.stdin.close()
 
 
 class Job:
@@ -224,7 +175,7 @@ def run_job(batch_file: Path, index: int) -> dict[str, int]:
     def handler(number: int, _frame: object) -> None:
         job.told.add(number)
 
-    before = {number: signal.signal(number, handler) for number in _SIGNALS}
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
     try:
         job.run()
     finally:
@@ -267,7 +218,7 @@ class SlurmJobs:
 
 
 def main() -> None:
-    """`python -m lora2_bench.sweep.pack BATCH_FILE`: run a local batch, as its owner."""
+    """`python -m lora2_bench.sweep.job BATCH_FILE`: run a local batch, as its owner."""
     path = Path(sys.argv[1])
     with owned(owner_folder(path), path.stem):
         run_job(path, 0)

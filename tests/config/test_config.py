@@ -23,7 +23,7 @@ from lora2_bench.runner.setup import check_fit
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import composed, leaves, plan_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 

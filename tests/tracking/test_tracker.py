@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.experiment.plan import Place, Plan
-from lora2_bench.tracker import make_tracker
+from lora2_bench.tracking.tracker import make_tracker
 from tests.made_records import make_cell
-from tests.test_publish import Runs
-from tests.test_run import QUICK, Bench, Folders, records_of, science_of, tiny
+from tests.runner.test_run import QUICK, Bench, Folders, records_of, science_of, tiny
+from tests.tracking.test_publish import Runs
 
 
 def test_wandb_offline_mirrors_and_changes_nothing(

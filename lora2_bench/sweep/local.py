@@ -1,0 +1,61 @@
+"""Jobs run by processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora2_bench.errors import UserError
+from lora2_bench.records.lock import read_owner
+from lora2_bench.sweep.batches import LOCAL, Batch, owner_folder
+from lora2_bench.sweep.launchers import JobCells
+from lora2_bench.sweep.options import Options
+
+_SOON = 60.0
+
+
+@dataclass(frozen=True)
+class Local:
+    """One detached process that keeps `parallel` workers busy until no cell is left."""
+
+    options: Options
+
+    def split(self, cells: JobCells) -> list[list[JobCells]]:
+        """One job."""
+        return [[cells]]
+
+    def batch(self, name: str, results: Path, jobs: list[JobCells]) -> Batch:
+        """A batch of one-thread cells."""
+        parallel = min(self.options.parallel or len(os.sched_getaffinity(0)), len(jobs[0]))
+        return Batch(name, LOCAL, time.time(), str(Path.cwd()), str(results), parallel, 1, jobs)
+
+    def send(self, batch: Batch, path: Path) -> str:
+        """Start the process and wait until it owns the batch."""
+        log = path.with_suffix(".log")
+        root = str(Path(__file__).resolve().parents[2])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]).rstrip(":"),
+        }
+        with log.open("ab") as stream:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "lora2_bench.sweep.job", str(path)],
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                env=environment,
+                start_new_session=True,  # the terminal may be closed
+            )
+        end = time.monotonic() + _SOON
+        while process.poll() is None and time.monotonic() < end:
+            owner = read_owner(owner_folder(path))
+            if owner is not None and owner.pid == process.pid:
+                break
+            time.sleep(0.05)
+        if process.poll() not in (None, 0):
+            raise UserError(f"the sweep's process ended at once: see {log}")
+        return f"process {process.pid}, {batch.parallel} cells at once; `kill {process.pid}` keeps them and stops"

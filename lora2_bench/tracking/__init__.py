@@ -1,0 +1,1 @@
+"""The optional mirror of runs on Weights & Biases."""

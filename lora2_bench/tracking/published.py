@@ -1,0 +1,31 @@
+"""Which records are mirrored already, and to which project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lora2_bench.files.writing import write_json
+from lora2_bench.records.store import Store
+
+
+def is_published(store: Store, cell_id: str, project: str) -> bool:
+    """Whether a cell's record, as it stands, has been mirrored to a project."""
+    return project in _projects(store, cell_id)
+
+
+def mark_published(store: Store, cell_id: str, project: str) -> None:
+    """Note beside a cell's record that it has been mirrored: the note goes where the record is replaced."""
+    if project not in (known := _projects(store, cell_id)):
+        write_json(_marker(store, cell_id), {"projects": [*known, project]})
+
+
+def _projects(store: Store, cell_id: str) -> list[str]:
+    try:
+        return list(json.loads(_marker(store, cell_id).read_text(encoding="utf-8"))["projects"])
+    except FileNotFoundError:
+        return []
+
+
+def _marker(store: Store, cell_id: str) -> Path:
+    return store.folder(cell_id) / "published.json"
