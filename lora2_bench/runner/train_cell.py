@@ -42,8 +42,14 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
     predictions: dict[str, Any] = {}
     error: dict[str, Any] | None = None
     may_go_on = False
-    sources = {"data": facts["data"]["sha256"], "backbone": facts["backbone"]["sha256"], "package": __version__}
-    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources, code_state())
+    origins = {
+        "cell": cell.id,
+        "steps": cell.train.total_steps(len(setup.train)),
+        "data": facts["data"]["sha256"],
+        "backbone": facts["backbone"]["sha256"],
+        "package": __version__,
+    }
+    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, origins, code_state())
     progress = Progress(store.running(cell.id))
     try:
         with stoppable() as stop:

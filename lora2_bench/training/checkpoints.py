@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sys
@@ -22,8 +23,8 @@ class Checkpoints:
 
     Args:
         folder: where they lie.
-        origin: what a run continues from must share with it (hashes of data and backbone): other checkpoints are
-            dropped, with a line that says so.
+        origin: what a run continues from must share with it (the cell's id, its total steps, hashes of data and
+            backbone): other checkpoints are dropped, with a line that says so.
         code: commit and dirty flag of the code that writes; a checkpoint of another commit is continued, and told.
 
     Attributes:
@@ -52,10 +53,11 @@ class Checkpoints:
         Where that fails (a full disk, say), a line says so and the earlier ones stay: training can go on.
         """
         self._last = time.monotonic()
-        path = self.folder / f"step-{step:09d}.pt"
+        path = self._path(step)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._write(path, {"origin": self.origin, "code": [*self.code_before, self.code], "state": state})
+            values = {"origin": self.origin, "code": [*self.code_before, self.code], "step": step, "state": state}
+            self._write(path, {"sha256": content_digest(values), **values})
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a failed write
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             stays = f"step {self.kept} is still kept" if self.kept else "none is kept so far"
@@ -85,16 +87,21 @@ class Checkpoints:
         for path in reversed(self._paths()):
             try:
                 found = torch.load(path, map_location="cpu", weights_only=True)
+                if found.pop("sha256") != content_digest(found):
+                    raise ValueError("its content is not what was written")
                 state: dict[str, Any] = found["state"]
-                origin, code = found["origin"], found["code"]
+                origin, code, step = found["origin"], found["code"], found["step"]
+                if path != self._path(step):
+                    raise ValueError(f"it holds step {step}")
             except Exception as error:  # whatever a truncated or foreign file makes of torch's reader
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 print(f"warning: {path} cannot be read ({reason}): an earlier one is tried", file=sys.stderr)
                 continue
             if origin != self.origin:
-                print(f"warning: {path} is of other data, weights or code: the cell starts anew", file=sys.stderr)
+                other = [name for name in self.origin if origin.get(name) != self.origin[name]]
+                print(f"warning: {path} is of another run ({', '.join(other)}): the cell starts anew", file=sys.stderr)
                 return None
-            self.kept = int(path.stem.removeprefix("step-"))
+            self.kept = step
             self.code_before = [one for one in code if one != self.code]
             if self.code_before:
                 print(
@@ -109,6 +116,9 @@ class Checkpoints:
         """Drop them all: the record is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.pt"
+
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("step-*.pt"))
 
@@ -118,3 +128,27 @@ def _commit(code: dict[str, Any]) -> str:
     if code["sha"] is None:
         return "an installed package"
     return f"commit {code['sha'][:10]}" + (" with changes" if code["dirty"] else "")
+
+
+def content_digest(value: Any) -> str:
+    """SHA-256 over plain data and tensors, nested in dicts and lists: a bit that flips on disk is found on reading."""
+    digest = hashlib.sha256()
+
+    def add(item: Any) -> None:
+        digest.update(f"{type(item).__name__}\0".encode())
+        if isinstance(item, torch.Tensor):
+            flat = item.detach().cpu().contiguous().reshape(-1)
+            digest.update(f"{item.dtype}{tuple(item.shape)}\0".encode())
+            digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+        elif isinstance(item, dict):
+            for key, part in item.items():
+                add(key)
+                add(part)
+        elif isinstance(item, list | tuple):
+            for part in item:
+                add(part)
+        else:
+            digest.update(f"{item!r}\0".encode())
+
+    add(value)
+    return digest.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from lora2_bench.config.compose import CONF
 from lora2_bench.errors import CellFailed
@@ -103,6 +105,41 @@ def test_a_truncated_checkpoint_is_told_and_the_one_before_is_taken(
     assert science(tmp_path / "killed") == science(tmp_path / "quiet")
 
 
+@pytest.mark.parametrize("part", ["trained", "optimizer"])
+def test_a_flipped_bit_in_a_checkpoint_is_told_and_the_one_before_is_taken(
+    part: str, bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK)
+    assert bench(*command, f"results={tmp_path / 'quiet'}").code == 0
+    again = (*command, f"results={tmp_path / 'killed'}", "checkpoint.steps=2")
+    killed_at(9, monkeypatch, lambda: bench(*again))
+    newest = next((tmp_path / "killed").glob("running/*/checkpoints/step-000000008.pt"))
+    state = torch.load(newest, weights_only=True)["state"]
+    tensors = state["trained"] if part == "trained" else state["optimizer"]["state"][0]
+    tensor = max(tensors.values(), key=lambda one: one.numel())
+    content = bytearray(newest.read_bytes())
+    content[content.index(tensor.numpy().tobytes()) + 1] ^= 1
+    newest.write_bytes(content)
+    told = bench(*again)
+    assert told.code == 0 and "step-000000008.pt cannot be read (its content is not what was written)" in told.err
+    assert science(tmp_path / "killed") == science(tmp_path / "quiet")
+
+
+def test_a_checkpoint_of_another_cell_is_not_continued(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=2")
+    killed_at(5, monkeypatch, lambda: bench(*command))
+    (running,) = (tmp_path / "running").iterdir()
+    killed_at(1, monkeypatch, lambda: bench(*command, "seed=7"))
+    other = next(path for path in (tmp_path / "running").iterdir() if path != running)
+    shutil.copytree(running / "checkpoints", other / "checkpoints", dirs_exist_ok=True)
+    told = bench(*command, "seed=7")
+    assert told.code == 0 and "is of another run (cell): the cell starts anew" in told.err
+    (path,) = tmp_path.glob("cells/*/record.json")
+    assert json.loads(path.read_text())["run"]["continued_from"] is None
+
+
 def test_a_checkpoint_of_the_other_engine_is_refused_and_kept(
     bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +161,7 @@ def test_a_checkpoint_of_other_data_is_not_continued(
     killed_at(5, monkeypatch, lambda: bench(*command))
     monkeypatch.setattr("lora2_bench.runner.train_cell.__version__", "another")
     told = bench(*command)
-    assert told.code == 0 and "is of other data, weights or code: the cell starts anew" in told.err
+    assert told.code == 0 and "is of another run (package): the cell starts anew" in told.err
     (path,) = tmp_path.glob("cells/*/record.json")
     assert json.loads(path.read_text())["run"]["continued_from"] is None
 
