@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from peft import LoraConfig, TaskType
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from lora2_bench.files.writing import write_bytes, write_json
 from lora2_bench.methods.base import Method
 
 Factors = dict[str, tuple[Tensor, Tensor]]
@@ -49,15 +50,20 @@ def export_adapter(folder: Path, method: Method) -> None:
     for name, parameter in backbone.head_parameters().items():
         tensors[f"{_PREFIX}{name}"] = parameter.detach()
     config.save_pretrained(str(folder))
+    _sort_lists(folder / "adapter_config.json")
     save_tensors(tensors, folder / "adapter_model.safetensors")
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write tensors as safetensors. Raises OSError where that fails: the library has an error of its own."""
-    try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        raise OSError(str(error)) from None
+    """Write tensors as safetensors, whole or not at all. Raises OSError where that fails."""
+    write_bytes(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def _sort_lists(path: Path) -> None:
+    """Sort the lists of names in PEFT's config, which it keeps as sets: the same adapter gives the same bytes."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    names = {key: sorted(value) for key, value in values.items() if isinstance(value, list)}
+    write_json(path, values | names)
 
 
 def _one_zero_rank(factors: Factors) -> Factors:

@@ -196,17 +196,15 @@ def test_a_failed_record_that_cannot_be_written_keeps_its_cause(
     assert "step 1: the training loss is " in line and "; the record cannot be written below results=" in line
 
 
-def test_weights_that_cannot_be_written_are_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors import SafetensorError
-
+def test_weights_that_cannot_be_written_are_an_os_error_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from lora2_bench.runner.export import save_tensors
 
-    def save_file(*_: Any) -> None:
-        raise SafetensorError("I/O error: No space left on device (os error 28)")
-
-    monkeypatch.setattr("lora2_bench.runner.export.save_file", save_file)
+    monkeypatch.setattr(os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space left on device"):
         save_tensors({"a": torch.zeros(2)}, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.ENOSPC])
