@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from lora2_bench.config.arguments import check_arguments, check_processes, options_first
 from lora2_bench.config.compose import plan_from
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
@@ -83,6 +84,9 @@ def launch(run: Callable[[Plan], object]) -> None:
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, to be told in one line
     try:
+        check_arguments(sys.argv[1:])
+        check_processes(os.environ)
+        sys.argv[1:] = options_first(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if traceback_wanted:
@@ -102,6 +106,8 @@ def launch(run: Callable[[Plan], object]) -> None:
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
+    if outcomes.folder is not None and not composed and not outcomes.folder.exists():
+        _stop(f"{' '.join(sys.argv[1:])} means no cell at all: give at least one value for each setting", 2)
     failures = outcomes.failures()
     if failures or ended:
         listing = "\n  ".join(failures)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+
+from lora2_bench.files.paths import CONF
 
 
 def one_line(error: BaseException) -> str:
@@ -17,7 +20,7 @@ def one_line(error: BaseException) -> str:
     if first.startswith("Ambiguous value"):
         return f"{quoted[0]} has several values: give one, or sweep over all of them with -m"
     if first.startswith("Could not override"):
-        return f"{quoted[0]} is not a setting: `--cfg job` lists all settings, `--help` the ones most used"
+        return f"{quoted[0]} is not a setting: {_where_it_is(quoted[0])}"
     told = " ".join(
         line for line in lines if not line.startswith(("full_key", "object_type", "See https", "Set the env"))
     )
@@ -28,6 +31,7 @@ def _missing_choice(error: MissingConfigException) -> str:
     """What to say of `GROUP=NAME` where conf/GROUP has no NAME."""
     group, _, name = str(error.missing_cfg_file).partition("/")
     if group != "recipe":
+        group, _, name = str(error.missing_cfg_file).rpartition("/")  # hydra/sweeper=optuna
         return f"{group}={name} is not known: choose one of {', '.join(error.options or ())}"
     model, slash, method = name.partition("/")
     if not slash:
@@ -36,3 +40,15 @@ def _missing_choice(error: MissingConfigException) -> str:
         f"model={model} with method={method} has no recipe: write conf/recipe/{name}.yaml, or choose another with "
         "recipe=MODEL/METHOD"
     )
+
+
+def _where_it_is(name: str) -> str:
+    """Where a setting of that name stands: `train.lr` for `lr`; else where all of them are listed."""
+    leaf = name.rpartition(".")[2]
+    config = OmegaConf.load(CONF / "config.yaml")
+    methods = [OmegaConf.load(path) for path in sorted((CONF / "method").glob("*.yaml"))]
+    sections = {"train": [config.train], "checkpoint": [config.checkpoint], "method": methods}
+    found = [f"{section}.{leaf}" for section, parts in sections.items() if any(leaf in part for part in parts)]
+    if found:
+        return f"did you mean {found[0]}?"
+    return "`--cfg job` lists all settings, `--help` the ones most used"

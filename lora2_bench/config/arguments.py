@@ -1,0 +1,77 @@
+"""The command line before Hydra reads it: options that are not there, or not safe, and settings that contradict."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from lora2_bench.errors import UserError
+
+# Hydra's own options. Its parser also takes any beginning of their names, which this one does not.
+_OPTIONS: tuple[str, ...] = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run")
+_OPTIONS += ("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir", "--info")
+_VALUED: tuple[str, ...] = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--info")
+_VALUED += ("-c", "-p", "-cp", "-cn", "-cd", "-i")
+_SHORT = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
+# Sections whose keys are all known: what is added to them would be read by nobody.
+_CLOSED = ("task", "recipe", "tracker")
+
+
+def check_arguments(arguments: Sequence[str]) -> None:
+    """Raise UserError for an unknown option, one that runs code, and settings that contradict or change nothing."""
+    for argument in arguments:
+        if argument.startswith("-"):
+            _check_option(argument)
+    _check_overrides([argument for argument in arguments if not argument.startswith("-") and "=" in argument])
+
+
+def options_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with Hydra's options at their head: its parser refuses overrides on both sides of one."""
+    options: list[str] = []
+    overrides: list[str] = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = before in _VALUED and "=" not in argument
+        (options if argument.startswith("-") or is_value else overrides).append(argument)
+    return [*options, *overrides]
+
+
+def _check_option(argument: str) -> None:
+    option = argument.partition("=")[0]
+    if option.startswith("--experimental-rerun"):
+        raise UserError(
+            f"{option} is not possible: it would run code from a pickle; run the command in the cell's record again"
+        )
+    if option in _OPTIONS or option in _SHORT:
+        return
+    near = difflib.get_close_matches(option, (*_OPTIONS, *_SHORT), n=1)
+    hint = f"did you mean {near[0]}?" if near else "--help lists the settings, which are given as NAME=VALUE"
+    raise UserError(f"{option} is not an option: {hint}")
+
+
+def _check_overrides(overrides: Sequence[str]) -> None:
+    given: dict[str, str] = {}
+    for override in overrides:
+        key, _, value = override.partition("=")
+        name = key.lstrip("+")
+        section, dot, _ = name.partition(".")
+        if key.startswith("+") and not key.startswith("++") and dot and section in _CLOSED:
+            raise UserError(f"{override} adds {name}, which is not a setting: leave it out, or mend its name")
+        if value == "{}":
+            raise UserError(f"{override} changes nothing: give {name}.NAME=VALUE, or leave it out")
+        if given.setdefault(name, value) != value:
+            raise UserError(f"{name} is given twice, as {given[name]} and as {value}: give one value, or -m {name}=A,B")
+
+
+def check_processes(environment: Mapping[str, str]) -> None:
+    """Raise UserError where the variables of a launcher of several processes are there, and are none's.
+
+    Without their rendezvous address the processes would wait for each other for ever.
+    """
+    size = environment.get("WORLD_SIZE", "1")
+    if not size.isdecimal() or int(size) < 1:
+        raise UserError(f"WORLD_SIZE={size} is not possible: it must be a number of processes, or not be set")
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
+    if int(size) > 1 and missing:
+        raise UserError(
+            f"WORLD_SIZE={size} without {missing[0]} is no launcher's: unset it, or start with `accelerate launch`"
+        )
