@@ -1,4 +1,4 @@
-"""Several processes train one cell: the numbers of one process, and bad ends, also through the real `accelerate launch`.
+"""Several processes train one cell: the numbers of one, and bad ends, also through the real `accelerate launch`.
 
 Where the launcher itself is not what is tested, processes are forked with the environment that it gives.
 """
