@@ -18,8 +18,9 @@ import pytest
 
 from lora2_bench.errors import CellFailed
 from lora2_bench.training.ranks import ALONE
+from tests import forked
 from tests.conftest import Told
-from tests.training import faulty_ranks, forked
+from tests.training import faulty_ranks
 from tests.training.test_resume import QUICK, Bench, Folders, newest, science, wait_for_checkpoint
 
 # 57 rows: the last batch of an epoch has a single row, and the second process has none of it.
