@@ -34,7 +34,7 @@ test: $(VENV)/.installed  ## run the test suite (GLUE_DIR=path/to/glue adds the 
 	$(RUN) -m pytest -n auto
 
 test-slurm: $(VENV)/.installed  ## the tests on a real Slurm, which they start and stop (Debian's packages, as root; docs/SWEEPS.md)
-	$(RUN) -m pytest -m slurm -rs tests/slurm
+	scripts/slurm_passed.sh test $(RUN) -m pytest -m slurm -rs tests/slurm
 
 lint: $(VENV)/.installed  ## style, import rules, types
 	$(VENV)/bin/ruff check .

@@ -7,9 +7,11 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import hydra
+import psutil
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -24,6 +26,9 @@ from lora2_bench.config.outcomes import Outcomes
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.paths import CONF
+
+MAIN_PROCESS_SECONDS = 30.0
+"""Seconds that the other processes of a cell give the main one to end after an error that should end them all."""
 
 
 class _Stopped(BaseException):
@@ -127,8 +132,38 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) 
 
 
 def _stop(message: str, code: int) -> None:
-    if os.environ.get("RANK", "0") != "0":  # the processes of one cell end alike: the main one tells, and the launcher
-        time.sleep(30)  # ends the others when it is gone, as it would end the main one if another went first
-    else:
+    """End with `code`; the processes of one cell end alike, and the main one alone prints the error."""
+    if os.environ.get("RANK", "0") == "0" or not _main_process_ends():
         print(f"error: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _main_process_ends() -> bool:
+    """Wait for the main process's end, at most MAIN_PROCESS_SECONDS: true once it has ended or where it is not here.
+
+    The launcher kills all other processes at the first one that fails, and reports that one: it has to be the main one,
+    after it has printed the error. On another machine, another launcher watches it.
+    """
+    limit = time.monotonic() + MAIN_PROCESS_SECONDS
+    main = _main_process()
+    while main is not None and _runs(main):
+        if time.monotonic() > limit:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _main_process() -> psutil.Process | None:
+    """The process of rank 0 among those that this one's launcher started."""
+    launcher = psutil.Process().parent()
+    for process in launcher.children() if launcher else []:
+        with suppress(psutil.Error):  # it has just ended, or is another user's
+            if process.environ().get("RANK") == "0":
+                return process
+    return None
+
+
+def _runs(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    return False

@@ -16,7 +16,7 @@ from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import count, states
 from tests.conftest import Told
 from tests.slurm.conftest import ask, jobs, until
-from tests.sweep.test_chaos import QUICK, command, each_done_once, kill
+from tests.sweep.test_chaos import QUICK, Written, command, each_done_once, kill
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("empty")]
 CELLS = ("method=lora,lora2", "task=rte,cola", "seed=range(0,10)", "train.epochs=6")
@@ -65,6 +65,7 @@ def test_forty_cells_and_fourteen_disturbances(
 
     chaotic = (*words, "checkpoint.steps=6", f"results={results}")
     chaos, sent, deadline = Chaos(5, results), 0, time.monotonic() + MOST
+    written = Written(results)
     while True:
         told = command("sweep", *chaotic, *JOBS, "cluster=slurm", "name=chaos")
         assert told.returncode == 0, told.stderr
@@ -73,6 +74,7 @@ def test_forty_cells_and_fourteen_disturbances(
         while True:
             chaos.strike()
             counts = count(states(cells, results, squeue))
+            written.look()
             if not counts["running"] and not counts["queued"]:
                 break
             assert time.monotonic() < deadline, command("status", *chaotic, "name=chaos").stdout
@@ -82,6 +84,6 @@ def test_forty_cells_and_fourteen_disturbances(
     until(lambda: not ask("squeue", "--noheader"), "an empty queue")  # a job may still look for what is left to do
 
     assert not chaos.to_come and sent >= 2
-    records = each_done_once(results, quiet, 40)
+    records = each_done_once(written, quiet, 40)
     assert sum(record["run"]["continued_from"] is not None for record in records) >= 3
     assert command("sweep", *chaotic, "name=chaos", "cluster=slurm").stdout.strip().endswith("0 to send")

@@ -28,7 +28,7 @@ QUICK = (
     "device=cpu",
     "threads=1",
 )
-CELLS = ("method=lora,lora2", "task=rte,cola", "seed=0,1")
+CELLS = ("method=lora,lora2", "task=rte,cola")
 
 
 def command(module: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -52,13 +52,32 @@ def kept(results: Path) -> dict[str, Any]:
     return found
 
 
-def each_done_once(results: Path, quiet: Path, count: int) -> list[dict[str, Any]]:
+class Written:
+    """When each record was written, as it was seen first: one that is written again afterwards was done twice."""
+
+    def __init__(self, results: Path) -> None:
+        self.results = results
+        self.first: dict[str, int] = {}
+
+    def now(self) -> dict[str, int]:
+        """Cell's id -> when its record was written."""
+        return {path.parent.name: path.stat().st_mtime_ns for path in self.results.glob("cells/*/record.json")}
+
+    def look(self) -> None:
+        """See the records that are there."""
+        self.first = self.now() | self.first
+
+
+def each_done_once(written: Written, quiet: Path, count: int) -> list[dict[str, Any]]:
     """The records of a sweep that chaos went through: equal to a quiet one, each cell done once, nothing left over."""
+    results = written.results
     assert kept(results) == kept(quiet) and len(kept(quiet)) == count
+    assert written.first == written.now() and len(written.first) == count
     records = [json.loads(path.read_text()) for path in results.glob("cells/*/record.json")]
     for record in records:
         log = (results / "sweeps" / "chaos" / "logs" / f"{record['id']}.log").read_text()
-        assert len(re.findall(r"adapter parameters \| [\d.]+ s \|", log)) == 1
+        # None where the worker was killed between the record and the line.
+        assert len(re.findall(r"adapter parameters \| [\d.]+ s \|", log)) <= 1
     assert list((results / "running").iterdir()) == []
     assert not list(results.glob("sweeps/chaos/failed/*")) and not (results / "sweeps" / ".sending").exists()
     return records
@@ -94,7 +113,7 @@ def test_killed_workers_and_a_killed_sweep_change_nothing(
 
     victims = ["worker", "sweep", "worker"]  # one after another, each in the middle of a cell
     deadline = time.monotonic() + 400  # generous, for a busy machine: it takes about half a minute
-    sent = 0
+    sent, written = 0, Written(results)
     while True:
         assert time.monotonic() < deadline, command("status", *chaotic, "name=chaos").stdout
         told = command("sweep", *chaotic, "name=chaos", "cluster=local", "parallel=2")
@@ -110,13 +129,14 @@ def test_killed_workers_and_a_killed_sweep_change_nothing(
                 if any(kill(pid) for pid in pids(results, place)):
                     victims.pop(0)
             counts = count(states(cells, results, dict))
+            written.look()
             if not counts["running"] and not counts["queued"]:
                 break
             time.sleep(0.1)
-        if counts["done"] == 8:
+        if counts["done"] == 4:
             break
 
     assert not victims and sent >= 2
-    records = each_done_once(results, quiet, 8)
+    records = each_done_once(written, quiet, 4)
     assert any(record["run"]["continued_from"] for record in records)
     assert command("sweep", *chaotic, "name=chaos", "--wait").stdout.strip().endswith("0 to send")

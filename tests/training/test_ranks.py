@@ -1,4 +1,7 @@
-"""Several processes train one cell through the real `accelerate launch`: the numbers of one process, and bad ends."""
+"""Several processes train one cell: the numbers of one, and bad ends, also through the real `accelerate launch`.
+
+Where the launcher itself is not what is tested, processes are forked with the environment that it gives.
+"""
 
 from __future__ import annotations
 
@@ -15,29 +18,18 @@ import pytest
 
 from lora2_bench.errors import CellFailed
 from lora2_bench.training.ranks import ALONE
+from tests import forked
 from tests.conftest import Told
+from tests.training import faulty_ranks
 from tests.training.test_resume import QUICK, Bench, Folders, newest, science, wait_for_checkpoint
 
 # 57 rows: the last batch of an epoch has a single row, and the second process has none of it.
 SMALL = (*(part for part in QUICK if not part.startswith("data.max_train")), "data.max_train=57")
 
 FAULTY = """
-import os, sys
-from lora2_bench.training import loop
-from lora2_bench.__main__ import main
+from tests.training.faulty_ranks import out_of_memory
 
-if os.environ["RANK"] == "1":
-    backward, made = loop.backward, 0
-
-    def greedy(*arguments):
-        global made
-        made += 1
-        if made == 8:
-            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes")
-        return backward(*arguments)
-
-    loop.backward = greedy
-main()
+out_of_memory()
 """
 
 
@@ -60,9 +52,11 @@ def ended(launcher: subprocess.Popen[str]) -> Told:
     return Told(launcher.returncode, out, err)
 
 
-def launched(*arguments: str, script: Path | None = None) -> Told:
-    """The user's command in two processes, to its end."""
-    return ended(begun(*arguments, script=script))
+def two(folder: Path, *arguments: str, action: forked.Action = forked.bench) -> Told:
+    """The user's command in two processes, to its end; the code is the main one's, with which the other must agree."""
+    codes, out, err = forked.run_ranks(folder, *arguments, action=action)
+    assert codes == [codes[0]] * 2, err
+    return Told(codes[0], out, err)
 
 
 def without_dropout(folder: Path, copy: Path) -> Path:
@@ -97,19 +91,19 @@ def test_two_processes_give_what_one_gives_with_twice_the_parts(
     folder = without_dropout(tiny_folders("bert"), tmp_path / "backbone")
     lr = "train.lr=2e-2" if method != "full" else "train.lr=1e-3"
     command = ("model=local", f"model.path={folder}", f"method={method}", *SMALL, lr)
-    alone, two = tmp_path / "alone", tmp_path / "two"
+    alone, both = tmp_path / "alone", tmp_path / "both"
     assert bench(*command, f"train.accumulate={2 * parts}", f"results={alone}").code == 0
-    told = launched(*command, f"train.accumulate={parts}", f"results={two}")
+    told = two(tmp_path, *command, f"train.accumulate={parts}", f"results={both}")
     assert told.code == 0, told.err
     assert told.out.count("record.json") == 1 and "warning: " not in told.err
-    assert run_of(two)["processes"] == 2 and run_of(alone)["processes"] == 1
-    one, other = science(alone)["result"], science(two)["result"]
+    assert run_of(both)["processes"] == 2 and run_of(alone)["processes"] == 1
+    one, other = science(alone)["result"], science(both)["result"]
     assert other.get("ranks") == one.get("ranks")
     for mine, theirs in zip(one["evaluations"], other["evaluations"], strict=True):
         assert mine["step"] == theirs["step"] and mine["score"] == pytest.approx(theirs["score"])
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-4)
     for when, rows in logits_of(alone).items():
-        for row, twin in zip(rows, logits_of(two)[when], strict=True):
+        for row, twin in zip(rows, logits_of(both)[when], strict=True):
             assert row == pytest.approx(twin, abs=1e-4)
 
 
@@ -119,21 +113,22 @@ def test_two_processes_end_alike_and_continue_alike(tiny_folders: Folders, tmp_p
     script.write_text(FAULTY)
     command = ("model=local", f"model.path={tiny_folders('bert')}", *SMALL, "checkpoint.steps=3")
     quiet, results = tmp_path / "quiet", tmp_path / "results"
-    assert launched(*command, f"results={quiet}").code == 0
+    assert two(tmp_path, *command, f"results={quiet}").code == 0
 
-    told = launched(*command, f"results={results}", script=script)
+    told = ended(begun(*command, f"results={results}", script=script))
     assert told.code == 1
-    assert told.err.count("error: step 8: out of memory with ") == 1
+    assert told.err.count("error: ") == 1 and told.err.count("error: step 8: out of memory with ") == 1
+    assert re.search(r"rank +: 0 ", told.err)  # the launcher, too, reports the process that printed the error
     (path,) = results.glob("cells/*/record.json")
     assert json.loads(path.read_text())["error"]["step"] == 8
     assert not list(results.glob("running/*/owner.json"))
 
-    assert launched(*command, f"results={results}").code == 0
+    assert two(tmp_path, *command, f"results={results}").code == 0
     assert run_of(results)["continued_from"] == 6
     assert science(results) == science(quiet)
     assert list((results / "running").iterdir()) == []
 
-    again = launched(*command, f"results={results}")  # finished: told once, trained by none
+    again = two(tmp_path, *command, f"results={results}")  # finished: told once, trained by none
     assert again.code == 0 and again.out.count("record.json") == 1 and "step/s" not in again.err
 
 
@@ -142,7 +137,7 @@ def test_sigterm_to_all_or_to_one_stops_all_at_one_step(tiny_folders: Folders, t
     long = (*SMALL, "train.epochs=25", "train.eval_steps=100", "checkpoint.steps=10")
     command = ("model=local", f"model.path={tiny_folders('bert')}", *long)
     quiet, results = tmp_path / "quiet", tmp_path / "results"
-    assert launched(*command, f"results={quiet}").code == 0
+    assert two(tmp_path, *command, f"results={quiet}").code == 0
 
     kept = 0
     for told_one in ("launcher", "second"):
@@ -158,28 +153,25 @@ def test_sigterm_to_all_or_to_one_stops_all_at_one_step(tiny_folders: Folders, t
         assert not (running / "owner.json").exists()
         kept = int(step)
 
-    assert launched(*command, f"results={results}").code == 0
+    assert two(tmp_path, *command, f"results={results}").code == 0
     assert run_of(results)["continued_from"] == kept
     assert science(results) == science(quiet)
 
 
 def test_a_loss_that_is_no_number_in_one_and_bad_input_end_all(tiny_folders: Folders, tmp_path: Path) -> None:
-    script = tmp_path / "faulty.py"
-    fault = next(line for line in FAULTY.splitlines() if "raise RuntimeError" in line).strip()
-    script.write_text(FAULTY.replace(fault, "return backward(*arguments) * float('nan')"))
     command = ("model=local", f"model.path={tiny_folders('bert')}", *SMALL, f"results={tmp_path}")
-    told = launched(*command, script=script)
+    told = two(tmp_path, *command, action=faulty_ranks.loss_is_nan)
     assert told.code == 1 and told.err.count("error: step 8: the training loss is nan") == 1
-    told = launched(*command, "init_from=0123456789abcdef")
-    assert told.code != 0 and told.err.count("error: init_from=0123456789abcdef is no finished cell") == 1
+    told = two(tmp_path, *command, "init_from=0123456789abcdef")
+    assert told.code == 2 and told.err.count("error: init_from=0123456789abcdef is no finished cell") == 1
+    told = ended(begun(*command, "train.lr=-1"))  # found before the processes know of each other
+    assert told.code != 0 and told.err.count("error: ") == 1 and "error: train.lr=-1" in told.err
 
 
 def test_a_checkpoint_of_two_processes_is_continued_by_one(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
-    script = tmp_path / "faulty.py"
-    script.write_text(FAULTY)
     command = ("model=local", f"model.path={tiny_folders('bert')}", *SMALL, "checkpoint.steps=3")
     results = tmp_path / "results"
-    assert launched(*command, f"results={results}", script=script).code == 1
+    assert two(tmp_path, *command, f"results={results}", action=faulty_ranks.out_of_memory).code == 1
     told = bench(*command, f"results={results}")
     assert told.code == 0, told.err
     assert "warning: 2 processes trained 6 steps and 1 go on: dropout differs" in told.err

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from lora2_bench.config.compose import CONF
 from lora2_bench.errors import CellFailed
 from lora2_bench.records.lock import born_of
+from tests import forked
 from tests.conftest import Told
 
 Bench = Callable[..., Told]
@@ -178,20 +178,7 @@ def test_a_failed_cell_keeps_no_checkpoint(
     assert list((tmp_path / "running").iterdir()) == []
 
 
-def started(folder: Path, results: Path, *arguments: str) -> subprocess.Popen[str]:
-    """The user's command in a process of its own, with so many steps that it must be stopped."""
-    command = [sys.executable, "-m", "lora2_bench", "model=local", f"model.path={folder}", f"results={results}"]
-    long = [part for part in QUICK if not part.startswith("train.e")]
-    return subprocess.Popen(
-        [*command, *long, "train.epochs=500", "train.eval_steps=2000", "checkpoint.steps=5", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def wait_for_checkpoint(results: Path, process: subprocess.Popen[str], after: int = 0) -> None:
+def wait_for_checkpoint(results: Path, process: subprocess.Popen[str] | forked.Forked, after: int = 0) -> None:
     for _ in range(600):
         if any(path.name > f"step-{after:09d}.pt" for path in results.glob("running/*/checkpoints/step-*.pt")):
             return
@@ -206,29 +193,31 @@ def newest(running: Path) -> str:
 
 def test_signals_locks_and_a_real_kill(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
     folder, results = tiny_folders("bert"), tmp_path / "results"
-    first = started(folder, results)
+    long = ("train.epochs=500", "train.eval_steps=2000", "checkpoint.steps=5")  # so many steps that it must be stopped
+    quick = (part for part in QUICK if not part.startswith("train.e"))
+    command = ("model=local", f"model.path={folder}", f"results={results}", *quick, *long)
+    first = forked.Forked(tmp_path, "first", forked.bench, *command)
     wait_for_checkpoint(results, first)
     (running,) = (results / "running").iterdir()
     owner = json.loads((running / "owner.json").read_text())
     assert owner["pid"] == first.pid and owner["born"] == born_of(first.pid)
 
-    second = started(folder, results)  # the same cell, while the first one trains it
-    out, err = second.communicate(timeout=100)
-    assert (second.returncode, out) == (2, "")
-    assert f"is being trained by process {first.pid} on" in err and err.strip().count("\n") == 0
+    second = bench(*command)  # the same cell, while the first one trains it
+    assert (second.code, second.out) == (2, "")
+    assert f"is being trained by process {first.pid} on" in second.err and second.err.strip().count("\n") == 0
 
-    first.kill()
-    first.wait()
+    os.kill(first.pid, signal.SIGKILL)
+    first.process.join()
     assert (running / "owner.json").exists()  # a dead owner's file is in nobody's way:
     before = newest(running)
-    third = started(folder, results)
+    third = forked.Forked(tmp_path, "third", forked.bench, *command)
     while newest(running) <= before:  # it has taken the folder over, and trains
         assert third.poll() is None, third.communicate()
         time.sleep(0.1)
     assert json.loads((running / "owner.json").read_text())["pid"] == third.pid
-    third.send_signal(signal.SIGTERM)
-    _, err = third.communicate(timeout=100)
-    assert third.returncode == 3, err
+    os.kill(third.pid, signal.SIGTERM)
+    _, err = third.communicate()
+    assert third.poll() == 3, err
     assert "which is kept: run the same command to continue" in err.strip().splitlines()[-1]
     assert not (running / "owner.json").exists() and len(list((running / "checkpoints").iterdir())) == 2
     assert not (results / "cells").exists() or list((results / "cells").iterdir()) == []
