@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from functools import cache
 
 from scipy import special
@@ -22,13 +23,12 @@ def _power(effect: float, n: int, alpha: float) -> float:
 @cache
 def _detectable_effect(n: int, alpha: float, power: float) -> float:
     """The smallest |mean| / sd of n differences that the test finds with this power."""
-    low, high = 0.0, 1.0
+    from scipy.optimize import brentq  # takes longer to import than all that this module computes
+
+    high = 1.0
     while _power(high, n, alpha) < power:
-        low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _power(middle, n, alpha) < power else (low, middle)
-    return high
+        high *= 2
+    return float(brentq(lambda effect: _power(effect, n, alpha) - power, 0, high))
 
 
 def _check_design(sd: float, alpha: float, power: float) -> None:
@@ -70,10 +70,7 @@ def seeds_needed(difference: float, sd: float, alpha: float = 0.05, power: float
     if sd == 0:
         return 2
     effect = abs(difference) / sd * (1 + 1e-9)  # so that rounding never asks for one seed more
-    low, high = 1, 2
+    high = 2
     while _power(effect, high, alpha) < power:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _power(effect, middle, alpha) < power else (low, middle)
-    return high
+        high *= 2
+    return bisect_left(range(high), power, high // 2 + 1, high, key=lambda n: _power(effect, n, alpha))
