@@ -1,4 +1,4 @@
-"""The report: one HTML page with what was run, the tables, the audit, the figures and every cell's command."""
+"""The report: one HTML page with what was run, the tables, the figures, the audit and the command of every cell."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from lora2_bench.report.records import load_records
 from lora2_bench.report.scores import data_name, over_seeds, scores
 from lora2_bench.report.tables.overview import markdown as table_page
 
-DRAWN_AT_ONCE = 12  # figures that a report draws itself; more are left to `make figures`, which takes longer
+DRAWN_AT_ONCE = 12  # missing figures that a report draws itself; where there are more, it names `make figures`
 FIRST_COMMAND = "python -m lora2_bench method=lora2 task=rte"
 _TEMPLATES = Environment(
     loader=PackageLoader("lora2_bench.report.page", "."),
@@ -56,7 +56,7 @@ def write_report(results: Path) -> list[Path]:
 
 
 def exhibits(results: Path) -> list[tuple[str, str]]:
-    """Path and text of every Markdown table below `results/tables` that this page does not make itself."""
+    """Path and text of every Markdown table below `results/tables` that the page does not generate itself."""
     found = sorted((results / "tables").rglob("*.md"))
     return [
         (path.relative_to(results).as_posix(), path.read_text(encoding="utf-8", errors="replace"))
@@ -77,9 +77,9 @@ def page(
     Args:
         records: finished and failed cells.
         frame: their `scores`.
-        unreadable: how many records could not be read.
+        unreadable: number of records that could not be read.
         texts: exhibits, as path and Markdown.
-        figures: each with its SVG, or None where that is still to be drawn.
+        figures: each with its SVG, or None where it is not drawn yet.
     """
     drawn = [
         {"plot": plot, "svg": inline(svg, f"f{number}-", plot.title), "folder": slug(plot.folder)}
