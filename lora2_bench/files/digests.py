@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,13 +18,6 @@ Stamped = tuple[tuple[Path, int, int], ...]
 def stamped(files: Iterable[Path]) -> Stamped:
     """The files as they stand now, in their order."""
     return tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files)
-
-
-def blocks(file: Path) -> Iterator[bytes]:
-    """A file's bytes, a MiB at a time."""
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            yield block
 
 
 def hash_folder(path: Path) -> str:
@@ -50,6 +43,6 @@ def hash_files(files: Stamped, *, named: bool = False) -> str:
     for file, size, _ in files:
         if named:
             digest.update(f"{file.name}\0{size}\0".encode())
-        for block in blocks(file):
-            digest.update(block)
+        with file.open("rb") as stream:
+            hashlib.file_digest(stream, lambda: digest)  # goes on with the one digest of all files
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Trainable parameters of the paper's methods, counted from the shapes of the encoder alone."""
+"""Trainable parameters of the paper's methods, computed from the shapes of the encoder."""
 
 from __future__ import annotations
 

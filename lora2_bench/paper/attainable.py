@@ -1,6 +1,6 @@
-"""Which accuracies a dev set of a given size can give at all: the GRIM test (Brown and Heathers, 2017).
+"""Which accuracies are possible on a dev set of a given size: the GRIM test (Brown and Heathers, 2017).
 
-An accuracy is a number of right answers over the number of rows, so a small dev set leaves most figures out.
+An accuracy is a number of correct predictions over the number of rows, so a small dev set excludes most figures.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from math import ceil, floor
 
 from lora2_bench.paper.printed import Printed
 
-MOST_RUNS = 5
+MAX_RUNS = 5
 
 
-def right_answers(printed: Printed, rows: int, runs: int = 1) -> int | None:
-    """Right answers over all `runs` whose mean accuracy rounds to `printed` (in percent); None where none does.
+def correct_count(printed: Printed, rows: int, runs: int = 1) -> int | None:
+    """The number of correct predictions over all `runs` whose mean accuracy rounds to `printed` (in percent).
 
-    Where several do, the one nearest to the printed figure.
+    Of several numbers it is the one nearest to the printed figure; None where there is none.
     """
     total = rows * runs
     fewest = max(ceil(printed.range.low * total / 100), 0)
@@ -26,20 +26,20 @@ def right_answers(printed: Printed, rows: int, runs: int = 1) -> int | None:
     return min(max(nearest, fewest), most) if fewest <= most else None
 
 
-def right_answers_cut_off(printed: Printed, rows: int) -> int | None:
-    """Right answers of one run whose accuracy gives `printed` with further digits cut off, not rounded; or None."""
+def correct_count_truncated(printed: Printed, rows: int) -> int | None:
+    """The number of correct predictions of one run whose accuracy is truncated, not rounded, to `printed`; or None."""
     fewest = ceil(printed.value * rows / 100)
-    return fewest if fewest <= rows and printed.cuts_off(Fraction(100 * fewest, rows)) else None
+    return fewest if fewest <= rows and printed.is_truncation_of(Fraction(100 * fewest, rows)) else None
 
 
 def fewest_runs(printed: Printed, rows: int) -> int | None:
     """The smallest number of runs, of 1 to 5, whose mean accuracy can round to `printed`; None where none can."""
-    possible = (runs for runs in range(1, MOST_RUNS + 1) if right_answers(printed, rows, runs) is not None)
+    possible = (runs for runs in range(1, MAX_RUNS + 1) if correct_count(printed, rows, runs) is not None)
     return next(possible, None)
 
 
-def nearest_answers(printed: Printed, rows: int) -> int:
-    """Right answers of the one run whose accuracy lies nearest to `printed`."""
+def nearest_correct_count(printed: Printed, rows: int) -> int:
+    """The number of correct predictions of one run whose accuracy is nearest to `printed`."""
     return floor(printed.value * rows / 100 + Fraction(1, 2))
 
 

@@ -1,4 +1,4 @@
-"""Printed figures as exact numbers with the interval that their rounding leaves open."""
+"""Printed figures as exact fractions, with the interval of all numbers that round to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FACTOR = {"": 1, "%": 1, "k": 1_000, "M": 1_000_000}
 
 @dataclass(frozen=True)
 class Range:
-    """A number known only to lie in the closed interval [low, high]; `value` is what its figures say."""
+    """The closed interval [low, high] that a number lies in; `value` is the number as printed or computed."""
 
     value: Fraction
     low: Fraction
@@ -58,7 +58,7 @@ class Printed:
 
     def __post_init__(self) -> None:
         if not _FIGURE.fullmatch(self.text):
-            raise ValueError(f"{self.text!r} is no printed figure: digits, a point, and k, M or % are understood")
+            raise ValueError(f"{self.text!r} is not a printed figure: write a decimal number, then k, M, % or nothing")
 
     def __str__(self) -> str:
         return self.text
@@ -75,7 +75,7 @@ class Printed:
 
     @property
     def unit(self) -> Fraction:
-        """The worth of one step of the last printed digit."""
+        """The value of one unit of the last printed digit."""
         return Fraction(_FACTOR[self.suffix], 10**self.digits)
 
     @property
@@ -85,11 +85,11 @@ class Printed:
 
     @property
     def range(self) -> Range:
-        """What rounds to this figure. Both ends belong to it, so halves may be rounded up or to even."""
+        """All numbers that round to this figure. Both ends are included, so halves may be rounded up or to even."""
         return Range(self.value, self.value - self.unit / 2, self.value + self.unit / 2)
 
-    def cuts_off(self, value: Fraction | int) -> bool:
-        """Whether `value` gives this figure where further digits are cut off, not rounded."""
+    def is_truncation_of(self, value: Fraction | int) -> bool:
+        """Whether `value` gives this figure when it is truncated, not rounded, to as many decimals."""
         return self.value <= value < self.value + self.unit
 
     def like(self, value: Fraction) -> str:
@@ -98,7 +98,7 @@ class Printed:
 
 
 def decimal(value: Fraction, digits: int) -> str:
-    """A number as text with `digits` decimals, halves rounded up, without the errors of binary floats."""
+    """A number as text with `digits` decimals, rounded half up in exact arithmetic."""
     steps = floor(abs(value) * 10**digits + Fraction(1, 2))
     whole, part = divmod(steps, 10**digits)
     sign = "-" if value < 0 and steps else ""

@@ -1,7 +1,7 @@
-"""The figures that the LoRA² paper prints, as printed, with their source; CSV files beside this module hold them.
+"""The printed figures of the LoRA² paper with their source, read from the CSV files beside this module.
 
 Keys are this project's names: tasks `cola` to `rte`, methods `full`, `bitfit`, `lora`, `adalora`, `sora`, `lora2`.
-Figures stay text until they are computed with: their digits say how far they were rounded.
+Figures are kept as text, because the number of digits gives the rounding.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METHODS = {
 }
 
 
-# What Tables 3 and 4 leave unsaid: all of their rows are LoRA² k=1.
+# All rows of Tables 3 and 4 are LoRA² k=1; their CSV files do not repeat it.
 _K1 = {"group": "K/R=1", "method": "lora2", "setting": "k=1"}
 
 
@@ -117,9 +117,9 @@ class Row:
         return list(dict.fromkeys(COLUMNS[name].task for name in self.scores))
 
     def score(self, task: str) -> Range:
-        """The task's deciding number: QQP by the mean of accuracy and F1, MNLI of matched and mismatched.
+        """The task's score: for QQP the mean of accuracy and F1, for MNLI the mean of matched and mismatched accuracy.
 
-        Raises KeyError for a task that the table does not have.
+        Raises KeyError for a task that the table has no column for.
         """
         figures = [figure.range for name, figure in self.scores.items() if COLUMNS[name].task == task]
         if not figures:
@@ -146,7 +146,7 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Claim:
-    """A figure of the text: what it is said of, and where."""
+    """A figure that the text states: what it claims, and where."""
 
     id: str
     claim: str

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.paper.attainable import (
-    MOST_RUNS,
+    MAX_RUNS,
     attainable_share,
+    correct_count,
+    correct_count_truncated,
     fewest_runs,
-    nearest_answers,
-    right_answers,
-    right_answers_cut_off,
+    nearest_correct_count,
 )
 from lora2_bench.paper.printed import Printed, Range, decimal
 
@@ -34,7 +34,7 @@ def answers(draw: st.DrawFn) -> tuple[int, int]:
 def test_what_a_run_gives_is_attainable_by_one_run(pair: tuple[int, int], digits: int) -> None:
     n, rows = pair
     printed = Printed(decimal(Fraction(100 * n, rows), digits))
-    found = right_answers(printed, rows)
+    found = correct_count(printed, rows)
     assert found is not None
     assert printed.range.overlaps(Range.exact(Fraction(100 * found, rows)))
     assert fewest_runs(printed, rows) == 1
@@ -49,13 +49,13 @@ def test_halves_rounded_to_even_are_attainable_too(pair: tuple[int, int], digits
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.integers(0, 277), min_size=1, max_size=MOST_RUNS), st.integers(277, 5463), DIGITS)
+@given(st.lists(st.integers(0, 277), min_size=1, max_size=MAX_RUNS), st.integers(277, 5463), DIGITS)
 def test_the_mean_of_some_runs_needs_no_more_runs_than_there_were(counts: list[int], rows: int, digits: int) -> None:
     printed = Printed(decimal(Fraction(100 * sum(counts), rows * len(counts)), digits))
     runs = fewest_runs(printed, rows)
     assert runs is not None
     assert runs <= len(counts)
-    found = right_answers(printed, rows, runs)
+    found = correct_count(printed, rows, runs)
     assert found is not None
     assert printed.range.overlaps(Range.exact(Fraction(100 * found, rows * runs)))
 
@@ -65,17 +65,17 @@ def test_the_mean_of_some_runs_needs_no_more_runs_than_there_were(counts: list[i
 def test_a_figure_between_two_neighbours_is_of_no_single_run(pair: tuple[int, int]) -> None:
     n, rows = pair
     printed = Printed(decimal(Fraction(100 * n + 50, rows), 3))  # n + 1/2 answers; steps are at least 0.1 wide
-    assert right_answers(printed, rows) is None
-    assert right_answers_cut_off(printed, rows) is None
+    assert correct_count(printed, rows) is None
+    assert correct_count_truncated(printed, rows) is None
     assert fewest_runs(printed, rows) == 2
-    assert nearest_answers(printed, rows) in (n, n + 1)
+    assert nearest_correct_count(printed, rows) in (n, n + 1)
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(1, 2000), st.integers(0, 1))
 def test_the_attainable_share_is_a_count_of_figures(rows: int, digits: int) -> None:
     figures = [Printed(decimal(Fraction(f, 10**digits), digits)) for f in range(100 * 10**digits + 1)]
-    hits = sum(right_answers(printed, rows) is not None for printed in figures)
+    hits = sum(correct_count(printed, rows) is not None for printed in figures)
     assert attainable_share(digits, rows) == Fraction(hits, len(figures))
 
 
@@ -102,11 +102,11 @@ def test_big_sets_attain_everything_and_one_row_two_figures(digits: int, rows: i
 def test_figures_worked_out_by_hand(text: str, rows: int, runs: int | None, n: int | None) -> None:
     printed = Printed(text)
     assert fewest_runs(printed, rows) == runs
-    assert (right_answers(printed, rows, runs) if runs else None) == n
+    assert (correct_count(printed, rows, runs) if runs else None) == n
 
 
 def test_cut_off_digits_are_another_rule() -> None:
-    assert right_answers(Printed("94.28"), 5463) is None
-    assert right_answers_cut_off(Printed("94.28"), 5463) == 5151
-    assert right_answers_cut_off(Printed("85.32"), 277) is None
-    assert right_answers_cut_off(Printed("100.00"), 277) == 277
+    assert correct_count(Printed("94.28"), 5463) is None
+    assert correct_count_truncated(Printed("94.28"), 5463) == 5151
+    assert correct_count_truncated(Printed("85.32"), 277) is None
+    assert correct_count_truncated(Printed("100.00"), 277) == 277

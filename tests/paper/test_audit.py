@@ -17,7 +17,7 @@ from lora2_bench.paper import architecture
 from lora2_bench.paper import tables as paper
 from lora2_bench.paper.architecture import DEBERTA_V3_BASE, ROBERTA_LARGE
 from lora2_bench.paper.audit.accuracies import accuracies
-from lora2_bench.paper.audit.checks import VERDICTS, Line
+from lora2_bench.paper.audit.checks import VERDICTS, Check
 from lora2_bench.paper.audit.page import audit, findings, markdown, write_audit
 from lora2_bench.paper.printed import Printed
 from tests.report.test_tables import report
@@ -26,7 +26,7 @@ GOLDEN = Path(__file__).resolve().parent / "golden_audit.md"
 LINES = {(line.group, line.what): line for line in audit()}
 
 
-def line_on(what: str) -> Line:
+def line_on(what: str) -> Check:
     """The one line on `what`."""
     (line,) = (line for (group, name), line in LINES.items() if name == what and group != "One run in two tables")
     return line
@@ -133,7 +133,7 @@ def test_where_a_figure_is_attainable_anyway_the_line_says_so() -> None:
 def test_lora2_fits_single_runs_on_the_small_sets_and_the_baselines_do_not() -> None:
     counts: dict[str, list[int]] = {}
     for one in accuracies():
-        if one.is_telling and one.row.table == "Table 1":
+        if one.is_informative and one.row.table == "Table 1":
             count = counts.setdefault(one.row.method, [0, 0])
             count[0] += one.runs == 1
             count[1] += 1

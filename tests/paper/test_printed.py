@@ -33,7 +33,7 @@ def test_a_figure_knows_its_value_and_its_last_digit(text: str, value: Fraction,
 
 @pytest.mark.parametrize("text", ["", ".5", "-1.0", "1e3", "1,000", "90.93 ", "5.k", "1 M"])
 def test_other_text_is_no_figure(text: str) -> None:
-    with pytest.raises(ValueError, match="is no printed figure"):
+    with pytest.raises(ValueError, match="is not a printed figure"):
         Printed(text)
 
 
@@ -87,5 +87,5 @@ def test_differences_and_quotients_hold_what_the_numbers_give(one: Fraction, oth
 @given(FIGURES, st.integers(0, 3))
 def test_cutting_off_takes_the_step_below(value: Fraction, digits: int) -> None:
     step = Fraction(1, 10**digits)
-    assert Printed(decimal(value // step * step, digits)).cuts_off(value)
-    assert not Printed(decimal(value // step * step + step, digits)).cuts_off(value)
+    assert Printed(decimal(value // step * step, digits)).is_truncation_of(value)
+    assert not Printed(decimal(value // step * step + step, digits)).is_truncation_of(value)

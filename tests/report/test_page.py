@@ -12,17 +12,19 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from jinja2.utils import htmlsafe_json_dumps
 
 from lora2_bench.records.store import Store
+from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.files import write_figures
-from lora2_bench.report.page.markup import from_markdown, script_data, table
+from lora2_bench.report.page.markup import from_markdown
 from lora2_bench.report.page.page import DRAWN_AT_ONCE, exhibits, page, write_report
 from lora2_bench.report.scores import scores
 from tests.made_records import make_cell, make_record
 from tests.report.made_results import made_results, measured
 from tests.report.test_tables import report
 
-EVIL = "<script>window.evil = 1</script><img src=x onerror=evil()>\"' & |"
+EVIL = "<script>window.evil = 1</script><!--<img src=x onerror=evil()>\"' &amp; \u2028 |"
 CHROMIUM = shutil.which("chromium")
 in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the path: the page is not opened")
 
@@ -158,17 +160,29 @@ def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:
     assert f"lora2 {EVIL}" in [cell[4] for cell in cells_of(path.read_text())]
 
 
-def test_data_in_a_script_element_cannot_end_it() -> None:
-    values = ["</script>", "<!--", "&amp;", "\u2028"]
-    assert not set("<>&\u2028") & set(script_data(values))
-    assert json.loads(script_data(values)) == values
+def test_no_value_of_a_record_ends_the_script_element_of_the_cells() -> None:
+    evil = dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=EVIL)
+    text = page([evil], scores([evil]), 0, [], [])
+    start = text.index('id="cell-data">') + len('id="cell-data">')
+    assert not set("<>&\u2028") & set(text[start : text.index("</script>", start)])
+    assert [cell[4] for cell in cells_of(text)] == [EVIL]
 
 
-def test_cells_of_a_table_are_escaped() -> None:
-    made = table(["<b>"], [['<i>&"']], 'a "label"')
-    assert "<th>&lt;b&gt;</th>" in made
-    assert "<td>&lt;i&gt;&amp;&quot;</td>" in made
-    assert 'aria-label="a &quot;label&quot;"' in made
+def test_values_of_a_record_are_escaped_in_tables() -> None:
+    record = measured("rte", "lora2", 0, 0.7)
+    record.run["hardware"] = {"gpu": '<i>&"'}
+    made = page([record], scores([record]), 0, [], [])
+    assert "<td>&lt;i&gt;&amp;&#34;</td>" in made
+    assert "<i>" not in made
+
+
+def test_the_title_of_a_figure_is_escaped_where_it_stands() -> None:
+    plot = Plot("<b>", "name", '<i> "title"', "note", "paper", (), "x", "y")
+    drawn = '<svg viewBox="0 0 1 1"><g id="a"/></svg>'
+    outline = Outline(page([], scores([]), 0, [], [(plot, drawn)]))
+    labels = [attributes.get("aria-label") for _, attributes in outline.elements]
+    assert labels.count(plot.title) == 2
+    assert not {"i", "b"} & {tag for tag, _ in outline.elements}
 
 
 def test_markdown_keeps_plain_tags_and_no_others() -> None:
@@ -299,7 +313,7 @@ def test_no_width_makes_the_page_scroll_sideways(results: Path, text: str, tmp_p
     outer.write_text(
         f'<iframe id="frame" width="{width}" height="700" style="border:0"></iframe><script>'
         f"const frame = document.getElementById('frame'); frame.onload = () => {{ document.title = {measure}; }};"
-        f"frame.srcdoc = {script_data(text)};</script>"
+        f"frame.srcdoc = {htmlsafe_json_dumps(text)};</script>"
     )
     dumped = browse(outer, tmp_path / "browser", "--dump-dom")
     found = re.search(r"<title>(\d+) of (\d+)</title>", dumped)

@@ -1,4 +1,4 @@
-"""Can one run, or a mean of a few, give the printed accuracies on that many rows?"""
+"""Whether one run, or the mean of a few runs, can give the printed accuracies on the official number of rows."""
 
 from __future__ import annotations
 
@@ -7,24 +7,31 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from lora2_bench.paper.attainable import (
-    MOST_RUNS,
+    MAX_RUNS,
     attainable_share,
+    correct_count,
+    correct_count_truncated,
     fewest_runs,
-    nearest_answers,
-    right_answers,
-    right_answers_cut_off,
+    nearest_correct_count,
 )
-from lora2_bench.paper.audit.checks import ACCURACIES, IMPOSSIBLE, NOT_CHECKABLE, ONE_RUN, Line, printed_rows
+from lora2_bench.paper.audit.checks import ACCURACIES, IMPOSSIBLE, NOT_CHECKABLE, ONE_RUN, Check, printed_rows
 from lora2_bench.paper.printed import Printed, decimal
 from lora2_bench.paper.tables import COLUMNS, METHODS, SOURCE, Column, Row
 
-# An accuracy tells one run from several only where one run can print few of all figures.
-TELLING_SHARE = Fraction(1, 10)
+# An accuracy distinguishes one run from several only where one run can give few of all figures.
+INFORMATIVE_SHARE = Fraction(1, 10)
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A printed accuracy: `runs` is the fewest whose mean rounds to it, None where no mean of up to five does."""
+    """A printed accuracy.
+
+    Attributes:
+        row, column: its cell in the tables.
+        printed: the figure.
+        runs: the smallest number of runs whose mean rounds to it; None where no mean of up to five does.
+        share: of all figures with as many decimals, those that one run can give.
+    """
 
     row: Row
     column: Column
@@ -33,9 +40,9 @@ class Accuracy:
     share: Fraction
 
     @property
-    def is_telling(self) -> bool:
-        """Whether one run can print only few of all figures at this size."""
-        return self.share < TELLING_SHARE
+    def is_informative(self) -> bool:
+        """Whether one run can give only few of all figures on this number of rows."""
+        return self.share < INFORMATIVE_SHARE
 
 
 def accuracies() -> list[Accuracy]:
@@ -49,27 +56,27 @@ def accuracies() -> list[Accuracy]:
 
 
 def accuracy_findings() -> list[str]:
-    """What the accuracies say together."""
+    """The findings over all accuracies, one sentence each."""
     every = accuracies()
-    telling = [one for one in every if one.is_telling]
-    columns = ", ".join(dict.fromkeys(one.column.label for one in telling))
+    informative = [one for one in every if one.is_informative]
+    columns = ", ".join(dict.fromkeys(one.column.label for one in informative))
 
     def by_one_run(cells: list[Accuracy]) -> str:
         return f"{sum(one.runs == 1 for one in cells)} of {len(cells)}"
 
     in_table1 = {
-        name: by_one_run([one for one in telling if (one.row.table, one.row.method) == ("Table 1", method)])
+        name: by_one_run([one for one in informative if (one.row.table, one.row.method) == ("Table 1", method)])
         for method, name in METHODS.items()
     }
     # The rows `all` of Tables 3 and 4 are the run of Table 1 again.
-    ablations = [one for one in telling if one.row.variant not in ("", "all")]
+    ablations = [one for one in informative if one.row.variant not in ("", "all")]
     return [
         f"Accuracies of Table 1 on {columns} that one run can give: "
         + ", ".join(f"{name} {count}" for name, count in in_table1.items()),
         f"The same for the ablations of LoRA² in Tables 3 and 4: {by_one_run(ablations)}",
         "Accuracies of LoRA² that one run cannot give: "
         + _listed(one for one in every if one.row.method == "lora2" and one.runs != 1),
-        f"Accuracies that no mean of 1 to {MOST_RUNS} runs can give: " + _listed(one for one in every if not one.runs),
+        f"Accuracies that no mean of 1 to {MAX_RUNS} runs can give: " + _listed(one for one in every if not one.runs),
     ]
 
 
@@ -79,8 +86,8 @@ def _listed(cells: Iterable[Accuracy]) -> str:
     )
 
 
-def check_accuracies() -> list[Line]:
-    """A line for every printed accuracy."""
+def check_accuracies() -> list[Check]:
+    """A check for every printed accuracy."""
     lines = []
     for one in accuracies():
         rows = one.column.rows
@@ -88,15 +95,15 @@ def check_accuracies() -> list[Line]:
         recomputed = "none"
         if one.runs is not None:
             total = f"{rows}" if one.runs == 1 else f"({one.runs}·{rows})"
-            recomputed = f"{right_answers(one.printed, rows, one.runs)}/{total}"
+            recomputed = f"{correct_count(one.printed, rows, one.runs)}/{total}"
         lines.append(
-            Line(ACCURACIES, what, one.printed.text, recomputed, _verdict_of(one), _how_accuracy(one), one.row.source)
+            Check(ACCURACIES, what, one.printed.text, recomputed, _verdict_of(one), _how_accuracy(one), one.row.source)
         )
     for column in COLUMNS.values():
         if column.metric != "accuracy":
             how = f"{column.metric.replace('_', ' ')} is no share of the rows"
             source = f"{SOURCE}, Tables 1, 3 and 4"
-            lines.append(Line(ACCURACIES, f"{column.label}, all figures", "–", "–", NOT_CHECKABLE, how, source))
+            lines.append(Check(ACCURACIES, f"{column.label}, all figures", "–", "–", NOT_CHECKABLE, how, source))
     return lines
 
 
@@ -112,7 +119,7 @@ def _how_accuracy(one: Accuracy) -> str:
         if one.share == 1:
             return "any figure is attainable at this size"
         return f"one run on {rows} rows can print {decimal(100 * one.share, 0)} % of all figures"
-    nearest = nearest_answers(printed, rows)
+    nearest = nearest_correct_count(printed, rows)
     how = f"the nearest of one run is {nearest}/{rows}, {printed.like(Fraction(100 * nearest, rows))}"
-    cut_off = right_answers_cut_off(printed, rows)
+    cut_off = correct_count_truncated(printed, rows)
     return how if cut_off is None else f"{how}; with digits cut off, not rounded, {cut_off}/{rows} gives it"

@@ -1,13 +1,13 @@
-"""Do the printed averages follow from the printed cells?"""
+"""Whether the printed averages follow from the printed cells."""
 
 from __future__ import annotations
 
-from lora2_bench.paper.audit.checks import AVERAGES, INCONSISTENT, SAME_RUN, Line, printed_rows, verdict_on
+from lora2_bench.paper.audit.checks import AVERAGES, INCONSISTENT, SAME_RUN, Check, printed_rows, verdict_on
 from lora2_bench.paper.printed import decimal
 from lora2_bench.paper.tables import COLUMNS, Row, table1, table3, table4
 
 
-def check_averages() -> list[Line]:
+def check_averages() -> list[Check]:
     """Every printed average against the mean of its row's printed cells, over tasks."""
     lines = []
     for row in printed_rows():
@@ -20,7 +20,7 @@ def check_averages() -> list[Line]:
             how += f"; {_why_average(row)}"
         what = f"{row.table}, average of {row.label}"
         lines.append(
-            Line(AVERAGES, what, row.average.text, row.average.like(recomputed.value), verdict, how, row.source)
+            Check(AVERAGES, what, row.average.text, row.average.like(recomputed.value), verdict, how, row.source)
         )
     return lines
 
@@ -32,8 +32,8 @@ def _why_average(row: Row) -> str:
     return f"the cells would have to add up to {decimal(abs(missing), 2)} {'more' if missing > 0 else 'less'}"
 
 
-def check_same_run() -> list[Line]:
-    """The rows of Tables 3 and 4 that stand in Table 1 too, figure by figure."""
+def check_same_run() -> list[Check]:
+    """The rows of Tables 3 and 4 that repeat a run of Table 1, figure by figure."""
     reference = table1()["K/R=1", "lora2", "k=1"]
     lines = []
     for row in (table3()["all"], table4()["all"]):
@@ -41,5 +41,5 @@ def check_same_run() -> list[Line]:
             other = reference.scores[name]
             what = f"{row.table}, {COLUMNS[name].label} of {row.label}"
             verdict = verdict_on(printed, other.range)
-            lines.append(Line(SAME_RUN, what, printed.text, other.text, verdict, "the figure of Table 1", row.source))
+            lines.append(Check(SAME_RUN, what, printed.text, other.text, verdict, "the figure of Table 1", row.source))
     return lines

@@ -1,14 +1,15 @@
-"""The paper's printed figures put to the test, without any training.
+"""What the checks of the paper's printed figures share: verdicts, groups and the check itself.
 
-Averages and gaps are recomputed from the printed cells, accuracies from the official row counts, parameter counts from
-the shapes of the encoders. A cell stands for all numbers that round to it, and verdicts allow for all of them.
+Averages and differences are recomputed from the printed cells, accuracies from the official row counts, parameter
+counts from the shapes of the encoders, all without training. A cell stands for all numbers that round to it, and
+verdicts allow for all of them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lora2_bench.paper.attainable import MOST_RUNS
+from lora2_bench.paper.attainable import MAX_RUNS
 from lora2_bench.paper.printed import Printed, Range
 from lora2_bench.paper.tables import Row, table1, table3, table4
 
@@ -19,8 +20,8 @@ VERDICTS = {
     INCONSISTENT: "no such numbers do",
     NOT_CHECKABLE: "what is printed does not settle it",
     ONE_RUN: "an accuracy of one run on the official dev rows: n right answers of N round to it",
-    "mean of m": f"no single run gives it; the mean of m runs does, m the smallest of 2 to {MOST_RUNS}",
-    IMPOSSIBLE: f"no mean of 1 to {MOST_RUNS} runs on the official dev rows, rounded once, gives it; more runs, "
+    "mean of m": f"no single run gives it; the mean of m runs does, m the smallest of 2 to {MAX_RUNS}",
+    IMPOSSIBLE: f"no mean of 1 to {MAX_RUNS} runs on the official dev rows, rounded once, gives it; more runs, "
     "or runs rounded before the mean, still may",
 }
 
@@ -37,17 +38,17 @@ TIMES = "Seconds per step"
 
 
 @dataclass(frozen=True)
-class Line:
-    """One check.
+class Check:
+    """One check of a printed figure.
 
     Attributes:
-        group: the heading it stands under.
-        what: the figure.
-        printed: as in the paper.
-        recomputed: what it should be, or what gives it.
+        group: its heading on the page.
+        what: names the figure.
+        printed: the figure as in the paper.
+        recomputed: the recomputed figure, or the fraction that gives the printed one.
         verdict: one of `VERDICTS`, with a number for m.
-        how: one sentence.
-        source: where the printed figure stands.
+        how: how it was recomputed, in one sentence.
+        source: the paper and the place of the printed figure.
     """
 
     group: str
@@ -65,5 +66,5 @@ def printed_rows() -> list[Row]:
 
 
 def verdict_on(printed: Printed, recomputed: Range) -> str:
-    """Consistent where some number that rounds to the printed one is in the recomputed range."""
+    """`consistent` where a number that rounds to the printed one lies in the recomputed range, else `inconsistent`."""
     return CONSISTENT if printed.range.overlaps(recomputed) else INCONSISTENT

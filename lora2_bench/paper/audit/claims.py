@@ -1,4 +1,4 @@
-"""Do the claims of the text follow from the tables?"""
+"""Whether the claims of the text follow from the tables."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fractions import Fraction
 
 from lora2_bench.paper import architecture
 from lora2_bench.paper.architecture import BERT_LARGE, DEBERTA_V3_BASE, ROBERTA_LARGE
-from lora2_bench.paper.audit.checks import CLAIMS, CONSISTENT, INNER_RANK, NOT_CHECKABLE, Line, verdict_on
+from lora2_bench.paper.audit.checks import CLAIMS, CONSISTENT, INNER_RANK, NOT_CHECKABLE, Check, verdict_on
 from lora2_bench.paper.printed import Printed, Range, decimal
 from lora2_bench.paper.tables import Claim, Row, claims, table1
 
 
-def check_claims() -> list[Line]:
-    """Every claim of the text that the tables can settle."""
+def check_claims() -> list[Check]:
+    """A check for every figure that the text claims."""
     every = claims()
     lora2_1, lora2_8 = table1()["K/R=1", "lora2", "k=1"], table1()["K/R=8", "lora2", "k=8"]
     adalora = table1()["K/R=1", "adalora", "r=2"]
@@ -27,9 +27,9 @@ def check_claims() -> list[Line]:
     return [*lines, _trainable_share(every["trainable_share"]), _score_cost(every["score_cost"]), *_roberta_large()]
 
 
-def _claim(claim: Claim, recomputed: Range, how: str, shown: str | None = None) -> Line:
+def _claim(claim: Claim, recomputed: Range, how: str, shown: str | None = None) -> Check:
     printed = claim.printed
-    return Line(
+    return Check(
         CLAIMS,
         claim.claim,
         printed.text,
@@ -40,8 +40,8 @@ def _claim(claim: Claim, recomputed: Range, how: str, shown: str | None = None) 
     )
 
 
-def _average_gap(claim: Claim, ours: Row, theirs: Row) -> Line:
-    """The gap of two averages; where it is not the printed one, which other averages give that."""
+def _average_gap(claim: Claim, ours: Row, theirs: Row) -> Check:
+    """The difference of two averages; where it is not the printed one, `how` names the averages that give that."""
     tasks: Callable[[Row], Range] = Row.mean_over_tasks
     columns: Callable[[Row], Range] = Row.mean_over_columns
     readings = {
@@ -63,12 +63,12 @@ def _average_gap(claim: Claim, ours: Row, theirs: Row) -> Line:
     return replace(rule, how="; ".join([rule.how, *explained]))
 
 
-def _trainable_share(claim: Claim) -> Line:
+def _trainable_share(claim: Claim) -> Check:
     adapter, whole = architecture.lora2(DEBERTA_V3_BASE, 8, INNER_RANK), architecture.full(DEBERTA_V3_BASE)
     return _claim(claim, Range.exact(Fraction(100 * adapter, whole)), f"{adapter:,} of {whole:,} parameters")
 
 
-def _score_cost(claim: Claim) -> Line:
+def _score_cost(claim: Claim) -> Check:
     """Each parameter of an adapter has one score; A and D are the large factors."""
     width = DEBERTA_V3_BASE.width
     of_a_map = Fraction(2 * width, 2 * width + 2 * INNER_RANK + INNER_RANK)
@@ -80,7 +80,7 @@ def _score_cost(claim: Claim) -> Line:
     return _claim(claim, Range.exact(100 * of_a_map), how, f"{decimal(100 * of_a_map, 2)}%")
 
 
-def _roberta_large() -> list[Line]:
+def _roberta_large() -> list[Check]:
     every = claims()
     ours, whole = architecture.lora2(ROBERTA_LARGE, 1, INNER_RANK), architecture.full(ROBERTA_LARGE)
     theirs = architecture.lora(ROBERTA_LARGE, 8, ("q", "v"))
@@ -114,7 +114,7 @@ def _roberta_large() -> list[Line]:
             f"the printed {lora.printed} − {ours:,}; from {theirs:,} ({lora_how}) it is "
             f"{saving.printed.like(Fraction(theirs - ours))}",
         ),
-        Line(
+        Check(
             CLAIMS,
             gain.claim,
             gain.printed.text,

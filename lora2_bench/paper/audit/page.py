@@ -10,7 +10,7 @@ from pathlib import Path
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.accuracies import accuracy_findings, check_accuracies
 from lora2_bench.paper.audit.averages import check_averages, check_same_run
-from lora2_bench.paper.audit.checks import INCONSISTENT, NOT_CHECKABLE, PARAMETERS, VERDICTS, Line
+from lora2_bench.paper.audit.checks import INCONSISTENT, NOT_CHECKABLE, PARAMETERS, VERDICTS, Check
 from lora2_bench.paper.audit.claims import check_claims
 from lora2_bench.paper.audit.parameters import check_parameters
 from lora2_bench.paper.audit.sizes_and_times import check_dataset_sizes, check_step_times
@@ -18,8 +18,8 @@ from lora2_bench.paper.printed import decimal
 from lora2_bench.paper.tables import SOURCE, table2
 
 
-def audit() -> list[Line]:
-    """Every check, group by group, in the order of the paper's tables."""
+def audit() -> list[Check]:
+    """Every check, group by group."""
     return [
         *check_averages(),
         *check_claims(),
@@ -31,8 +31,8 @@ def audit() -> list[Line]:
     ]
 
 
-def findings(lines: list[Line]) -> list[str]:
-    """What a reader wants to know first: every inconsistency, then accuracies, pruned counts and the cost of a step."""
+def findings(lines: list[Check]) -> list[str]:
+    """The summary: every inconsistency, then the accuracies, the pruned parameter counts and the cost of a step."""
     found = [
         f"{line.what}: printed {line.printed}, recomputed {line.recomputed} ({line.how})"
         for line in lines
@@ -51,8 +51,8 @@ def findings(lines: list[Line]) -> list[str]:
     return found
 
 
-def markdown(lines: list[Line]) -> str:
-    """The audit as a page: what verdicts mean, the findings, then every line under its group."""
+def markdown(lines: list[Check]) -> str:
+    """The audit as Markdown: what the verdicts mean, the findings, then every check below the heading of its group."""
     count = {
         verdict: sum(line.verdict.startswith(verdict.removesuffix(" m")) for line in lines) for verdict in VERDICTS
     }
@@ -83,7 +83,7 @@ def write_audit(results: Path) -> list[Path]:
     lines = audit()
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(field.name for field in fields(Line))
+    writer.writerow(field.name for field in fields(Check))
     writer.writerows(astuple(line) for line in lines)
     page, cells = folder / "audit.md", folder / "audit.csv"
     write_text(page, markdown(lines))

@@ -1,4 +1,4 @@
-"""Do the printed parameter counts follow from the architecture?"""
+"""Whether the printed parameter counts follow from the architecture."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lora2_bench.paper.audit.checks import (
     INNER_RANK,
     NOT_CHECKABLE,
     PARAMETERS,
-    Line,
+    Check,
     printed_rows,
     verdict_on,
 )
@@ -17,7 +17,7 @@ from lora2_bench.paper.printed import Range, decimal
 from lora2_bench.paper.tables import Row
 
 
-def check_parameters() -> list[Line]:
+def check_parameters() -> list[Check]:
     """Every printed parameter count against the shapes of the encoder."""
     lines = []
     for row in printed_rows():
@@ -29,10 +29,10 @@ def check_parameters() -> list[Line]:
             verdict = NOT_CHECKABLE
             under = decimal(100 * (1 - row.params.value / count), 0)
             how += f"; not the initial count but {under} % under it: a count after pruning would explain it"
-        elif verdict == INCONSISTENT and row.params.cuts_off(count):
+        elif verdict == INCONSISTENT and row.params.is_truncation_of(count):
             how += f"; {row.params} is cut off, not rounded"
         what = f"{row.table}, parameters of {row.label}"
-        lines.append(Line(PARAMETERS, what, row.params.text, f"{count:,}", verdict, how, row.source))
+        lines.append(Check(PARAMETERS, what, row.params.text, f"{count:,}", verdict, how, row.source))
     return lines
 
 

@@ -1,16 +1,16 @@
-"""Are the printed data set sizes GLUE's, and what do the printed seconds per step say?"""
+"""Whether the printed data set sizes are GLUE's, and the ratios of the printed seconds per step."""
 
 from __future__ import annotations
 
 from fractions import Fraction
 
-from lora2_bench.paper.audit.checks import CONSISTENT, DATASETS, INCONSISTENT, NOT_CHECKABLE, TIMES, Line, verdict_on
+from lora2_bench.paper.audit.checks import CONSISTENT, DATASETS, INCONSISTENT, NOT_CHECKABLE, TIMES, Check, verdict_on
 from lora2_bench.paper.printed import Range, decimal
 from lora2_bench.paper.tables import SOURCE, dataset_sizes, table2
 from lora2_bench.tasks.spec import TASKS
 
 
-def check_dataset_sizes() -> list[Line]:
+def check_dataset_sizes() -> list[Check]:
     """The printed data set sizes against GLUE's."""
     lines = []
     for size in dataset_sizes().values():
@@ -21,9 +21,9 @@ def check_dataset_sizes() -> list[Line]:
             counts.append(f"{count:,}")
             if verdict_on(printed, Range.exact(count)) == INCONSISTENT:
                 wrong.append(f"{split} rounds to {printed.like(Fraction(count))}")
-                wrong += [f"{printed} is cut off"] if printed.cuts_off(count) else []
+                wrong += [f"{printed} is cut off"] if printed.is_truncation_of(count) else []
         lines.append(
-            Line(
+            Check(
                 DATASETS,
                 f"rows of {TASKS[size.task].folder}, train / dev / test",
                 f"{size.train} / {size.dev} / {size.test}",
@@ -36,10 +36,10 @@ def check_dataset_sizes() -> list[Line]:
     return lines
 
 
-def check_step_times() -> list[Line]:
+def check_step_times() -> list[Check]:
     """Table 2: how much longer a step of LoRA² takes than one of AdaLoRA, by the printed seconds."""
     return [
-        Line(
+        Check(
             TIMES,
             f"Table 2, LoRA² against AdaLoRA on {TASKS[time.task].folder}",
             f"{time.lora2} s, {time.adalora} s",

@@ -1,1 +1,1 @@
-"""Runs to figures, as SVG and PNG."""
+"""Figures of the runs, as SVG and PNG files."""

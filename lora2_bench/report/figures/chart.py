@@ -1,4 +1,4 @@
-"""What one figure shows, and how each method looks in every figure. Plain data: nothing here draws."""
+"""The data of one figure, and the style of each method in all figures. This module draws nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from lora2_bench import __version__
 from lora2_bench.report.runs import XY
 
-# Okabe and Ito's palette, told apart with any colour vision; one colour per method, in every figure.
+# Okabe and Ito's palette, which is safe for colour-blind readers; a method has the same colour in every figure.
 COLOURS = {
     "full": "#000000",
     "bitfit": "#999999",
@@ -28,7 +28,10 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2
 
 @dataclass(frozen=True)
 class Mean:
-    """A point: `x`, the mean over seeds `y` with its standard deviation (None for one seed), and the seeds."""
+    """One point of a method: the cost `x`, and the mean score `y` over `n` seeds.
+
+    `sd` is the standard deviation over seeds, None for one seed.
+    """
 
     label: str
     x: float
@@ -39,7 +42,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Curve:
-    """One thin line per seed and their mean, over the x that all seeds have."""
+    """One line (x, y) per seed, and their mean at the x that all seeds have."""
 
     label: str
     seeds: tuple[tuple[XY, ...], ...]
@@ -48,14 +51,14 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn for one task.
+    """The data of one task.
 
     Attributes:
         title: of the panel.
-        means: points with error bars; `front` is their Pareto front (cheaper to dearer).
-        curves: lines over an x axis.
-        rows: names of the heat map's rows (maps), and `columns` (layers, from 1); `values` is rows × columns, None
-            where a layer has no such map.
+        means: points with error bars; `front` is their Pareto front, sorted by cost.
+        curves: lines, one per method.
+        rows: the heat map's rows, one per linear map; `columns` are the layers, counted from 1; `values` is
+            rows × columns, None where a layer has no such map.
     """
 
     title: str
@@ -73,14 +76,14 @@ class Plot:
 
     Attributes:
         folder: `<backbone>-<data>`.
-        name: of its files.
-        title: says backbone, data and protocol.
-        note: how to read it.
+        name: of its files, without suffix.
+        title: names backbone, data and protocol.
+        note: one or two sentences on how to read it.
         protocol: `paper`, `last` or `clean`.
         panels: one per task.
         x_label: with its unit; `y_label` likewise.
         log_x: whether x is logarithmic.
-        top: the rank that every map of a heat map started with, 0 for any other figure.
+        top: the initial rank of the maps, the upper end of a heat map's colours; 0 for any other figure.
     """
 
     folder: str
@@ -95,7 +98,7 @@ class Plot:
     top: int = 0
 
     def labels(self) -> list[str]:
-        """The labels in it: the paper's methods in its order, then others; small sizes first."""
+        """The labels of its methods: the paper's methods in the paper's order, then others; small sizes first."""
         labels = {mean.label for panel in self.panels for mean in panel.means}
         labels |= {curve.label for panel in self.panels for curve in panel.curves}
         order = list(COLOURS)
@@ -109,7 +112,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Style:
-    """How one method label is drawn: its method's colour, and a marker and dash of its own among its sizes."""
+    """The style of one label: the colour of its method, and a marker and a line style that tell its sizes apart."""
 
     colour: str
     marker: str
@@ -117,7 +120,7 @@ class Style:
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """One style per label (`lora2 k=1`): the same labels get the same styles, in whatever order they come."""
+    """One style per label, as `lora2 k=1`. The result does not depend on the order of the labels."""
     by_method: dict[str, list[str]] = {}
     for label in sorted(set(labels), key=lambda label: (len(label), label)):
         by_method.setdefault(label.split(" ", maxsplit=1)[0], []).append(label)
@@ -131,11 +134,11 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
 
 
 def digest(plot: Plot, style: Mapping[str, Style]) -> str:
-    """A hash of all that a figure is drawn from: its numbers, styles, and the versions of what draws it."""
+    """SHA-256 of all that determines a figure: its data, its styles, the versions of this package and matplotlib."""
     used = {label: style[label] for label in plot.labels()}
-    return hashlib.sha256(repr((plot, used, __version__, _drawn_by())).encode()).hexdigest()
+    return hashlib.sha256(repr((plot, used, __version__, _matplotlib_version())).encode()).hexdigest()
 
 
 @cache
-def _drawn_by() -> str:
-    return version("matplotlib")  # reads a file
+def _matplotlib_version() -> str:
+    return version("matplotlib")  # reads a file at each call

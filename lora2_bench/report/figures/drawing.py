@@ -1,4 +1,4 @@
-"""Draw a `Plot` with matplotlib. Only what draws imports this module: matplotlib takes long to load."""
+"""Draw a `Plot` with matplotlib. Import this module late: matplotlib takes 0.3 s to import."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import io
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import matplotlib as mpl
@@ -14,15 +13,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from lora2_bench.report.figures.chart import Mean, Panel, Plot, Style, digest
 
 SETTINGS: dict[Any, Any] = {
-    "svg.hashsalt": "lora2_bench",  # ids are hashes: the same figure gives the same bytes
-    "svg.fonttype": "none",  # text stays text: smaller, and it can be searched and read aloud
-    "text.parse_math": False,  # a label is no formula
+    "svg.hashsalt": "lora2_bench",  # makes element ids deterministic
+    "svg.fonttype": "none",  # text stays text: files are smaller, and text can be searched and read by screen readers
+    "text.parse_math": False,  # a `$` in a label starts no formula
     "font.family": ["sans-serif"],
     "font.size": 8.0,
     "axes.titlesize": 8.5,
@@ -35,13 +34,13 @@ SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.5,
     "legend.frameon": False,
 }
-MARGIN, GAP_X, GAP_Y, NARROWEST = 0.62, 0.5, 0.72, 5.2  # inches
+NARROWEST = 5.2  # inches
 
 
 def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
-    """The figure as SVG and PNG; the same plot gives the same bytes. `style` has every label of the plot."""
+    """The figure as SVG and PNG files. The same plot gives the same bytes; `style` has every label of the plot."""
     with mpl.rc_context():
-        mpl.rcdefaults()  # whatever the user's own matplotlibrc says
+        mpl.rcdefaults()  # a user's matplotlibrc changes nothing
         mpl.rcParams.update(SETTINGS)
         figure = _heat_maps(plot) if plot.top else _charts(plot, style)
         svg, png = io.BytesIO(), io.BytesIO()
@@ -51,54 +50,47 @@ def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
     return svg.getvalue(), png.getvalue()
 
 
-@dataclass(frozen=True)
-class _Page:
-    """A figure with its empty panels, and the inches from its top to the first row of them."""
+def _panels(plot: Plot, width: float, height: float, across: int, *, below: float = 0.0) -> tuple[Figure, list[Axes]]:
+    """A figure with an empty panel for each of the plot's, and its title and note above them.
 
-    figure: Figure
-    axes: list[Axes]
-    head: float
-
-
-def _page(plot: Plot, width: float, height: float, across: int, *, foot: float, right: float = 0.15) -> _Page:
-    """Panels of `width` × `height` inches, `across` to a row; title and note above them, `foot` inches below."""
+    Args:
+        plot: what is drawn.
+        width: of one panel with its labels, in inches.
+        height: likewise.
+        across: panels to a row.
+        below: inches left for a legend below the panels.
+    """
     down = math.ceil(len(plot.panels) / across)
-    total_x = _total_width(width, across, right)
+    total_x = max(across * width, NARROWEST)
     title = textwrap.wrap(plot.title, int(total_x / 0.085))
-    note = textwrap.wrap(plot.note, int(total_x / 0.056))
-    head = 0.12 + 0.17 * len(title) + 0.13 * len(note) + 0.28
-    total_y = head + down * height + (down - 1) * GAP_Y + foot
+    note = textwrap.wrap(plot.note, int(total_x / 0.058))
+    head = 0.18 + 0.17 * len(title) + 0.13 * len(note)
+    total_y = head + down * height + below
     figure = Figure(figsize=(total_x, total_y), facecolor="white")
     FigureCanvasAgg(figure)
+    panels = (0, 0, 1, 1 - head / total_y)
+    figure.set_layout_engine("constrained", rect=panels, w_pad=0.08, h_pad=0.06)
     left_edge = 0.12 / total_x
     figure.text(left_edge, 1 - 0.1 / total_y, "\n".join(title), va="top", fontsize=10, fontweight="bold")
-    below = 1 - (0.14 + 0.17 * len(title)) / total_y
-    figure.text(left_edge, below, "\n".join(note), va="top", fontsize=7, color="#444444")
-    axes = []
-    for index in range(len(plot.panels)):
-        row, column = divmod(index, across)
-        left, top = MARGIN + column * (width + GAP_X), head + row * (height + GAP_Y)
-        box = (left / total_x, 1 - (top + height) / total_y, width / total_x, height / total_y)
-        axes.append(figure.add_axes(box))
-    return _Page(figure, axes, head)
-
-
-def _total_width(width: float, across: int, right: float) -> float:
-    return max(MARGIN + across * width + (across - 1) * GAP_X + right, NARROWEST)
+    under = 1 - (0.14 + 0.17 * len(title)) / total_y
+    figure.text(left_edge, under, "\n".join(note), va="top", fontsize=7, color="#444444")
+    axes = list(figure.subplots(down, across, squeeze=False).flat)
+    for unused in axes[len(plot.panels) :]:
+        unused.remove()
+    return figure, axes[: len(plot.panels)]
 
 
 def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
-    """Points or lines, one panel per task, and the legend below all of them."""
+    """Points or lines, one panel per task, and one legend below the panels."""
     labels = plot.labels()
     is_line = bool(plot.panels[0].curves)
-    across, right = min(3, len(plot.panels)), 0.15
-    width = 2.75 if across > 1 else NARROWEST - MARGIN - right
-    per_row = max(1, int(_total_width(width, across, right) / (0.075 * max(map(len, labels)) + 0.5)))
-    foot = 0.65 + 0.19 * math.ceil(len(labels) / per_row)
-    page = _page(plot, width, 1.9, across, foot=foot, right=right)
-    for index, (ax, panel) in enumerate(zip(page.axes, plot.panels, strict=True)):
+    across = min(3, len(plot.panels))
+    width = 3.25 if across > 1 else NARROWEST
+    per_row = max(1, int(across * width / (0.075 * max(map(len, labels)) + 0.5)))
+    figure, axes = _panels(plot, width, 2.6, across, below=0.1 + 0.19 * math.ceil(len(labels) / per_row))
+    for index, (ax, panel) in enumerate(zip(axes, plot.panels, strict=True)):
         ax.set_title(panel.title, loc="left")
-        _points(page.figure, ax, panel, style, is_log=plot.log_x)
+        _points(figure, ax, panel, style, is_log=plot.log_x)
         _lines(ax, panel, style, has_markers=plot.log_x)
         ax.margins(x=0.08, y=0.1)
         if plot.log_x:
@@ -111,25 +103,24 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
             ax.set_ylabel(plot.y_label)
     has_marker = plot.log_x or not is_line
     keys = [_key(label, style[label], is_line=is_line, has_marker=has_marker) for label in labels]
-    below = (foot - 0.5) / page.figure.get_figheight()
-    page.figure.legend(handles=keys, loc="upper center", bbox_to_anchor=(0.5, below), ncols=per_row)
-    return page.figure
+    figure.legend(handles=keys, loc="outside lower center", ncols=per_row)
+    return figure
 
 
 def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], *, is_log: bool) -> None:
-    """Means with error bars and their front. On a log axis, points of almost one x are set side by side."""
+    """Means with error bars and their Pareto front. On a log axis, points within 10 % in x stand side by side."""
     if len(panel.front) > 1:
         ax.step(*zip(*panel.front, strict=True), where="post", color="#666666", linestyle=":", linewidth=1, zorder=1)
-    beside: list[list[Mean]] = []
+    groups: list[list[Mean]] = []
     for one in sorted(panel.means, key=lambda mean: mean.x):
-        if beside and is_log and one.x < 1.1 * beside[-1][0].x:
-            beside[-1].append(one)
+        if groups and is_log and one.x < 1.1 * groups[-1][0].x:
+            groups[-1].append(one)
         else:
-            beside.append([one])
-    for group in beside:
+            groups.append([one])
+    for group in groups:
         for index, one in enumerate(group):
-            aside = 5 * (index - (len(group) - 1) / 2) / 72  # inches
-            place = ax.transData + ScaledTranslation(aside, 0, figure.dpi_scale_trans)
+            offset = 5 * (index - (len(group) - 1) / 2) / 72  # inches
+            place = ax.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
             look = style[one.label]
             bars: dict[str, Any] = {"markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5, "transform": place}
             ax.errorbar(one.x, one.y, yerr=one.sd or None, fmt=look.marker, color=look.colour, **bars)
@@ -149,7 +140,7 @@ def _lines(ax: Axes, panel: Panel, style: Mapping[str, Style], *, has_markers: b
 
 
 def _log_axis(ax: Axes, ticks: Sequence[float]) -> None:
-    """A logarithmic x axis with these ticks, if they are few; else with powers of ten, or finer over a short range."""
+    """A logarithmic x axis with `ticks` where they are 2 to 6, else with powers of ten (1, 2, 5 over a short range)."""
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     ax.xaxis.set_minor_formatter(NullFormatter())
@@ -162,10 +153,9 @@ def _log_axis(ax: Axes, ticks: Sequence[float]) -> None:
 
 
 def short(value: float) -> str:
-    """A tick: 0.005, 20, 50k, 2M; exponents under 1/1000."""
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:.3g}{letter}"
+    """A tick label: 0.005, 20, 50k, 2M; with an exponent below 0.001."""
+    if value >= 1e3:
+        return EngFormatter(sep="").format_eng(value)
     if value >= 1e-3:
         return f"{value:.3g}"
     digits, _, exponent = f"{value:.1e}".partition("e")
@@ -186,15 +176,13 @@ def _key(label: str, look: Style, *, is_line: bool, has_marker: bool) -> Line2D:
 
 
 def _heat_maps(plot: Plot) -> Figure:
-    """Ranks kept, one panel per task: layers across, maps down, the number in each cell."""
+    """Ranks kept, one panel per task: a column per layer, a row per map, and the rank in each cell."""
     layers = max(len(panel.columns) for panel in plot.panels)
     maps = max(len(panel.rows) for panel in plot.panels)
     across = max(1, min(3, 30 // layers, len(plot.panels)))
-    height = 0.24 * maps
-    width = max(1.6, 0.3 * layers)
-    page = _page(plot, width, height, across, foot=0.5, right=0.8)
+    figure, axes = _panels(plot, max(2.6, 1.0 + 0.3 * layers), 0.65 + 0.24 * maps, across)
     image = None
-    for ax, panel in zip(page.axes, plot.panels, strict=True):
+    for ax, panel in zip(axes, plot.panels, strict=True):
         ax.grid(visible=False)
         values = [[math.nan if value is None else value for value in row] for row in panel.values]
         image = ax.imshow(values, cmap="cividis", vmin=0, vmax=plot.top, aspect="auto", interpolation="none")
@@ -210,9 +198,5 @@ def _heat_maps(plot: Plot) -> Figure:
                     text = f"{value:.1f}".removesuffix(".0")
                     ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
     assert image is not None, "a plot has a panel"
-    total_x, total_y = page.figure.get_size_inches()
-    beside = MARGIN + across * width + (across - 1) * GAP_X + 0.2
-    box = (beside / total_x, 1 - (page.head + height) / total_y, 0.12 / total_x, height / total_y)
-    bar = page.figure.colorbar(image, cax=page.figure.add_axes(box))
-    bar.set_label("rank kept")
-    return page.figure
+    figure.colorbar(image, ax=axes[:across], label="rank kept", aspect=20, pad=0.02)
+    return figure

@@ -1,4 +1,4 @@
-"""Figures as files: `results/figures/<backbone>-<data>/<name>.{svg,png}`, and those that are still up to date."""
+"""Figure files `results/figures/<backbone>-<data>/<name>.{svg,png}`: write them, and read those that are up to date."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def current_figures(
 ) -> list[tuple[Plot, str | None]]:
     """Every figure that `records` have data for, with its SVG; None where it is missing or older than the records.
 
-    `frame` is `aggregate.scores` of `records`. Where at most `at_most` are to be drawn, they are, and written: drawing
-    one takes some tenths of a second. Raises OSError.
+    `frame` is `scores(records)`. Where at most `at_most` figures are missing or older, they are drawn and written
+    first: one takes some tenths of a second. Raises OSError.
     """
     wanted = plots(records, frame)
     folder = results / "figures"
@@ -52,7 +52,7 @@ def current_figures(
 def _draw_all(folder: Path, wanted: Sequence[Plot], records: Sequence[Record]) -> list[Path]:
     if not wanted:
         return []
-    from lora2_bench.report.figures.drawing import draw  # matplotlib takes a second to load
+    from lora2_bench.report.figures.drawing import draw  # matplotlib takes 0.3 s to import
 
     style = styles(record.label for record in records)
     written = []
@@ -72,7 +72,7 @@ def _stamps(wanted: Sequence[Plot], records: Sequence[Record]) -> dict[tuple[str
 
 
 def _read(folder: Path, plot: Plot, stamp: str) -> str | None:
-    """The stored SVG of a plot where it bears this stamp."""
+    """The stored SVG of a plot where its identifier is `stamp`, else None."""
     path = folder / slug(plot.folder) / f"{plot.name}.svg"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return text if f"<dc:identifier>{stamp}</dc:identifier>" in text else None

@@ -1,1 +1,1 @@
-"""One HTML page with everything."""
+"""The report as one self-contained HTML page."""

@@ -1,40 +1,31 @@
-"""Text -> HTML with every character of it escaped; nothing here knows what a record is."""
+"""Markdown and drawn figures as HTML that a template can take in."""
 
 from __future__ import annotations
 
 import html
-import json
 import re
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from markupsafe import Markup
 
-# Raw HTML in Markdown is shown as text, and pictures would be requests.
+# Raw HTML is shown as text. Images are disabled because each would be a request.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
 _PLAIN_TAGS = re.compile(r"&lt;(u|sub|sup)&gt;([^<>]*?)&lt;/\1&gt;")
 _PROTOCOL = re.compile(r"\bprotocol\W+(paper|last|clean)\b")
 
 
-def escaped(value: object) -> str:
-    """`value` as text in HTML, quotes included."""
-    return html.escape(str(value))
+def box(label: str) -> Markup:
+    """The opening tag of a box that scrolls horizontally; `label` is its name for screen readers."""
+    return Markup('<div class="box" role="region" tabindex="0" aria-label="{}">').format(label)
 
 
-def table(head: Sequence[object], rows: Iterable[Sequence[object]], label: str) -> str:
-    """A table in a box that scrolls by itself; `label` names it for a screen reader."""
-    lines = ["<thead><tr>", *(f"<th>{escaped(cell)}</th>" for cell in head), "</tr></thead><tbody>"]
-    for row in rows:
-        lines += ["<tr>", *(f"<td>{escaped(cell)}</td>" for cell in row), "</tr>"]
-    return f"{_box(label)}<table>{''.join(lines)}</tbody></table></div>"
+def from_markdown(text: str, top: int) -> Markup:
+    """Markdown (CommonMark and tables) as HTML; headings start at level `top` and skip no level.
 
-
-def from_markdown(text: str, top: int) -> str:
-    """Markdown (CommonMark and tables) as HTML whose headings start at `top` and skip no level.
-
-    What stands below a heading that names a protocol is marked with it, so that a switch can hide it. The tags u, sub
-    and sup are kept; every other tag is shown as text.
+    Content below a heading that names a protocol has the attribute `data-protocol`, by which the page's switch hides
+    it. The tags u, sub and sup are kept; every other tag is shown as text.
     """
     parts: list[str] = []
     chunks = _chunks(_MARKDOWN.parse(text))
@@ -51,22 +42,14 @@ def from_markdown(text: str, top: int) -> str:
             elif level <= protocol_level:
                 protocol, protocol_level = "", 0
         body = _PLAIN_TAGS.sub(r"<\1>\2</\1>", _MARKDOWN.renderer.render(chunk, _MARKDOWN.options, {}))
-        # Text has no `<` left in it, so these are the converter's own tags.
-        body = body.replace("<table>", f"{_box(label)}<table>").replace("</table>", "</table></div>")
+        # `<` in text is escaped by now, so each `<table>` comes from markdown-it.
+        body = body.replace("<table>", f"{box(label)}<table>").replace("</table>", "</table></div>")
         parts.append(f'<div data-protocol="{protocol}">{body}</div>' if protocol else body)
-    return "".join(parts)
-
-
-def script_data(values: Any) -> str:
-    """`values` as JSON that can stand in a script element: no `<`, `>` or `&` is left in it."""
-    text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
+    return Markup("".join(parts))
 
 
 def _chunks(tokens: Sequence[Token]) -> list[list[Token]]:
-    """Tokens, cut before each heading."""
+    """Tokens, split before each heading."""
     chunks: list[list[Token]] = []
     for token in tokens:
         if token.type == "heading_open" or not chunks:
@@ -75,21 +58,18 @@ def _chunks(tokens: Sequence[Token]) -> list[list[Token]]:
     return chunks
 
 
-def _box(label: str) -> str:
-    return f'<div class="box" role="region" tabindex="0" aria-label="{escaped(label)}">'
-
-
 _FONT = re.compile(r"; ?font-family: [^;\"]*|font-family: [^;\"]*; ?")
 
 
 _THIRD_DIGIT_AND_ON = re.compile(r"(?<=\.\d\d)\d+")
 
 
-def inline(svg: str, prefix: str, label: str) -> str:
-    """The `<svg>` element of a drawn file, small, with `prefix` before each of its ids.
+def inline(svg: str, prefix: str, label: str) -> Markup:
+    """The `<svg>` element of an SVG file, made smaller, with `prefix` before each of its ids.
 
     Declarations, metadata and its style sheet (which would apply to the whole page) are dropped, fonts are left to the
-    page, and coordinates keep two digits; it is as wide as drawn, in CSS pixels. A screen reader says `label` of it.
+    page, and coordinates keep two decimals; its width is that of the file, in CSS pixels. `label` is its
+    name for screen readers.
     """
     body = svg[svg.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>|<style\b.*?</style>|<title>.*?</title>", "", body, flags=re.DOTALL)
@@ -106,4 +86,4 @@ def inline(svg: str, prefix: str, label: str) -> str:
     assert view is not None, "matplotlib writes a viewBox"
     head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {view[1]} {view[2]}" '
     head += f'width="{float(view[1]) * 4 / 3:.0f}" role="img" aria-label="{html.escape(label)}">'
-    return head + body[body.index(">") + 1 :].strip()
+    return Markup(head + body[body.index(">") + 1 :].strip())

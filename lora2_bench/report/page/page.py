@@ -1,8 +1,7 @@
-"""The report: one HTML page with what was run, the tables, the audit, the figures and every cell's command."""
+"""The report: one HTML page with what was run, the tables, the figures, the audit and the command of every cell."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
@@ -19,21 +20,23 @@ from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.data import slug
 from lora2_bench.report.figures.files import current_figures
-from lora2_bench.report.page.markup import escaped, from_markdown, inline, script_data, table
+from lora2_bench.report.page.markup import box, from_markdown, inline
 from lora2_bench.report.records import load_records
 from lora2_bench.report.scores import data_name, over_seeds, scores
 from lora2_bench.report.tables.overview import markdown as table_page
 
-DRAWN_AT_ONCE = 12  # figures that a report draws itself; more are left to `make figures`, which takes longer
+DRAWN_AT_ONCE = 12  # missing figures that a report draws itself; where there are more, it names `make figures`
 FIRST_COMMAND = "python -m lora2_bench method=lora2 task=rte"
-_SECTIONS = {
-    "run": "What was run",
-    "tables": "Tables",
-    "exhibits": "Exhibits",
-    "figures": "Figures",
-    "audit": "The paper, audited",
-    "cells": "Cells",
-}
+_TEMPLATES = Environment(
+    loader=PackageLoader("lora2_bench.report.page", "."),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.globals["box"] = box
+_TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 
 
 def write_report(results: Path) -> list[Path]:
@@ -53,7 +56,7 @@ def write_report(results: Path) -> list[Path]:
 
 
 def exhibits(results: Path) -> list[tuple[str, str]]:
-    """Path and text of every Markdown table below `results/tables` that this page does not make itself."""
+    """Path and text of every Markdown table below `results/tables` that the page does not generate itself."""
     found = sorted((results / "tables").rglob("*.md"))
     return [
         (path.relative_to(results).as_posix(), path.read_text(encoding="utf-8", errors="replace"))
@@ -73,58 +76,46 @@ def page(
 
     Args:
         records: finished and failed cells.
-        frame: their `aggregate.scores`.
-        unreadable: how many records could not be read.
+        frame: their `scores`.
+        unreadable: number of records that could not be read.
         texts: exhibits, as path and Markdown.
-        figures: each with its SVG, or None where that is still to be drawn.
+        figures: each with its SVG, or None where it is not drawn yet.
     """
-    bodies = {
-        "run": _what_was_run(records, unreadable),
-        "tables": _score_tables(records, frame),
-        "exhibits": "".join(_exhibit(name, text) for name, text in texts),
-        "figures": _figures(figures),
-        "audit": from_markdown(audit_page(audit()).split("\n", 1)[1], 3),
-        "cells": _cells(records),
-    }
-    shown = {name: body for name, body in bodies.items() if body}
-    links = "".join(f'<li><a href="#{name}">{_SECTIONS[name]}</a></li>' for name in shown)
-    sections = "".join(
-        f'<section id="{name}" aria-labelledby="{name}-title"><h2 id="{name}-title">{_SECTIONS[name]}</h2>'
-        f"{body}</section>"
-        for name, body in shown.items()
+    drawn = [
+        {"plot": plot, "svg": inline(svg, f"f{number}-", plot.title), "folder": slug(plot.folder)}
+        for number, (plot, svg) in enumerate(figures)
+        if svg is not None
+    ]
+    return _TEMPLATES.get_template("page.html").render(
+        style=_asset("page.css"),
+        script=_asset("page.js"),
+        first_command=FIRST_COMMAND,
+        run=_what_was_run(records),
+        unreadable=unreadable,
+        tables=_score_tables(records, frame),
+        exhibits=[(name, _exhibit(name, text)) for name, text in texts],
+        figures=drawn,
+        missing=len(figures) - len(drawn),
+        audit=from_markdown(audit_page(audit()).split("\n", 1)[1], 3),
+        cells=[_cell(record) for record in records],
     )
-    parts = {"style": _asset("page.css"), "script": _asset("page.js"), "links": links, "sections": sections}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _asset("page.html"))
 
 
-def _asset(name: str) -> str:
-    return (files("lora2_bench.report.page") / name).read_text(encoding="utf-8")
+def _asset(name: str) -> Markup:
+    return Markup((files("lora2_bench.report.page") / name).read_text(encoding="utf-8"))
 
 
-def _what_was_run(records: Sequence[Record], unreadable: int) -> str:
-    if not records:
-        named = f"<p>{unreadable} record(s) could not be read.</p>" if unreadable else ""
-        return f"{named}<p>No finished cell yet. Run one, then make the report again:</p><pre>{FIRST_COMMAND}</pre>"
-    done = [record for record in records if record.is_done]
-    status = f"{len(done)} finished, {len(records) - len(done)} failed, {unreadable} unreadable"
-    dates = sorted(str(record.run.get("finished", ""))[:10] for record in records if record.run.get("finished"))
-    when = f" Finished from {dates[0]} to {dates[-1]}." if dates else ""
+def _what_was_run(records: Sequence[Record]) -> dict[str, Any]:
+    """Counts of cells, by place, machine and version, and the days on which the first and the last one finished."""
     counts = Counter((*_place(record), record.cell["protocol"]["name"], record.status) for record in records)
-    what = table(
-        ("backbone", "data", "protocol", "status", "cells"),
-        [(*key, count) for key, count in sorted(counts.items())],
-        "Cells by backbone, data, protocol and status",
-    )
-    machines = table(("machine", "cells"), _counted(_machine(record) for record in records), "Cells by machine")
-    versions = table(
-        ("software", "version", "cells"),
-        [(*str(key).split(" ", 1), count) for key, count in _counted(_versions(records))],
-        "Cells by software version",
-    )
-    return (
-        f"<p>{len(records) + unreadable} cells: {status}.{when}</p>{what}<h3>Machines</h3>{machines}"
-        f"<h3>Versions</h3>{versions}"
-    )
+    return {
+        "cells": len(records),
+        "done": sum(record.is_done for record in records),
+        "dates": sorted(str(record.run["finished"])[:10] for record in records if record.run.get("finished")),
+        "places": [(*key, count) for key, count in sorted(counts.items())],
+        "machines": _counted(_machine(record) for record in records),
+        "versions": [(*str(key).split(" ", 1), count) for key, count in _counted(_versions(records))],
+    }
 
 
 def _place(record: Record) -> tuple[str, str]:
@@ -151,60 +142,19 @@ def _versions(records: Iterable[Record]) -> Iterable[str]:
             yield f"commit {str(code['sha'])[:10]}" + (" with changes" if code.get("dirty") else "")
 
 
-def _score_tables(records: Sequence[Record], frame: pd.DataFrame) -> str:
-    """Method × task tables of every backbone and data source: the seam between tables and page."""
+def _score_tables(records: Sequence[Record], frame: pd.DataFrame) -> list[Markup]:
+    """The method × task tables of each backbone and data source."""
     failed = Counter(_place(record) for record in records if not record.is_done)
     parts = over_seeds(frame).groupby(["model", "data"])
-    return "".join(
+    return [
         from_markdown(table_page(str(model), str(data), part, failed[str(model), str(data)]), 3)
         for (model, data), part in parts
-    )
+    ]
 
 
-def _exhibit(name: str, text: str) -> str:
-    """One exhibit; its folder, which is backbone and data, stands above it, and its file below."""
-    if not text.lstrip().startswith("#"):
-        text = f"# {Path(name).stem}\n\n{text}"
-    return f"{from_markdown(text, 3)}<p><small>From <code>{escaped(name)}</code>, as last made.</small></p>"
-
-
-def _figures(figures: Sequence[tuple[Plot, str | None]]) -> str:
-    parts: list[str] = []
-    missing = sum(svg is None for _, svg in figures)
-    if missing:
-        parts.append(
-            f"<p>{missing} of {len(figures)} figures are missing or older than the records. Draw them, then make the "
-            "report again:</p><pre>python -m lora2_bench.report figures</pre>"
-        )
-    folder = ""
-    for number, (plot, svg) in enumerate(figures):
-        if svg is None:
-            continue
-        if plot.folder != folder:
-            folder = plot.folder
-            parts.append(f"<h3>{escaped(folder)}</h3>")
-        place = f"figures/{slug(plot.folder)}/{plot.name}"
-        parts.append(
-            f'<figure data-protocol="{plot.protocol}"><div class="box" role="region" tabindex="0" '
-            f'aria-label="{escaped(plot.title)}">{inline(svg, f"f{number}-", plot.title)}</div>'
-            f"<figcaption>Also as <code>{escaped(place)}.svg</code> and <code>.png</code></figcaption></figure>"
-        )
-    return "".join(parts)
-
-
-def _cells(records: Sequence[Record]) -> str:
-    """The filter, an empty table, and the data that the script fills it with."""
-    if not records:
-        return ""
-    data = script_data([_cell(record) for record in records])
-    return (
-        '<p><label>Filter <input type="search" id="filter" placeholder="rte lora2 failed" autocomplete="off"></label> '
-        '<span id="count" role="status"></span></p>'
-        "<noscript><p>This list needs JavaScript; the records themselves are below <code>cells/</code>.</p></noscript>"
-        '<div class="box" role="region" tabindex="0" aria-label="Cells"><table id="cell-table"></table></div>'
-        '<p><button type="button" id="more" hidden>Show more</button></p>'
-        f'<script type="application/json" id="cell-data">{data}</script>'
-    )
+def _exhibit(name: str, text: str) -> Markup:
+    """One exhibit below a heading: its own, or the file's name."""
+    return from_markdown(text if text.lstrip().startswith("#") else f"# {Path(name).stem}\n\n{text}", 3)
 
 
 def _cell(record: Record) -> list[Any]:

@@ -1,13 +1,14 @@
-"""What a design can detect, and how many seeds a difference needs."""
+"""Power of the paired t test: the smallest difference that n pairs detect, and the pairs that a difference needs."""
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from functools import cache
 
 from scipy import special
 
-from lora2_bench.report.statistics.intervals import check_share
+from lora2_bench.report.statistics.intervals import check_probability
 
 
 def _power(effect: float, n: int, alpha: float) -> float:
@@ -16,24 +17,23 @@ def _power(effect: float, n: int, alpha: float) -> float:
     if n > 100_000:  # the t distribution is the normal one here, to five digits
         return float(special.ndtr(shift + special.ndtri(alpha / 2)))
     missed = float(special.nctdtr(n - 1, shift, special.stdtrit(n - 1, 1 - alpha / 2)))
-    return 1.0 if math.isnan(missed) else 1 - missed  # NaN stands for 0 far out
+    return 1.0 if math.isnan(missed) else 1 - missed  # SciPy returns NaN where the chance underflows to 0
 
 
 @cache
 def _detectable_effect(n: int, alpha: float, power: float) -> float:
     """The smallest |mean| / sd of n differences that the test finds with this power."""
-    low, high = 0.0, 1.0
+    from scipy.optimize import brentq  # its import takes 0.2 s, which only tables with a comparison need
+
+    high = 1.0
     while _power(high, n, alpha) < power:
-        low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _power(middle, n, alpha) < power else (low, middle)
-    return high
+        high *= 2
+    return float(brentq(lambda effect: _power(effect, n, alpha) - power, 0, high))
 
 
 def _check_design(sd: float, alpha: float, power: float) -> None:
-    check_share("alpha", alpha)
-    check_share("power", power)
+    check_probability("alpha", alpha)
+    check_probability("power", power)
     if alpha >= power:
         raise ValueError(f"power={power} is not possible: it must exceed alpha={alpha}")
     if not (math.isfinite(sd) and sd >= 0):
@@ -41,16 +41,16 @@ def _check_design(sd: float, alpha: float, power: float) -> None:
 
 
 def detectable_difference(sd: float, n: int, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """The smallest true mean difference that n pairs reveal, in the unit of `sd`; None for n under 2.
+    """The smallest true mean difference that n pairs detect, in the unit of `sd`; None for n under 2.
 
     Two-sided paired t test, noncentral t distribution (Cohen 1988, chapter 2).
 
     Args:
-        sd: standard deviation of the paired differences, taken as known. For two unpaired methods of equal spread s it
-            is about √2 · s.
+        sd: standard deviation of the paired differences, taken as known. For two independent methods that each
+            have standard deviation s, it is √2 · s.
         n: number of pairs (seeds).
-        alpha: chance of a false alarm.
-        power: chance of finding the difference, with its sign, when it is there.
+        alpha: significance level, the chance of a false positive.
+        power: chance of detecting the difference, with the right sign, where it exists.
 
     Raises:
         ValueError: for a negative sd, or for alpha and power other than 0 < alpha < power < 1.
@@ -60,7 +60,7 @@ def detectable_difference(sd: float, n: int, alpha: float = 0.05, power: float =
 
 
 def seeds_needed(difference: float, sd: float, alpha: float = 0.05, power: float = 0.8) -> int | None:
-    """The smallest number of pairs (at least 2) that reveals `difference`; None for a difference of 0: no number does.
+    """The smallest number of pairs (at least 2) that detects `difference`; None for a difference of 0: no number does.
 
     The inverse of `detectable_difference`, with the same arguments, assumptions and errors.
     """
@@ -69,11 +69,8 @@ def seeds_needed(difference: float, sd: float, alpha: float = 0.05, power: float
         return None
     if sd == 0:
         return 2
-    effect = abs(difference) / sd * (1 + 1e-9)  # so that rounding never asks for one seed more
-    low, high = 1, 2
+    effect = abs(difference) / sd * (1 + 1e-9)  # so that rounding errors never add a pair
+    high = 2
     while _power(effect, high, alpha) < power:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _power(effect, middle, alpha) < power else (low, middle)
-    return high
+        high *= 2
+    return bisect_left(range(high), power, high // 2 + 1, high, key=lambda n: _power(effect, n, alpha))

@@ -1,4 +1,4 @@
-"""Paired tests: sign flips over seeds, and McNemar's over rows."""
+"""Paired tests: the sign-flip test over seeds and McNemar's test over examples."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pairs:
 
 
 def pair(ours: Mapping[Key, float], theirs: Mapping[Key, float]) -> Pairs:
-    """Match scores by (task, seed); what has no partner is left out and counted."""
+    """Match scores by (task, seed). Scores that only one method has are left out, and their number is reported."""
     keys = tuple(sorted(ours.keys() & theirs.keys()))
     return Pairs(
         keys,
@@ -57,9 +57,10 @@ def pair(ours: Mapping[Key, float], theirs: Mapping[Key, float]) -> Pairs:
 def sign_flip_test(differences: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> float:
     """Two-sided p-value of paired differences (n,) under flips of their signs; the statistic is |sum|.
 
-    Fisher's randomisation test for pairs: where the two methods are alike, each difference is as likely as its
-    negative. Exact over all 2^n arrangements up to n = 16, else over `resamples` random ones. The observed arrangement
-    is counted, so p is at least 2^(1-n), or 1 / (resamples + 1): five pairs cannot give less than 0.0625.
+    This is Fisher's randomisation test for pairs: under the null hypothesis each difference is as likely as its
+    negative. It is exact over all 2^n arrangements up to n = 16, else over `resamples` random ones. The observed
+    arrangement is counted, so p is at least 2^(1-n), or 1 / (resamples + 1): five pairs cannot give less than 0.0625.
+    `scipy.stats.permutation_test` draws other arrangements beyond 16 pairs, and takes 1 ms where this takes 20 µs.
 
     Raises:
         ValueError: without differences, or with one that is not finite.
@@ -67,7 +68,7 @@ def sign_flip_test(differences: ArrayLike, *, resamples: int = 10_000, seed: int
     values = np.asarray(differences, dtype=np.float64).ravel()
     if not values.size or not np.isfinite(values).all():
         raise ValueError("differences must be finite numbers, at least one")
-    # Sums of the same numbers in another order differ in the last digits, and must count as ties.
+    # Sums of the same numbers in another order differ in the last digits; the tolerance makes them ties.
     observed = abs(values.sum()) - 1e-9 * np.abs(values).sum()
     if values.size <= EXACT_UP_TO:
         sums = values[:1]  # the first sign stays: the other half of the arrangements mirrors this one
@@ -84,7 +85,7 @@ class McNemar:
     """Discordant examples of two methods.
 
     Attributes:
-        only_a, only_b: (example, seed) pairs that only the one method has right, summed over seeds.
+        only_a, only_b: number of (example, seed) pairs that only this method predicts correctly.
         p: two-sided p-value.
     """
 
@@ -97,12 +98,13 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
     """Exact McNemar test of two classifiers on the same examples; over several seeds, with the example as the unit.
 
     For one seed this is the exact binomial test of the discordant pairs (McNemar 1947). For several, discordant counts
-    are pooled over seeds, but not taken for independent: an example that is hard for one method tends to be so under
-    every seed, and a binomial test of the pooled counts would count it again and again. So all of an example's
-    differences change sign together, as clusters do in Durkalski et al. (2003); the distribution is exact, down to
+    are pooled over seeds, but not treated as independent: an example that is hard for one method tends to be hard under
+    every seed, and a binomial test of the pooled counts would count it once per seed. So all of an example's
+    differences change sign together, as clusters do in Durkalski et al. (2003). The distribution is exact down to
     p = 1e-12.
 
-    It assumes independent examples, and speaks of these trained models on examples like these: not of other seeds.
+    The test assumes independent examples. It generalises to further examples, for these trained models; it does not
+    generalise to further seeds.
 
     Args:
         correct_a: booleans, (examples,) for one run or (seeds, examples).
@@ -116,12 +118,12 @@ def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> McNemar:
         raise ValueError(f"correctness of shapes {a.shape} and {b.shape} is not paired: both must be (seeds, examples)")
     net = a.sum(axis=0) - b.sum(axis=0)
     return McNemar(
-        int((a & ~b).sum()), int((b & ~a).sum()), _flip_by_size(np.bincount(np.abs(net)), abs(int(net.sum())))
+        int((a & ~b).sum()), int((b & ~a).sum()), _cluster_flip_p(np.bincount(np.abs(net)), abs(int(net.sum())))
     )
 
 
-def _flip_by_size(counts: NDArray[np.int64], observed: int) -> float:
-    """Chance that |Σ ± size| reaches `observed`, with counts[size] fair signs of each size."""
+def _cluster_flip_p(counts: NDArray[np.int64], observed: int) -> float:
+    """P(|Σ ± size| ≥ observed), with counts[size] clusters of each size, each of a fair random sign."""
     sizes = np.flatnonzero(counts[1:]) + 1
     if not observed:
         return 1.0
@@ -129,9 +131,10 @@ def _flip_by_size(counts: NDArray[np.int64], observed: int) -> float:
         count = int(counts[sizes[0]])
         return min(1.0, 2 * float(special.bdtr((count - observed // int(sizes[0])) // 2, count, 0.5)))
     total = int(counts @ np.arange(counts.size))
-    # Σ size · Binomial(count, 1/2), what keeps its sign, through its characteristic function: one transform for all.
+    # The part that keeps its sign is Σ size · Binomial(count, 1/2); its distribution is the inverse transform of its
+    # characteristic function.
     half_angle = np.pi * np.arange((total + 1) // 2 + 1) / (total + 1)
     moduli = np.prod([np.cos(size * half_angle) ** counts[size] for size in sizes], axis=0)
     chances = np.fft.irfft(moduli * np.exp(-1j * total * half_angle), total + 1)
     extreme = np.abs(total - 2 * np.arange(total + 1)) >= observed
-    return float(np.clip(chances[extreme].sum(), 1e-12, 1.0))  # smaller ones drown in the transform's rounding
+    return float(np.clip(chances[extreme].sum(), 1e-12, 1.0))  # smaller values are rounding errors

@@ -1,4 +1,4 @@
-"""Whether a printed figure was reproduced, within noise, or not."""
+"""Whether our runs reproduce a printed figure."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ from dataclasses import dataclass
 
 from lora2_bench.report.statistics.intervals import LEVEL, Floats, Interval, student_intervals
 
-MEANINGFUL = 1.0  # points: the smallest difference worth a claim
-
+MEANINGFUL = 1.0  # points: the smallest difference that matters in practice
 
 REPRODUCED, WITHIN_NOISE, NOT_REPRODUCED = "reproduced", "within noise", "not reproduced"
-
-
 NOT_COMPARABLE = "not comparable"
-
-
 VERDICTS = (REPRODUCED, WITHIN_NOISE, NOT_REPRODUCED, NOT_COMPARABLE)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What our runs say of one printed figure.
+    """The verdict of our runs on one printed figure.
 
     Attributes:
         word: one of `VERDICTS`.
-        reason: one line, with the numbers that decided.
+        reason: one line with the numbers behind the verdict.
         difference: our mean minus the printed figure, in points; None where not comparable.
         mean: our mean with its t interval; None without scores.
         prediction: our mean with the interval of one further run; None without scores.
@@ -47,20 +42,21 @@ def verdict(
     margin: float = MEANINGFUL,
     level: float = LEVEL,
 ) -> Verdict:
-    """Judge a printed figure by our runs: the first rule that applies decides, so exactly one does.
+    """Compare a printed figure with our runs. The first rule that applies gives the verdict.
 
     1. not comparable: there is an obstacle, no printed figure, or a task with fewer than two seeds.
     2. not reproduced: the figure lies outside the prediction interval of one further run of ours.
     3. reproduced: the whole interval of our mean lies within `margin` points of the figure.
-    4. within noise: everything else; a run of ours could be the figure, and our mean could be a margin away from it.
+    4. within noise: otherwise. One run of ours can give the figure, but our mean may lie more than `margin` from it.
 
-    The figure stands for every number that rounds to it: half a unit of its last digit is taken off its distance.
+    The figure stands for every number that rounds to it, so half a unit of its last digit is subtracted from the
+    distance.
 
     Args:
         printed: the paper's figure in points; None where it prints none.
         digits: decimals it is printed with.
         scores: task -> our scores over seeds; several tasks for a printed average over exactly these.
-        obstacles: reasons why ours are not the figure's kind of run: other data, backbone, rows, protocol, settings.
+        obstacles: reasons why our runs are not comparable: other data, backbone, rows, protocol or settings.
         margin: smallest meaningful difference, in points.
         level: of both intervals.
 
