@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lora2_bench.tasks.batches import by_length
 from lora2_bench.tasks.encoding import Encoded
-from lora2_bench.tasks.metrics import glue_metric
+from lora2_bench.tasks.metrics import glue_metric, main_score
 from lora2_bench.tasks.spec import TaskSpec
 from lora2_bench.training.memory import describe, memory_for
 
@@ -42,6 +42,21 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
     if logits.shape[-1] == 1:
         return nn.functional.mse_loss(logits.squeeze(-1).float(), labels.float())
     return nn.functional.cross_entropy(logits.float(), labels)
+
+
+def evaluate(
+    model: nn.Module,
+    spec: TaskSpec,
+    splits: Mapping[str, Encoded],
+    accelerator: Accelerator,
+    batch_size: int,
+    step: int,
+    epoch: float,
+    train_loss: float,
+) -> tuple[Evaluation, Logits]:
+    """Score the splits after `step`: the evaluation, and the logits per split. Raises OutOfMemory as `score` does."""
+    logits, metrics = score(model, spec, splits, accelerator, batch_size, step)
+    return Evaluation(step, round(epoch, 4), main_score(spec, metrics), metrics, train_loss), logits
 
 
 @torch.no_grad()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,29 +16,57 @@ from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.methods.base import Method
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits
-from lora2_bench.training.ranks import Crew
+from lora2_bench.training.step import TrainingStep
 
 
 @dataclass
 class Progress:
-    """How far a run has come: what a checkpoint holds of the loop itself."""
+    """How far a run has come: what a checkpoint holds of the loop itself.
 
-    step: int
-    evaluations: list[Evaluation]
-    best_step: int
-    best: Logits
-    best_state: dict[str, Tensor]
-    last: Logits
-    loss_sum: float
-    since_evaluation: int
-    seconds: float
+    Attributes:
+        step: optimiser steps taken.
+        evaluations: so far, in order.
+        best_step, best, best_state: step, logits and trained weights of the first highest score.
+        last: logits of the last evaluation.
+        loss_sum, since_evaluation: the training losses since that evaluation, summed, and their number.
+        seconds: wall time of the steps, evaluations left out.
+    """
+
+    step: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best_step: int = 0
+    best: Logits = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    last: Logits = field(default_factory=dict)
+    loss_sum: float = 0.0
+    since_evaluation: int = 0
+    seconds: float = 0.0
 
     @property
     def best_score(self) -> float:
         """The highest score so far; minus infinity before the first."""
         return max((evaluation.score for evaluation in self.evaluations), default=-math.inf)
 
-    def take(self, evaluation: Evaluation, logits: Logits, method: Method) -> None:
+    @property
+    def mean_loss(self) -> float:
+        """Mean training loss since the last evaluation."""
+        return self.loss_sum / self.since_evaluation
+
+    @property
+    def scored(self) -> str:
+        """The scores so far, for the progress bar."""
+        if not self.evaluations:
+            return "not scored yet"
+        return f"score {self.evaluations[-1].score:.4f}, best {self.best_score:.4f}"
+
+    def add_step(self, loss: float, seconds: float) -> None:
+        """Count one optimiser step."""
+        self.step += 1
+        self.loss_sum += loss
+        self.since_evaluation += 1
+        self.seconds += seconds
+
+    def add_evaluation(self, evaluation: Evaluation, logits: Logits, method: Method) -> None:
         """Add an evaluation and its logits; of the best so far, keep the weights. Raises CellFailed for NaN."""
         if not math.isfinite(evaluation.score):
             cause = f"the score is {evaluation.score}: the model's outputs are no finite numbers"
@@ -49,70 +77,62 @@ class Progress:
         self.evaluations.append(evaluation)
         self.loss_sum, self.since_evaluation = 0.0, 0
 
-    @property
-    def scored(self) -> str:
-        """The scores so far, for the progress bar."""
-        if not self.evaluations:
-            return "not scored yet"
-        return f"score {self.evaluations[-1].score:.4f}, best {self.best_score:.4f}"
 
-
-def keep_checkpoint(
-    checkpoints: Checkpoints,
-    now: bool,
-    step: int,
-    state: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    accelerator: Accelerator,
-    crew: Crew,
-) -> None:
-    """Write a checkpoint where it is time, by the main process's clock."""
-    if crew.any(now and crew.is_main):
-        random_states = crew.gather(random_state(accelerator))
+def save_checkpoint(checkpoints: Checkpoints | None, progress: Progress, taken: TrainingStep, *, at_once: bool) -> None:
+    """Write a checkpoint `at_once`, or where one is due by the main process's clock."""
+    if checkpoints is None:
+        return
+    crew = taken.crew
+    if crew.any(crew.is_main and (at_once or checkpoints.due(progress.step))):
+        random_states = crew.gather(random_state(taken.accelerator))
         if crew.is_main:
-            checkpoints.save(step, state(random_states))
+            checkpoints.save(progress.step, snapshot(progress, taken, random_states))
 
 
-def snapshot(
-    progress: Progress, method: Method, optimizer: Any, scheduler: Any, random_states: list[dict[str, Any]]
-) -> dict[str, Any]:
+def resume(checkpoints: Checkpoints | None, taken: TrainingStep) -> Progress:
+    """Put the newest checkpoint back, where there is one, and return how far its run had come."""
+    found = taken.crew.by_main(checkpoints.load) if checkpoints is not None else None
+    return Progress() if found is None else restore(found, taken)
+
+
+def snapshot(progress: Progress, taken: TrainingStep, random_states: list[dict[str, Any]]) -> dict[str, Any]:
     """All that the next step depends on, as tensors and plain data; one random state per process."""
     return {
         "progress": {**vars(progress), "evaluations": [asdict(one) for one in progress.evaluations]},
-        "trained": trained_state(method),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "method": method.state_dict(),
-        "engine": method.engine,
+        "trained": trained_state(taken.method),
+        "optimizer": taken.optimizer.state_dict(),
+        "scheduler": taken.scheduler.state_dict(),
+        "method": taken.method.state_dict(),
+        "engine": taken.method.engine,
         "random": random_states,
     }
 
 
-def restore(
-    state: Mapping[str, Any], method: Method, optimizer: Any, scheduler: Any, crew: Crew
-) -> tuple[Progress, dict[str, Any] | None]:
-    """Put a `snapshot` back; this process's random state is returned, to be set where the state was taken.
+def restore(state: Mapping[str, Any], taken: TrainingStep) -> Progress:
+    """Put a `snapshot` back, the random state of this process included; returns the run's progress.
 
-    There is none where another number of processes took it: a line says so, and dropout draws other numbers. Raises
-    UserError for a state of the other engine, whose optimiser sees other tensors.
+    Where another number of processes took it, random states stay as they are: a line says so, and dropout draws other
+    numbers. Raises UserError for a state of the other engine, whose optimiser sees other tensors.
     """
+    method, crew = taken.method, taken.crew
     if (engine := state["engine"]) != method.engine:
         raise UserError(
             f"engine={method.engine}: this cell is at step {state['progress']['step']} with engine={engine}: give "
             f"engine={engine} to go on"
         )
     load_trained_state(method, state["trained"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
+    taken.optimizer.load_state_dict(state["optimizer"])
+    taken.scheduler.load_state_dict(state["scheduler"])
     method.load_state_dict(state["method"])
     values = dict(state["progress"])
     evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
     progress = Progress(evaluations=evaluations, **values)
-    if (before := len(state["random"])) != crew.count:
-        if crew.is_main:
-            line = f"warning: {before} processes trained {progress.step} steps and {crew.count} go on: dropout differs"
-            print(line, file=sys.stderr)
-        return progress, None
-    return progress, state["random"][crew.rank]
+    if (before := len(state["random"])) == crew.count:
+        set_random_state(state["random"][crew.rank], taken.accelerator)
+    elif crew.is_main:
+        line = f"warning: {before} processes trained {progress.step} steps and {crew.count} go on: dropout differs"
+        print(line, file=sys.stderr)
+    return progress
 
 
 def random_state(accelerator: Accelerator) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One optimiser step's gradients, in parts and over processes."""
+"""One optimiser step: gradients in parts and over processes, clipping, the method's hooks, optimiser and schedule."""
 
 from __future__ import annotations
 
@@ -7,10 +7,70 @@ import math
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import AdamW
+from transformers import get_scheduler
 
+from lora2_bench.errors import CellFailed
+from lora2_bench.experiment.cell import Train
+from lora2_bench.experiment.checks import in_steps
 from lora2_bench.methods.base import Method
 from lora2_bench.training.evaluation import loss_of
-from lora2_bench.training.ranks import Crew
+from lora2_bench.training.memory import describe, memory_for, smaller_step
+from lora2_bench.training.ranks import ALONE, Crew
+
+
+class TrainingStep:
+    """Takes the optimiser steps of one run; the loop and the benchmark share it.
+
+    Args:
+        method: injected, with its model on the accelerator's device.
+        settings: rate, schedule, clipping, parts and AdamW's constants.
+        total_steps: steps of the run, over which the learning rate is scheduled.
+
+    Attributes:
+        model: what is trained.
+        trained: the parameters that the optimiser sees.
+        optimizer, scheduler: AdamW and the schedule of its learning rate.
+    """
+
+    def __init__(
+        self, method: Method, settings: Train, total_steps: int, accelerator: Accelerator, crew: Crew = ALONE
+    ) -> None:
+        self.method, self.settings = method, settings
+        self.accelerator, self.crew = accelerator, crew
+        # Evaluation mode leaves the model without DistributedDataParallel: `crew` sums the gradients.
+        self.model: nn.Module = accelerator.prepare_model(method.backbone.model, evaluation_mode=True)
+        groups = method.optimizer_groups(settings.weight_decay)
+        self.trained: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
+        betas = (settings.adam_beta1, settings.adam_beta2)
+        optimizer = AdamW(groups, lr=settings.lr, betas=betas, eps=settings.adam_eps)
+        warmup = in_steps(settings.warmup, total_steps)
+        self.scheduler = get_scheduler(settings.schedule, optimizer, warmup, total_steps)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self._less_memory = smaller_step(settings)
+
+    def __call__(self, batch: dict[str, Tensor], step: int) -> float:
+        """Take optimiser step number `step`, counted from 1, on a padded batch; returns its loss without the penalty.
+
+        Raises CellFailed where the loss is not finite, and OutOfMemory with what to set.
+        """
+        size = describe(batch, self.settings.accumulate)
+        with self.crew.together(), memory_for(step, size, self._less_memory):
+            self.model.train()
+            summed = backward(self.model, self.method, batch, self.settings.accumulate, self.accelerator, self.crew)
+        self.crew.sum_([summed, *gradients_to_sum(self.trained, self.crew)])
+        if not math.isfinite(loss := summed.item()):
+            cause = f"the training loss is {loss}: lower train.lr={self.settings.lr}, or warm up longer"
+            raise CellFailed(step, cause)
+        with self.crew.together(), memory_for(step, size, self._less_memory):
+            if self.settings.max_grad_norm > 0:
+                self.accelerator.clip_grad_norm_(self.trained, self.settings.max_grad_norm)
+            self.method.after_backward(step)
+            self.optimizer.step()
+            self.scheduler.step()
+            self.method.after_step(step)
+            self.method.clear_gradients(self.optimizer)
+        return loss
 
 
 def backward(

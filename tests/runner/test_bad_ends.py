@@ -20,7 +20,7 @@ from lora2_bench.errors import Interrupted, UserError
 from lora2_bench.experiment.plan import Cadence
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.store import Store, read_record
-from lora2_bench.training import loop, memory, step
+from lora2_bench.training import memory, step
 from lora2_bench.training.checkpoints import Checkpoints
 from tests.made_records import make_cell, make_failed, make_record
 from tests.training.test_resume import QUICK, Bench, Folders, killed_at, science
@@ -75,7 +75,7 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backward, made = loop.backward, 0
+    backward, made = step.backward, 0
 
     def greedy(*arguments: Any) -> Any:
         nonlocal made
@@ -83,7 +83,7 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
         return out_of_memory() if made == 8 else backward(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "backward", greedy)
+        patch.setattr(step, "backward", greedy)
         told = bench(*command)
     assert told.code == 1
     line = error_line(told.err)
@@ -132,7 +132,7 @@ def test_other_errors_are_no_lack_of_memory(
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(loop, "backward", broken)
+    monkeypatch.setattr(step, "backward", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         bench(*command)
 
@@ -180,7 +180,7 @@ def test_a_record_that_cannot_be_written_is_written_later_without_training(
     assert "the record cannot be written below results=" in line and "(No space left on device)" in line
     assert "step 16 is kept: free some space and run the same command to go on from it" in line
     assert list((tmp_path / "results" / "cells").iterdir()) == []
-    monkeypatch.setattr(loop, "backward", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(step, "backward", lambda *_: pytest.fail("it was trained again"))
     again = bench(*command)
     assert again.code == 0, again.err
     assert science(tmp_path / "results") == quiet

@@ -23,11 +23,11 @@ SMALL = (*(part for part in QUICK if not part.startswith("data.max_train")), "da
 
 FAULTY = """
 import os, sys
-from lora2_bench.training import loop
+from lora2_bench.training import step
 from lora2_bench.__main__ import main
 
 if os.environ["RANK"] == "1":
-    backward, made = loop.backward, 0
+    backward, made = step.backward, 0
 
     def greedy(*arguments):
         global made
@@ -36,7 +36,7 @@ if os.environ["RANK"] == "1":
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes")
         return backward(*arguments)
 
-    loop.backward = greedy
+    step.backward = greedy
 main()
 """
 
