@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -14,8 +15,10 @@ from lora2_bench.backbones.backbone import Backbone, random_backbone
 from lora2_bench.bench.references import Dense, Frozen
 from lora2_bench.bench.sizes import Size
 from lora2_bench.config.compose import plan_of
+from lora2_bench.experiment.cell import Train
 from lora2_bench.methods.base import Method, load_method
-from lora2_bench.training.evaluation import loss_of
+from lora2_bench.training.device import make_accelerator
+from lora2_bench.training.step import TrainingStep
 
 BOUND = "frozen backbone"
 STEPS = 100_000  # of the made run: the budget falls, and is chosen anew after every step
@@ -37,7 +40,7 @@ class Contender:
     """
 
     name: str
-    step: Callable[[int], None]
+    step: Callable[[int], object]
     parameters: int
 
 
@@ -72,13 +75,14 @@ def contenders(
     base = random_backbone(size.config(layers))
     base.model.to(device)
     batch = _batch(size, base.model.config.vocab_size, device)
+    settings, accelerator = _settings(size, precision), make_accelerator(precision, device)
     made = []
     for name in chosen:
         twin = _twin(base)
         if name.startswith("peft "):
             made.append(_peft(name, twin, batch, precision))
         else:
-            made.append(_ours(name, _method(name, twin), batch, precision))
+            made.append(_ours(name, _method(name, twin), batch, settings, accelerator))
     return made, sum(parameter.numel() for parameter in base.model.parameters())
 
 
@@ -115,24 +119,33 @@ def _method(name: str, backbone: Backbone) -> Method:
     return method
 
 
-def _ours(name: str, method: Method, batch: Batch, precision: str) -> Contender:
-    model = method.backbone.model.train()
-    optimizer = AdamW(method.optimizer_groups(0.0), lr=_LR)
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _settings(size: Size, precision: str) -> Train:
+    """Training settings of the timed steps."""
+    return Train(
+        epochs=1,
+        max_steps=STEPS,
+        batch_size=size.rows,
+        accumulate=1,
+        lr=_LR,
+        weight_decay=0.0,
+        schedule="linear",
+        warmup=0.0,
+        max_grad_norm=_CLIP,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_eps=1e-8,
+        max_length=size.length,
+        cls_dropout=None,
+        eval_steps=None,
+        precision=precision,
+    )
 
-    def step(number: int) -> None:
-        with _autocast(batch, precision):
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        loss = loss_of(logits, batch["labels"])
-        penalty = method.penalty()
-        torch.autograd.backward(loss if penalty is None else loss + penalty)
-        nn.utils.clip_grad_norm_(trained, _CLIP)
-        method.after_backward(number)
-        optimizer.step()
-        method.after_step(number)
-        method.clear_gradients(optimizer)
 
-    return Contender(name, step, 0 if name == BOUND else method.parameters()["adapter"])
+def _ours(name: str, method: Method, batch: Batch, settings: Train, accelerator: Accelerator) -> Contender:
+    """A method of this package, in the step that the training loop takes."""
+    take_step = TrainingStep(method, settings, STEPS, accelerator)
+    parameters = 0 if name == BOUND else method.parameters()["adapter"]
+    return Contender(name, lambda number: take_step(batch, number), parameters)
 
 
 def _peft(name: str, backbone: Backbone, batch: Batch, precision: str) -> Contender:

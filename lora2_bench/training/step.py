@@ -56,7 +56,8 @@ class TrainingStep:
         """
         size = describe(batch, self.settings.accumulate)
         with self.crew.together(), memory_for(step, size, self._less_memory):
-            self.model.train()
+            if not self.model.training:  # after an evaluation; it goes through all modules
+                self.model.train()
             summed = backward(self.model, self.method, batch, self.settings.accumulate, self.accelerator, self.crew)
         self.crew.sum_([summed, *gradients_to_sum(self.trained, self.crew)])
         if not math.isfinite(loss := summed.item()):
