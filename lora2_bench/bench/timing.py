@@ -1,4 +1,4 @@
-"""Interleaved, paired timing: every contender once in every round, in an order drawn anew.
+"""Interleaved, paired timing: every case once in every round, in an order drawn anew.
 
 So a slow minute of the machine is shared by all, and ratios are taken within a round.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from lora2_bench.bench.cases import Contender
+from lora2_bench.bench.cases import Case
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Spread:
         return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
-def timed(contenders: Sequence[Contender], rounds: int, warm_up: int, device: str) -> dict[str, list[float]]:
+def time_steps(cases: Sequence[Case], rounds: int, warm_up: int, device: str) -> dict[str, list[float]]:
     """Name -> seconds of its step in each round, after `warm_up` steps of each that are not counted."""
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    seconds: dict[str, list[float]] = {case.name: [] for case in cases}
     order = random.Random(0)
     for number in tqdm(range(1, warm_up + rounds + 1), desc="rounds", unit="round"):
-        for contender in order.sample(list(contenders), len(contenders)):
+        for case in order.sample(list(cases), len(cases)):
             clock = _seconds(device)
             next(clock)
-            contender.step(number)
+            case.step(number)
             spent = next(clock)
             if number > warm_up:
-                seconds[contender.name].append(spent)
+                seconds[case.name].append(spent)
     return seconds
 
 
@@ -72,6 +72,6 @@ def ratio(seconds: dict[str, list[float]], one: str, other: str) -> Spread:
     return Spread.of([ours / theirs for ours, theirs in zip(seconds[one], seconds[other], strict=True)])
 
 
-def plain(spread: Spread) -> dict[str, Any]:
+def to_json(spread: Spread) -> dict[str, Any]:
     """As JSON has it."""
     return {"median": spread.median, "quartiles": [spread.low, spread.high]}
