@@ -1,4 +1,4 @@
-"""The method protocol: what the training loop may ask of a method, and nothing it knows by name."""
+"""The method protocol: all that the training loop calls of a method."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ class Method(ABC):
         return [group for group in groups if group["params"]]
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """What the optimiser is given; asked for once, when the model is on its device."""
+        """The groups that the optimiser gets; called once, when the model is on its device."""
         return self.param_groups(weight_decay)
 
-    def clear_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called after each step."""
+    def zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clear the gradients, after each step."""
         optimizer.zero_grad()
 
     def trainable(self) -> dict[str, nn.Parameter]:
@@ -73,13 +73,13 @@ class Method(ABC):
         return None
 
     def after_backward(self, step: int) -> None:
-        """Called when the step's gradients are complete and clipped, before the optimiser moves."""
+        """Called when the step's gradients are complete and clipped, before the optimiser's step."""
 
     def after_step(self, step: int) -> None:
-        """Called after the optimiser moved, while the step's gradients still stand."""
+        """Called after the optimiser's step, before its gradients are cleared."""
 
     def finish(self) -> None:
-        """Called when training is over. Raises ValueError with the reason where the method's promise is not kept."""
+        """Called when training is over. Raises ValueError where the method has not done what it guarantees."""
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint must hold beside weights and optimiser (tensors and plain data)."""

@@ -18,7 +18,7 @@ from lora2_bench.methods.lowrank.budgeted import BudgetedMethod, RegOptions, dev
 from lora2_bench.methods.lowrank.layers import RankedLinear, normal
 from lora2_bench.methods.lowrank.method import check_adapter_options
 from lora2_bench.methods.lowrank.schedule import BudgetOptions
-from lora2_bench.methods.lowrank.stack import by_layer
+from lora2_bench.methods.lowrank.stack import map_layers
 
 TERMS = ("uv", "UV", "PQ")
 
@@ -128,8 +128,8 @@ class LoRA2(BudgetedMethod[LoRA2Linear]):
         if not terms:
             return []
         B, C = self.stacks["B"][0].tensor(), self.stacks["C"][0].tensor()
-        outer_in = by_layer(self.stacks["A"], lambda A: A @ A.mT)
-        outer_out = by_layer(self.stacks["D"], lambda D: D.mT @ D)
+        outer_in = map_layers(self.stacks["A"], lambda A: A @ A.mT)
+        outer_out = map_layers(self.stacks["D"], lambda D: D.mT @ D)
         grams: list[Tensor] = []
         if "uv" in terms:
             grams += [outer_in, B.mT @ B]

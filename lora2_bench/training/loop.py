@@ -20,7 +20,7 @@ from lora2_bench.tasks.encoding import Encoded
 from lora2_bench.training.batches import training_batches
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits, evaluate
-from lora2_bench.training.ranks import ALONE, Crew
+from lora2_bench.training.ranks import SINGLE_PROCESS, Ranks
 from lora2_bench.training.state import Progress, resume, save_checkpoint
 from lora2_bench.training.step import TrainingStep
 
@@ -60,48 +60,47 @@ def train(
     eval_batch_size: int,
     on_evaluation: Callable[[Evaluation], None],
     checkpoints: Checkpoints | None = None,
-    stop: Callable[[], bool] = lambda: False,
-    crew: Crew = ALONE,
+    stop_requested: Callable[[], bool] = lambda: False,
+    ranks: Ranks = SINGLE_PROCESS,
     on_step: Callable[[int, int, list[Evaluation]], None] = lambda *_: None,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
-    The end of training is a checkpoint too: what comes after it may fail. `stop` is asked after every step, and
-    `on_step` is told the step, their total and the evaluations so far. Raises CellFailed with the step and its cause
-    when the loss is no finite number, OutOfMemory with what to set, and Interrupted, after a last checkpoint, where it
-    was to stop. The processes of a `crew` share the rows of every batch and end alike; the main one scores and keeps
-    checkpoints.
+    The last step writes one too, for what comes after it may fail. After each step `stop_requested` is called, and
+    `on_step` with the step, their total and the evaluations so far. The processes of `ranks` share the rows of every
+    batch and end alike; the main one scores and writes checkpoints. Raises CellFailed with the step and its cause when
+    the loss is not finite, OutOfMemory with what to set, and Interrupted, after a last checkpoint, on a requested stop.
     """
     settings, total = cell.train, cell.train.total_steps(len(train_rows))
     per_epoch = settings.steps_per_epoch(len(train_rows))
     evaluate_every = settings.eval_steps or per_epoch
-    take_step = TrainingStep(method, settings, total, accelerator, crew)
-    evaluate_at = partial(evaluate, take_step.model, cell.spec, eval_rows, accelerator, eval_batch_size)
+    training_step = TrainingStep(method, settings, total, accelerator, ranks)
+    evaluate_at = partial(evaluate, training_step.model, cell.spec, eval_rows, accelerator, eval_batch_size)
     # Dropout draws the same numbers whatever was drawn while the model was built, and others in each process.
-    torch.manual_seed(cell.seed + crew.rank * 2**32)
-    progress = resume(checkpoints, take_step)
+    torch.manual_seed(cell.seed + ranks.rank * 2**32)
+    progress = resume(checkpoints, training_step)
     continued_from = progress.step or None
     batches = training_batches(train_rows, settings.batch_size, cell.seed, progress.step)
     on_step(progress.step, total, progress.evaluations)
 
-    with progress_bar(cell, progress.step, total, crew) as bar:
+    with progress_bar(cell, progress.step, total, ranks) as bar:
         for step in range(progress.step + 1, total + 1):
             started = time.perf_counter()
-            loss = take_step(next(batches), step)
+            loss = training_step(next(batches), step)
             progress.add_step(loss, time.perf_counter() - started)
             bar.set_postfix_str(f"loss {loss:.3f}, {progress.scored}", refresh=False)
             bar.update()
             if step % evaluate_every == 0 or step == total:
                 scored = partial(evaluate_at, step, step / per_epoch, progress.mean_loss)
-                evaluation, logits = crew.by_main(scored)
+                evaluation, logits = ranks.on_main(scored)
                 progress.add_evaluation(evaluation, logits, method)
                 on_evaluation(evaluation)
             on_step(step, total, progress.evaluations)
-            stopped = step < total and crew.any(stop())
-            save_checkpoint(checkpoints, progress, take_step, at_once=stopped or step == total)
+            stopped = step < total and ranks.any(stop_requested())
+            save_checkpoint(checkpoints, progress, training_step, at_once=stopped or step == total)
             if stopped:
-                raise Interrupted(step, checkpoints.kept if checkpoints is not None else 0)
+                raise Interrupted(step, checkpoints.newest_step if checkpoints is not None else 0)
     try:
         method.finish()
     except ValueError as error:
@@ -109,10 +108,10 @@ def train(
     return outcome_of(progress, per_epoch, continued_from)
 
 
-def progress_bar(cell: Cell, done: int, total: int, crew: Crew) -> Any:
-    """The bar of a run that has taken `done` of its `total` steps; silent in all processes but the main one."""
+def progress_bar(cell: Cell, done: int, total: int, ranks: Ranks) -> Any:
+    """The bar of a run that has taken `done` of its `total` steps; only the main process shows it."""
     label = f"{cell.task} {cell.method_label}"
-    return tqdm(total=total, initial=done, desc=label, unit="step", mininterval=0.5, disable=not crew.is_main)
+    return tqdm(total=total, initial=done, desc=label, unit="step", mininterval=0.5, disable=not ranks.is_main)
 
 
 def outcome_of(progress: Progress, per_epoch: int, continued_from: int | None) -> Outcome:

@@ -1,4 +1,4 @@
-"""All that the next step depends on, as plain data and back."""
+"""The state of a run: how far it has come, and all that its next step depends on, saved and restored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Progress:
     """How far a run has come: what a checkpoint holds of the loop itself.
 
     Attributes:
-        step: optimiser steps taken.
+        step: optimiser steps training_step.
         evaluations: so far, in order.
         best_step, best, best_state: step, logits and trained weights of the first highest score.
         last: logits of the last evaluation.
@@ -78,65 +78,69 @@ class Progress:
         self.loss_sum, self.since_evaluation = 0.0, 0
 
 
-def save_checkpoint(checkpoints: Checkpoints | None, progress: Progress, taken: TrainingStep, *, at_once: bool) -> None:
+def save_checkpoint(
+    checkpoints: Checkpoints | None, progress: Progress, training_step: TrainingStep, *, at_once: bool
+) -> None:
     """Write a checkpoint `at_once`, or where one is due by the main process's clock."""
     if checkpoints is None:
         return
-    crew = taken.crew
-    if crew.any(crew.is_main and (at_once or checkpoints.due(progress.step))):
-        random_states = crew.gather(random_state(taken.accelerator))
-        if crew.is_main:
-            checkpoints.save(progress.step, snapshot(progress, taken, random_states))
+    ranks = training_step.ranks
+    if ranks.any(ranks.is_main and (at_once or checkpoints.due(progress.step))):
+        random_states = ranks.all_gather(random_state(training_step.accelerator))
+        if ranks.is_main:
+            checkpoints.save(progress.step, snapshot(progress, training_step, random_states))
 
 
-def resume(checkpoints: Checkpoints | None, taken: TrainingStep) -> Progress:
+def resume(checkpoints: Checkpoints | None, training_step: TrainingStep) -> Progress:
     """Put the newest checkpoint back, where there is one, and return how far its run had come."""
-    found = taken.crew.by_main(checkpoints.load) if checkpoints is not None else None
-    return Progress() if found is None else restore(found, taken)
+    found = training_step.ranks.on_main(checkpoints.load) if checkpoints is not None else None
+    return Progress() if found is None else restore(found, training_step)
 
 
-def snapshot(progress: Progress, taken: TrainingStep, random_states: list[dict[str, Any]]) -> dict[str, Any]:
+def snapshot(progress: Progress, training_step: TrainingStep, random_states: list[dict[str, Any]]) -> dict[str, Any]:
     """All that the next step depends on, as tensors and plain data; one random state per process."""
     return {
         "progress": {**vars(progress), "evaluations": [asdict(one) for one in progress.evaluations]},
-        "trained": trained_state(taken.method),
-        "optimizer": taken.optimizer.state_dict(),
-        "scheduler": taken.scheduler.state_dict(),
-        "method": taken.method.state_dict(),
-        "engine": taken.method.engine,
+        "trained": trained_state(training_step.method),
+        "optimizer": training_step.optimizer.state_dict(),
+        "scheduler": training_step.scheduler.state_dict(),
+        "method": training_step.method.state_dict(),
+        "engine": training_step.method.engine,
         "random": random_states,
     }
 
 
-def restore(state: Mapping[str, Any], taken: TrainingStep) -> Progress:
+def restore(state: Mapping[str, Any], training_step: TrainingStep) -> Progress:
     """Put a `snapshot` back, the random state of this process included; returns the run's progress.
 
     Where another number of processes took it, random states stay as they are: a line says so, and dropout draws other
     numbers. Raises UserError for a state of the other engine, whose optimiser sees other tensors.
     """
-    method, crew = taken.method, taken.crew
+    method, ranks = training_step.method, training_step.ranks
     if (engine := state["engine"]) != method.engine:
         raise UserError(
             f"engine={method.engine}: this cell is at step {state['progress']['step']} with engine={engine}: give "
             f"engine={engine} to go on"
         )
     load_trained_state(method, state["trained"])
-    taken.optimizer.load_state_dict(state["optimizer"])
-    taken.scheduler.load_state_dict(state["scheduler"])
+    training_step.optimizer.load_state_dict(state["optimizer"])
+    training_step.scheduler.load_state_dict(state["scheduler"])
     method.load_state_dict(state["method"])
     values = dict(state["progress"])
     evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
     progress = Progress(evaluations=evaluations, **values)
-    if (before := len(state["random"])) == crew.count:
-        set_random_state(state["random"][crew.rank], taken.accelerator)
-    elif crew.is_main:
-        line = f"warning: {before} processes trained {progress.step} steps and {crew.count} go on: dropout differs"
+    if (before := len(state["random"])) == ranks.world_size:
+        set_random_state(state["random"][ranks.rank], training_step.accelerator)
+    elif ranks.is_main:
+        line = (
+            f"warning: {before} processes trained {progress.step} steps and {ranks.world_size} go on: dropout differs"
+        )
         print(line, file=sys.stderr)
     return progress
 
 
 def random_state(accelerator: Accelerator) -> dict[str, Any]:
-    """What this process draws its dropout from."""
+    """State of the random generators that dropout of this process draws from."""
     on_gpu = accelerator.device.type == "cuda"
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(accelerator.device) if on_gpu else None}
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from lora2_bench.errors import Interrupted, UserError
-from lora2_bench.experiment.plan import Cadence
+from lora2_bench.experiment.plan import CheckpointSchedule
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.store import Store, read_record
 from lora2_bench.training import memory, step
@@ -100,9 +100,11 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
 
 def test_the_advice_keeps_parts_that_divide_the_batch() -> None:
     settings = make_cell(batch_size=12, accumulate=2).train
-    assert memory.smaller_step(settings).startswith("set train.accumulate=4 (the batch stays the same), or lower ")
+    assert memory.how_to_save_memory(settings).startswith(
+        "set train.accumulate=4 (the batch stays the same), or lower "
+    )
     settings = dataclasses.replace(settings, accumulate=12)
-    assert memory.smaller_step(settings) == "lower train.max_length=128"
+    assert memory.how_to_save_memory(settings) == "lower train.max_length=128"
 
 
 def test_scoring_without_memory_says_what_to_set_and_goes_on(
@@ -158,12 +160,12 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(
 
 
 def test_a_stop_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = Checkpoints(tmp_path / "checkpoints", Cadence(1, None), {}, {"sha": None, "dirty": None})
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointSchedule(1, None), {}, {"sha": None, "dirty": None})
     checkpoints.save(3, {})
     monkeypatch.setattr("lora2_bench.training.checkpoints.torch.save", full_disk)
     checkpoints.save(4, {})
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-000000003.pt"]
-    told = str(Interrupted(4, checkpoints.kept))
+    told = str(Interrupted(4, checkpoints.newest_step))
     assert told == "stopped after step 4, step 3 is kept: run the same command to continue"
     assert str(Interrupted(4, 4)) == "stopped after step 4, which is kept: run the same command to continue"
     assert str(Interrupted(4, 0)) == "stopped after step 4, no checkpoint is kept: the same command starts anew"

@@ -92,15 +92,15 @@ class BudgetAllocator:
         """Update the scores and, where the schedule says so, the masks; masked gates are set to zero."""
         if self.schedule is None:
             return
-        if self.schedule.scores(step):
+        if self.schedule.updates_scores(step):
             for sensitivity in self._sensitivity.values():
                 sensitivity.update()
-        if self.schedule.chooses(step):
+        if self.schedule.allocates(step):
             scores = self.scores()
             self._set_masks(keep_highest(scores, self.schedule.ranks(step)))
             if self.stacks.shared:
                 self.agreement.append({"step": step, **agreement(scores, self.scores(shared=False), sum(self.kept))})
-        if self.schedule.chooses(step) or self.schedule.is_final(step):
+        if self.schedule.allocates(step) or self.schedule.is_final(step):
             self.stacks.gate.set_(self.stacks.gate.value() * self.masks)
 
     def finish(self) -> None:

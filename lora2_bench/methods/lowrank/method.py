@@ -12,7 +12,7 @@ from lora2_bench.backbones.backbone import MAPS, Backbone, MapKey
 from lora2_bench.experiment.checks import require, require_number
 from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.lowrank.layers import AdaptedLinear, GatedLinear, RankedLinear
-from lora2_bench.methods.lowrank.stack import Stack, flatten, stacks_of
+from lora2_bench.methods.lowrank.stack import Stack, flatten_groups, stacks_of
 
 Layer = TypeVar("Layer", bound=AdaptedLinear)
 
@@ -53,31 +53,31 @@ class AdapterMethod(Method, Generic[Layer]):
                 factors.setdefault(factor, {})[row] = parameter
         self.stacks = {factor: stacks_of(parameters) for factor, parameters in factors.items()}
         if self.engine == "fast":
-            backbone.model.register_forward_pre_hook(self._form)
-            backbone.model.register_forward_hook(self._forget, always_call=True)
+            backbone.model.register_forward_pre_hook(self._cache_middles)
+            backbone.model.register_forward_hook(self._clear_middles, always_call=True)
 
     def middles(self) -> Tensor | None:
-        """The middles of all layers, (layers, ...), formed at once; None to leave it to each layer."""
+        """The middles of all layers, (layers, ...), computed at once; None where each layer computes its own."""
         return None
 
-    def _form(self, *_: Any) -> None:
-        if (formed := self.middles()) is not None:
-            for layer, middle in zip(self.layers.values(), formed.unbind(), strict=True):
-                layer.formed = middle
+    def _cache_middles(self, *_: Any) -> None:
+        if (middles := self.middles()) is not None:
+            for layer, middle in zip(self.layers.values(), middles.unbind(), strict=True):
+                layer.cached_middle = middle
 
-    def _forget(self, *_: Any) -> None:
+    def _clear_middles(self, *_: Any) -> None:
         for layer in self.layers.values():
-            layer.formed = None
+            layer.cached_middle = None
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As `param_groups`; on the fast engine one parameter per group, of which what trains is a view."""
+        """As `param_groups`; on the fast engine each is one flat parameter, of which the trained ones are views."""
         groups = self.param_groups(weight_decay)
         if self.engine == "plain":
             return groups
-        return flatten(groups, [stack for stacks in self.stacks.values() for stack in stacks])
+        return flatten_groups(groups, [stack for stacks in self.stacks.values() for stack in stacks])
 
-    def clear_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero them; on the fast engine in place, where the views see them."""
+    def zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set them to None; on the fast engine zero them in place, because they are views of the flat gradients."""
         optimizer.zero_grad(set_to_none=self.engine == "plain")
 
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -75,7 +75,7 @@ class Schedule:
         left = 1 - (step - self.t_init) / (end - self.t_init)
         return int(self.target + (self.start - self.target) * left**3)
 
-    def chooses(self, step: int) -> bool:
+    def allocates(self, step: int) -> bool:
         """True where ranks are chosen anew after `step`: every delta_t while the budget falls, and once at its end."""
         end = self.total - self.t_final
         return step == end or (self.t_init < step < end and step % self.delta_t == 0)
@@ -84,6 +84,6 @@ class Schedule:
         """True where the choice of ranks is fixed."""
         return step > self.total - self.t_final
 
-    def scores(self, step: int) -> bool:
+    def updates_scores(self, step: int) -> bool:
         """True where the running means take in `step`: until the last choice, which goes by the step before it."""
         return step < self.total - self.t_final
