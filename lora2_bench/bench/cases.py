@@ -21,7 +21,7 @@ from lora2_bench.training.device import make_accelerator
 from lora2_bench.training.step import TrainingStep
 
 BASELINE = "frozen backbone"
-STEPS = 100_000  # of the run: the rank budget falls, and ranks are chosen anew after every step
+STEPS = 100_000  # of the run: the rank budget falls, and ranks are allocated after every step
 _LR = 1e-4
 _CLIP = 1.0
 _BUDGET = ("method.budget.t_init=0", "method.budget.t_final=0", "method.budget.delta_t=1")

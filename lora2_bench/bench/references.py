@@ -1,4 +1,4 @@
-"""Methods that exist to be timed against: the frozen backbone, and LoRA² with its full-size product."""
+"""Methods for comparison in the benchmark: the frozen backbone, and LoRA² with its full-size product."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class HeadOnly(Method):
     """The head alone trains, and the gradient flows through the whole encoder, as for any adapter in it."""
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
-        """Let the gradient flow to the embeddings' output."""
+        """Freeze all but the head, and let the embeddings' output require a gradient."""
         self.backbone = backbone
         freeze_but_head(backbone)
 

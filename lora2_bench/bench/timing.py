@@ -1,6 +1,6 @@
-"""Interleaved, paired timing: every case once in every round, in an order drawn anew.
+"""Interleaved, paired timing: every round times each case once, in random order.
 
-So a slow minute of the machine is shared by all, and ratios are taken within a round.
+So a slow phase of the machine affects all cases alike, and ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Spread:
 
 
 def time_steps(cases: Sequence[Case], rounds: int, warm_up: int, device: str) -> dict[str, list[float]]:
-    """Name -> seconds of its step in each round, after `warm_up` steps of each that are not counted."""
+    """Name -> seconds of its step in each round, after `warm_up` steps of each that do not count."""
     seconds: dict[str, list[float]] = {case.name: [] for case in cases}
     order = random.Random(0)
     for number in tqdm(range(1, warm_up + rounds + 1), desc="rounds", unit="round"):
@@ -52,7 +52,7 @@ def time_steps(cases: Sequence[Case], rounds: int, warm_up: int, device: str) ->
 
 
 def _seconds(device: str) -> Iterator[float]:
-    """Starts at the first `next`, gives the seconds since then at the second; of a GPU by its own events."""
+    """A stopwatch: the first `next` starts it, the second gives the seconds; on a GPU, by CUDA events."""
     if device == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
@@ -62,9 +62,9 @@ def _seconds(device: str) -> Iterator[float]:
         torch.cuda.synchronize()
         yield begin.elapsed_time(end) / 1000
         return
-    begun = time.perf_counter()
+    start = time.perf_counter()
     yield 0.0
-    yield time.perf_counter() - begun
+    yield time.perf_counter() - start
 
 
 def ratio(seconds: dict[str, list[float]], one: str, other: str) -> Spread:
@@ -73,5 +73,5 @@ def ratio(seconds: dict[str, list[float]], one: str, other: str) -> Spread:
 
 
 def to_json(spread: Spread) -> dict[str, Any]:
-    """As JSON has it."""
+    """The spread as plain data for JSON."""
     return {"median": spread.median, "quartiles": [spread.low, spread.high]}

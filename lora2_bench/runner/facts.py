@@ -1,4 +1,4 @@
-"""What a record says: rows, backbone, results, predictions, times and hardware."""
+"""The parts of a record: rows, backbone, results, predictions, times and hardware."""
 
 from __future__ import annotations
 

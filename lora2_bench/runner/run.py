@@ -79,7 +79,7 @@ def join_process_group(plan: Plan) -> Ranks:
 
 
 def finished_record(plan: Plan, store: Store) -> Record | None:
-    """The stored record of the plan's cell where it is done and not to be trained anew."""
+    """The stored record of the plan's cell where it is done and `rerun` is off."""
     known = None if plan.place.rerun else store.read(plan.cell.id)
     if known is None or not known.is_done:
         return None

@@ -1,4 +1,4 @@
-"""What training needs: rows, backbone and method, loaded and joined."""
+"""Set-up of a cell: its rows, backbone, injected method and accelerator."""
 
 from __future__ import annotations
 

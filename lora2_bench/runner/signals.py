@@ -1,4 +1,4 @@
-"""Signals that end a run after the step at hand."""
+"""Signals that end a run after its current step."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 It reads one JSON line per cell (id, overrides, log) and answers each with one (id, state, cause). Starting torch takes
 seconds, so cells share the process; after an error that is not the cell's own (a broken GPU context, say) it ends, and
-whoever gave it cells starts a fresh one.
+its parent starts a fresh one.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
         sys.stderr.flush()
         try:
             channel.write(json.dumps({"id": job["id"], "state": state, "cause": cause}) + "\n")
-        except BrokenPipeError:  # whoever sent cells has gone
+        except BrokenPipeError:  # the parent has ended
             usable = False
         if signals_received or not usable:
             break

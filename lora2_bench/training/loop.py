@@ -27,14 +27,14 @@ from lora2_bench.training.step import TrainingStep
 
 @dataclass
 class Outcome:
-    """What a run gives.
+    """The result of a run.
 
     Attributes:
-        evaluations: on the splits that choose the checkpoint, in order.
+        evaluations: on the splits that select the checkpoint, in order.
         best_step: step of the first highest score among them.
         best, last: logits per split at that step and at the end, (rows, outputs) in row order, float32 on the CPU.
         best_state: trained weights at the best step, on the CPU.
-        steps, epochs: how far it went.
+        steps, epochs: length of the run.
         seconds_per_step: mean wall time of a training step, evaluations left out.
         continued_from: the step of the checkpoint that this process started from, or None.
     """
@@ -115,7 +115,7 @@ def progress_bar(cell: Cell, done: int, total: int, ranks: Ranks) -> Any:
 
 
 def outcome_of(progress: Progress, per_epoch: int, continued_from: int | None) -> Outcome:
-    """What a finished run gives."""
+    """The result of a finished run."""
     return Outcome(
         evaluations=progress.evaluations,
         best_step=progress.best_step,

@@ -33,7 +33,7 @@ def batch_size_in_words(batch: Mapping[str, Tensor], parts: int = 1) -> str:
 
 
 def how_to_save_memory(settings: Train) -> str:
-    """What to set so that a training step takes less memory."""
+    """The settings that let a training step take less memory."""
     finer = [n for n in range(2 * settings.accumulate, settings.batch_size + 1) if settings.batch_size % n == 0]
     parts = f"set train.accumulate={finer[0]} (the batch stays the same), or " if finer else ""
     return f"{parts}lower train.max_length={settings.max_length}"

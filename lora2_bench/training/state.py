@@ -1,4 +1,4 @@
-"""The state of a run: how far it has come, and all that its next step depends on, saved and restored."""
+"""The state of a run, saved to and restored from checkpoints: progress, weights, optimiser and random generators."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lora2_bench.training.step import TrainingStep
 
 @dataclass
 class Progress:
-    """How far a run has come: what a checkpoint holds of the loop itself.
+    """The loop's own part of a checkpoint.
 
     Attributes:
         step: optimiser steps training_step.
@@ -92,7 +92,7 @@ def save_checkpoint(
 
 
 def resume(checkpoints: Checkpoints | None, training_step: TrainingStep) -> Progress:
-    """Put the newest checkpoint back, where there is one, and return how far its run had come."""
+    """Put the newest checkpoint back, where there is one, and return its progress."""
     found = training_step.ranks.on_main(checkpoints.load) if checkpoints is not None else None
     return Progress() if found is None else restore(found, training_step)
 
@@ -153,7 +153,7 @@ def set_random_state(state: Mapping[str, Any], accelerator: Accelerator) -> None
 
 
 def trained_state(method: Method) -> dict[str, Tensor]:
-    """Name -> copy on the CPU of all that trains, and of nothing else."""
+    """Name -> copy on the CPU of every trained parameter."""
     return {name: parameter.detach().cpu().clone() for name, parameter in method.trainable().items()}
 
 

@@ -1,10 +1,10 @@
-"""A frozen linear map and the low-rank addition beside it as one autograd function.
+"""A frozen linear map and its low-rank update as one autograd function.
 
-The cost of the addition is passes over memory, not arithmetic. On a CPU the narrow products are computed in blocks of
+The cost of the update is passes over memory, not arithmetic. On a CPU the narrow products are computed in blocks of
 rows, by torch.bmm, because BLAS libraries use one core for a single one. With many rows, the low-rank product is merged
 into a copy of the weight, which saves the passes over inputs and outputs; the frozen weight never changes. The backward
 pass still gives the factors' gradients, and never forms a d_out×d_in gradient. With few rows, with dropout and in half
-precision the addition is made to the output in place.
+precision the update is added to the output in place.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class _LowRankLinear(torch.autograd.Function):
 def _worth_merging(rows: Tensor, weight: Tensor) -> bool:
     """Whether two passes over the weight cost less than one over the outputs and one over the inputs.
 
-    Not in half precision, in which a small addition to a weight would be lost.
+    Not in half precision, in which a small update of a weight would be lost.
     """
     d_out, d_in = weight.shape
     return weight.dtype in (torch.float32, torch.float64) and len(rows) * (d_in + d_out) > 2 * d_in * d_out

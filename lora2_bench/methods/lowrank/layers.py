@@ -1,4 +1,4 @@
-"""Linear layers whose frozen weight has a low-rank addition."""
+"""Linear layers whose frozen weight has a low-rank update beside it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class AdaptedLinear(nn.Module):
 
     @abstractmethod
     def delta(self, x: Tensor) -> Tensor:
-        """The low-rank addition as its equation has it: x (..., d_in) -> (..., d_out)."""
+        """The low-rank update as its equation is written: x (..., d_in) -> (..., d_out)."""
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ class AdaptedLinear(nn.Module):
 
 
 class RankedLinear(AdaptedLinear):
-    """An adapted layer whose ranks can be switched off one by one."""
+    """An adapted layer whose ranks can be pruned one by one."""
 
     @abstractmethod
     def active_parameters(self, kept: int) -> int:

@@ -1,4 +1,4 @@
-"""What the low-rank methods share: injection, options, ranks and their counts."""
+"""Base classes of the low-rank methods: injection, options, ranks and their counts."""
 
 from __future__ import annotations
 
@@ -86,14 +86,14 @@ class AdapterMethod(Method, Generic[Layer]):
 
 
 class RankedMethod(AdapterMethod[Ranked]):
-    """An adapter method that switches ranks off; its options have the rank `r` that every layer starts with."""
+    """An adapter method that prunes ranks; its options have the initial rank `r` of every layer."""
 
     @abstractmethod
     def kept(self) -> list[int]:
         """Ranks in use, per layer in order."""
 
     def parameters(self) -> dict[str, int]:
-        """Counts; `active` leaves out the ranks that are switched off."""
+        """Counts; `active` excludes pruned ranks."""
         pairs = zip(self.layers.values(), self.kept(), strict=True)
         return {**super().parameters(), "active": sum(layer.active_parameters(rank) for layer, rank in pairs)}
 
