@@ -14,7 +14,7 @@ from lora2_bench.tasks.encoding import Encoded
 def training_batches(rows: Encoded, batch_size: int, seed: int, after_step: int) -> Iterator[dict[str, Tensor]]:
     """The padded batches of the steps after `after_step`, epoch after epoch, without end.
 
-    The start of each epoch draws one number from torch's global generator, as an iterator of torch's DataLoader does, so
+    The start of each epoch draws one number from torch's global generator, as iter(DataLoader) does, so
     that dropout draws the numbers of earlier versions. A run that continues within an epoch draws none: its saved
     random state is from after the draw.
     """
