@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from lora2_bench.bench.cases import BOUND, contenders
+from lora2_bench.bench.cases import BASELINE, make_cases
 from lora2_bench.bench.sizes import SIZES, Size
-from lora2_bench.bench.timing import Spread, plain, ratio, timed
+from lora2_bench.bench.timing import Spread, ratio, time_steps, to_json
 from lora2_bench.files.writing import write_bytes, write_json
 from lora2_bench.report.figures.chart import Curve, Panel, Plot, styles
 from lora2_bench.report.figures.drawing import draw
@@ -38,20 +38,20 @@ TITLES = {"rank": "Rank (k or r)", "rows": "Rows", "length": "Tokens of a row", 
 
 def measure(size: Size, layers: int | None, names: Sequence[str]) -> dict[str, Any]:
     """Name -> milliseconds and ratio to the frozen backbone."""
-    made, _ = contenders(size, layers, [BOUND, *names], "cpu", "fp32")
-    seconds = timed(made, ROUNDS, WARM_UP, "cpu")
+    made, _ = make_cases(size, layers, [BASELINE, *names], "cpu", "fp32")
+    seconds = time_steps(made, ROUNDS, WARM_UP, "cpu")
     return {
-        name: {"seconds": plain(Spread.of(seconds[name])), "ratio": plain(ratio(seconds, name, BOUND))}
+        name: {"seconds": to_json(Spread.of(seconds[name])), "ratio": to_json(ratio(seconds, name, BASELINE))}
         for name in seconds
     }
 
 
 def point(axis: str, value: int) -> dict[str, Any]:
-    """One point of one axis; of the rank axis every contender has that rank, called by its method alone."""
+    """One point of one axis; of the rank axis every case has that rank, called by its method alone."""
     if axis == "rank":
         names = [f"lora2 k={value}", f"lora r={value}", f"peft lora r={value}"]
         found = measure(BASE, None, names)
-        return {name.rpartition(" ")[0] if name != BOUND else name: numbers for name, numbers in found.items()}
+        return {name.rpartition(" ")[0] if name != BASELINE else name: numbers for name, numbers in found.items()}
     if axis == "layers":
         return measure(BASE, value, COMPARED)
     size = replace(BASE, rows=value) if axis == "rows" else replace(BASE, length=value)
@@ -62,7 +62,7 @@ def figure(scale: dict[str, Any], machine: str) -> Plot:
     """One panel per axis: the ratio to the frozen backbone."""
     panels = []
     for axis, points in scale.items():
-        labels = [name for name in next(iter(points.values())) if name != BOUND]
+        labels = [name for name in next(iter(points.values())) if name != BASELINE]
         curves = []
         for label in labels:
             line = tuple((float(value), found[label]["ratio"]["median"]) for value, found in points.items())
@@ -92,8 +92,10 @@ def main() -> None:
         for value in values:
             found = point(axis, value)
             scale.setdefault(axis, {})[value] = found
-            shown = [f"{name} {numbers['ratio']['median']:.3f}" for name, numbers in found.items() if name != BOUND]
-            print(f"{axis} {value}: {1000 * found[BOUND]['seconds']['median']:.0f} ms; {', '.join(shown)}", flush=True)
+            shown = [f"{name} {numbers['ratio']['median']:.3f}" for name, numbers in found.items() if name != BASELINE]
+            print(
+                f"{axis} {value}: {1000 * found[BASELINE]['seconds']['median']:.0f} ms; {', '.join(shown)}", flush=True
+            )
     about = hardware("cpu")
     write_json(folder / "scale.json", {"hardware": about, "steps": scale})
     plot = figure(scale, f"{about['processor']}, {torch.get_num_threads()} threads")

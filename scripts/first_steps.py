@@ -44,7 +44,7 @@ def watch(plan: Plan) -> None:
         cell,
         method,
         setup.train,
-        setup.choose,
+        setup.selection,
         setup.accelerator,
         eval_batch_size=place.eval_batch_size,
         on_evaluation=lambda evaluation: print(f"{evaluation.step:5d} score {evaluation.score:.4f}", flush=True),

@@ -17,7 +17,7 @@ MAPS = ("q", "k", "v", "o", "f1", "f2")
 _FEED_FORWARD = {"attention.output.dense": "o", "intermediate.dense": "f1", "output.dense": "f2"}
 _BERT = {"attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v", **_FEED_FORWARD}
 _DEBERTA = {f"{name}_proj" if ".self." in name else name: short for name, short in _BERT.items()}
-_MAPS_OF = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
+_MAPS_BY_TYPE = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
 _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(.+)$")
 _HEAD = re.compile(r"(?:^|\.)(pooler|classifier)(?=\.)")
 
@@ -32,7 +32,7 @@ class Backbone:
     Attributes:
         name: the config's name, as in `model=minilm`.
         sha256: of the weights file; None for random weights.
-        origin: what an exported adapter calls its base model.
+        origin: name of the base model in an exported adapter.
         tokenizer_sha256: of the tokenizer's files; None without such.
     """
 
@@ -49,12 +49,12 @@ class Backbone:
         Raises UserError where the model has none of a target, or an unknown architecture.
         """
         kind = self.model.config.model_type
-        if kind not in _MAPS_OF:
-            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(_MAPS_OF)} encoders")
+        if kind not in _MAPS_BY_TYPE:
+            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(_MAPS_BY_TYPE)} encoders")
         found: dict[MapKey, str] = {}
         for name, module in self.model.named_modules():
             match = _LAYER.search(name)
-            if match and isinstance(module, nn.Linear) and (short := _MAPS_OF[kind].get(match[2])) in targets:
+            if match and isinstance(module, nn.Linear) and (short := _MAPS_BY_TYPE[kind].get(match[2])) in targets:
                 found[int(match[1]), str(short)] = name
         missing = [target for target in targets if target not in {short for _, short in found}]
         if missing:
@@ -75,6 +75,6 @@ class Backbone:
 
 
 def random_backbone(config: PretrainedConfig, name: str = "random") -> Backbone:
-    """A backbone of random weights, in evaluation attention for its architecture; on the device of the context."""
+    """A backbone of random weights, on torch's current default device."""
     transformers.logging.set_verbosity_error()
     return Backbone(AutoModelForSequenceClassification.from_config(config, dtype=torch.float32), None, name)

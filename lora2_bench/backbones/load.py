@@ -1,4 +1,4 @@
-"""Files of a pinned backbone, on disk or in a package, to a model and tokenizer in memory."""
+"""Load a pinned backbone and its tokenizer from files on disk or in a package."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def load_backbone(
 ) -> Backbone:
     """The pinned backbone with a head of `num_labels` outputs, initialised from torch's global generator.
 
-    Backbones of one process share what they read from the files: `own_trained` gives one what it trains. Raises
-    UserError where the files are missing or their hash is not the pinned one.
+    Backbones of one process share the tensors read from the files, so `copy_trained_parameters` must come before
+    training. Raises UserError where the files are missing or their hash is not the pinned one.
     """
-    root = find_files(model, path=path, package=package, folder=folder)
+    root = find_folder(model, path=path, package=package, folder=folder)
     weights = stamped(_weights_files(root))
     digest = hash_files(weights)
     if model.source == "package" and digest != model.sha256:
@@ -57,22 +57,22 @@ def load_backbone(
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(f"model={model.name} is of type {config.model_type}, which classifies no text: give an encoder")
     kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    network = kind.from_pretrained(None, config=config, state_dict=dict(_tensors(weights)), dtype=torch.float32)
+    network = kind.from_pretrained(None, config=config, state_dict=dict(_read_weights(weights)), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(root)
-    if (positions := _positions(config)) is not None:  # a tokenizer need not know its model's limit
+    if (positions := _max_positions(config)) is not None:  # a tokenizer need not know its model's limit
         tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
     files = [file for pattern in _TOKENIZER_FILES for file in sorted(root.glob(pattern))]
     return Backbone(network, tokenizer, model.name, digest, model.hub_id, hash_files(stamped(files)))
 
 
-def _positions(config: PretrainedConfig) -> int | None:
+def _max_positions(config: PretrainedConfig) -> int | None:
     """The longest input in tokens; None for DeBERTa, whose positions are relative."""
     if config.model_type == "roberta":  # positions are counted from the padding id on
         return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
     return int(config.max_position_embeddings) if config.model_type == "bert" else None
 
 
-def find_files(model: Model, *, path: str | None, package: str | None, folder: str | None) -> Path:
+def find_folder(model: Model, *, path: str | None, package: str | None, folder: str | None) -> Path:
     """The folder that holds a backbone's config, tokenizer and weights. No code of a package is run."""
     if model.source == "local":
         return Path(str(path)).expanduser()
@@ -88,8 +88,8 @@ def find_files(model: Model, *, path: str | None, package: str | None, folder: s
     return model_snapshot(str(model.hub_id), str(model.revision))
 
 
-def own_trained(backbone: Backbone) -> None:
-    """Give the backbone tensors of its own for all that trains: those of the files belong to every backbone here."""
+def copy_trained_parameters(backbone: Backbone) -> None:
+    """Copy all parameters that train: the tensors read from the files are shared by every backbone of this process."""
     for parameter in backbone.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.clone()
@@ -104,12 +104,12 @@ def _weights_files(root: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=1)
-def _tensors(files: Stamped) -> dict[str, Tensor]:
-    """What weights files hold, read once for all cells of a process. No code in them is run."""
+def _read_weights(files: Stamped) -> dict[str, Tensor]:
+    """Name -> tensor of weights files, read once for all cells of a process. No code in them is run."""
     found: dict[str, Tensor] = {}
     for file, _, _ in files:
         if file.suffix == ".safetensors":
             found |= load_file(file)
         else:
             found |= torch.load(file, map_location="cpu", weights_only=True)
-    return {name: tensor.clone() for name, tensor in found.items()}  # off the file, which may be replaced
+    return {name: tensor.clone() for name, tensor in found.items()}  # a copy in memory: the file may be replaced

@@ -1,1 +1,1 @@
-"""What a training step costs: every method and engine, PEFT and the frozen backbone, measured side by side."""
+"""The cost of a training step: every method and engine, PEFT and the frozen backbone, timed side by side."""

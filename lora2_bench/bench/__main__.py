@@ -13,9 +13,9 @@ from typing import Any
 import torch
 import transformers
 
-from lora2_bench.bench import cases as field
+from lora2_bench.bench import cases
 from lora2_bench.bench.sizes import SIZES
-from lora2_bench.bench.timing import Spread, plain, ratio, timed
+from lora2_bench.bench.timing import Spread, ratio, time_steps, to_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.training.machine import hardware, peak_memory, versions
 from lora2_bench.training.runtime import set_up_process
@@ -31,7 +31,7 @@ def main() -> None:
     path = arguments.results / "bench" / f"{platform.node() or 'host'}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     how = {"hardware": hardware(arguments.device), "versions": versions(), "precision": arguments.precision}
-    measured = _kept(path, how)
+    measured = _earlier_sizes(path, how)
     for name in arguments.sizes:
         measured[name] = _measure(name, arguments)
         print(_table(name, measured[name]), flush=True)
@@ -41,23 +41,23 @@ def main() -> None:
     print(f"written: {path}")
 
 
-def _kept(path: Path, how: dict[str, Any]) -> dict[str, Any]:
-    """Sizes that an earlier run wrote to `path`. One that was made in another way is kept beside it, by its time."""
+def _earlier_sizes(path: Path, how: dict[str, Any]) -> dict[str, Any]:
+    """Sizes that an earlier run wrote to `path`. A file of another set-up is renamed after its time, not replaced."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["schema"] == SCHEMA and {name: found[name] for name in how} == how:
             return dict(found["sizes"])
         path.replace(path.with_stem(f"{path.stem}-{found['finished'].replace(':', '')}"))
     except (OSError, ValueError, LookupError, TypeError):
-        pass  # none, or not one of ours
+        pass  # no file, or another program's
     return {}
 
 
 def _measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     size = SIZES[name]
-    made, weights = field.contenders(size, arguments.layers, arguments.only, arguments.device, arguments.precision)
-    seconds = timed(made, arguments.rounds, arguments.warm_up, arguments.device)
-    pairs = [(one, other) for one, other in field.PAIRS if one in seconds and other in seconds]
+    made, weights = cases.make_cases(size, arguments.layers, arguments.only, arguments.device, arguments.precision)
+    seconds = time_steps(made, arguments.rounds, arguments.warm_up, arguments.device)
+    pairs = [(one, other) for one, other in cases.PAIRS if one in seconds and other in seconds]
     return {
         "weights": weights,
         "layers": arguments.layers,
@@ -67,12 +67,12 @@ def _measure(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "steps": {
             one.name: {
                 "parameters": one.parameters,
-                "seconds": plain(Spread.of(seconds[one.name])),
-                "ratio": plain(ratio(seconds, one.name, field.BOUND)),
+                "seconds": to_json(Spread.of(seconds[one.name])),
+                "ratio": to_json(ratio(seconds, one.name, cases.BASELINE)),
             }
             for one in made
         },
-        "pairs": [{"one": one, "other": other, "ratio": plain(ratio(seconds, one, other))} for one, other in pairs],
+        "pairs": [{"one": one, "other": other, "ratio": to_json(ratio(seconds, one, other))} for one, other in pairs],
     }
 
 
@@ -84,9 +84,9 @@ def _table(name: str, found: dict[str, Any]) -> str:
     layers = f", {found['layers']} layers" if found["layers"] else ""
     lines = [f"{name}{layers}: batch {found['rows']} × {found['length']}, {found['rounds']} rounds, median (quartiles)"]
     lines.append(f"{'':24}{'ms per step':>28}{'of the frozen backbone':>26}{'parameters':>14}")
-    for contender, row in found["steps"].items():
+    for case, row in found["steps"].items():
         ms, share = of(row["seconds"], 1000), of(row["ratio"])
-        lines.append(f"{contender:24}{ms:>28}{share:>26}{row['parameters']:>14,}")
+        lines.append(f"{case:24}{ms:>28}{share:>26}{row['parameters']:>14,}")
     lines += [f"{pair['one']} / {pair['other']}:{of(pair['ratio'])}" for pair in found["pairs"]]
     return "\n".join(lines) + "\n"
 
@@ -101,7 +101,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, help="layers of each encoder (default: all)")
     parser.add_argument("--rounds", type=int, default=15, help="steps of each that count (default: 15)")
     parser.add_argument("--warm-up", type=int, default=3, help="steps of each before them (default: 3)")
-    parser.add_argument("--only", default="", help="some contenders, by parts of their names, with commas")
+    parser.add_argument("--only", default="", help="some cases, by parts of their names, with commas")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: by autocast")
@@ -109,25 +109,25 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     for name in ("layers", "rounds", "threads"):
         if (value := getattr(arguments, name)) is not None and value < 1:
-            _refuse(f"--{name} {value} is not possible: give at least 1")
+            _exit_with_error(f"--{name} {value} is not possible: give at least 1")
     if arguments.warm_up < 0:
-        _refuse(f"--warm-up {arguments.warm_up} is not possible: give at least 0")
+        _exit_with_error(f"--warm-up {arguments.warm_up} is not possible: give at least 0")
     arguments.sizes = arguments.sizes.split(",")
     if unknown := [name for name in arguments.sizes if name not in SIZES]:
-        _refuse(f"--sizes {unknown[0]} is unknown: give some of {', '.join(SIZES)}")
+        _exit_with_error(f"--sizes {unknown[0]} is unknown: give some of {', '.join(SIZES)}")
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        _refuse("--device cuda: torch finds no GPU here: give cpu, or auto")
+        _exit_with_error("--device cuda: torch finds no GPU here: give cpu, or auto")
     if arguments.device == "auto":
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     parts = [part for part in arguments.only.split(",") if part]
-    chosen = [name for name in field.names() if not parts or any(part in name for part in parts)]
+    chosen = [name for name in cases.names() if not parts or any(part in name for part in parts)]
     if not chosen:
-        _refuse(f"--only {arguments.only} is in no name: give parts of {', '.join(field.names())}")
-    arguments.only = [field.BOUND, *(name for name in chosen if name != field.BOUND)]
+        _exit_with_error(f"--only {arguments.only} is in no name: give parts of {', '.join(cases.names())}")
+    arguments.only = [cases.BASELINE, *(name for name in chosen if name != cases.BASELINE)]
     return arguments
 
 
-def _refuse(line: str) -> None:
+def _exit_with_error(line: str) -> None:
     print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 

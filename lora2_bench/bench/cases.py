@@ -1,4 +1,4 @@
-"""What is timed: one training step of each method and engine, of PEFT's, and of the frozen backbone."""
+"""The timed cases: one training step of each method and engine, of PEFT's, and of the frozen backbone."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lora2_bench.backbones.backbone import Backbone, random_backbone
-from lora2_bench.bench.references import Dense, Frozen
+from lora2_bench.bench.references import DenseLoRA2, HeadOnly
 from lora2_bench.bench.sizes import Size
 from lora2_bench.config.compose import plan_of
+from lora2_bench.experiment.cell import Train
 from lora2_bench.methods.base import Method, load_method
-from lora2_bench.training.evaluation import loss_of
+from lora2_bench.training.device import make_accelerator
+from lora2_bench.training.step import TrainingStep
 
-BOUND = "frozen backbone"
-STEPS = 100_000  # of the made run: the budget falls, and is chosen anew after every step
+BASELINE = "frozen backbone"
+STEPS = 100_000  # of the run: the rank budget falls, and ranks are allocated after every step
 _LR = 1e-4
 _CLIP = 1.0
 _BUDGET = ("method.budget.t_init=0", "method.budget.t_final=0", "method.budget.delta_t=1")
@@ -27,22 +30,22 @@ Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Contender:
+class Case:
     """One line of the table.
 
     Attributes:
         name: of the line.
         step: takes one training step; its argument counts them from 1.
-        parameters: that train, the head's left out.
+        parameters: number of trained parameters outside the head.
     """
 
     name: str
-    step: Callable[[int], None]
+    step: Callable[[int], object]
     parameters: int
 
 
-_OURS = ("lora r=1", "lora r=8", "adalora r=8", "sora r=8", "lora2 k=1", "lora2 k=8")
-_PEFTS = ("peft lora r=1", "peft lora r=8", "peft adalora r=8")
+_OWN = ("lora r=1", "lora r=8", "adalora r=8", "sora r=8", "lora2 k=1", "lora2 k=8")
+_PEFT = ("peft lora r=1", "peft lora r=8", "peft adalora r=8")
 PAIRS = (
     ("lora2 k=1", "peft adalora r=8"),
     ("lora2 k=1", "peft lora r=1"),
@@ -51,38 +54,39 @@ PAIRS = (
     ("adalora r=8", "peft adalora r=8"),
     ("lora2 k=1", "adalora r=8"),
     ("lora2 k=8", "adalora r=8"),
-    *((name, f"{name} plain") for name in _OURS),
+    *((name, f"{name} plain") for name in _OWN),
 )
-"""Whose ratios are printed beside those to the frozen backbone."""
+"""Pairs of cases whose ratio is printed beside the ratios to the frozen backbone."""
 
 
 def names() -> list[str]:
-    """Every contender, the frozen backbone first."""
-    return [BOUND, *_OURS, *(f"{name} plain" for name in _OURS), "lora2 k=1 dense", *_PEFTS]
+    """Every case, the frozen backbone first."""
+    return [BASELINE, *_OWN, *(f"{name} plain" for name in _OWN), "lora2 k=1 dense", *_PEFT]
 
 
-def contenders(
+def make_cases(
     size: Size, layers: int | None, chosen: Iterable[str], device: str, precision: str
-) -> tuple[list[Contender], int]:
-    """The chosen ones over one encoder, whose frozen weights they share; and the encoder's parameters.
+) -> tuple[list[Case], int]:
+    """The chosen cases, which share the frozen weights of one encoder; and its number of parameters.
 
-    A name is that of `names()`, or another size of one: `lora2 k=4`, `peft lora r=2`.
+    A name is one of `names()`, or one with another size, such as `lora2 k=4` or `peft lora r=2`.
     """
     torch.manual_seed(0)
     base = random_backbone(size.config(layers))
     base.model.to(device)
     batch = _batch(size, base.model.config.vocab_size, device)
+    settings, accelerator = _settings(size, precision), make_accelerator(precision, device)
     made = []
     for name in chosen:
-        twin = _twin(base)
+        backbone = _with_own_head(base)
         if name.startswith("peft "):
-            made.append(_peft(name, twin, batch, precision))
+            made.append(_peft_case(name, backbone, batch, precision))
         else:
-            made.append(_ours(name, _method(name, twin), batch, precision))
+            made.append(_method_case(name, _method(name, backbone), batch, settings, accelerator))
     return made, sum(parameter.numel() for parameter in base.model.parameters())
 
 
-def _number(size: str) -> int:
+def _rank_of(size: str) -> int:
     """8 of `r=8`."""
     return int(size.partition("=")[2])
 
@@ -94,7 +98,7 @@ def _batch(size: Size, words: int, device: str) -> Batch:
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def _twin(base: Backbone) -> Backbone:
+def _with_own_head(base: Backbone) -> Backbone:
     """A backbone with a head of its own and the same tensors in its encoder."""
     head = set(base.head_parameters())
     shared = {id(p): p for name, p in base.model.named_parameters() if name not in head}
@@ -103,44 +107,53 @@ def _twin(base: Backbone) -> Backbone:
 
 def _method(name: str, backbone: Backbone) -> Method:
     method: Method
-    if name == BOUND:
-        method = Frozen(None, STEPS)
+    if name == BASELINE:
+        method = HeadOnly(None, STEPS)
     else:
         key, size, *form = name.split()
         budget = _BUDGET if key in ("adalora", "lora2") else ()
-        plan = plan_of(["model=minilm", f"method={key}", f"kr={_number(size)}", *budget])
-        kind = Dense if form == ["dense"] else load_method(plan.implementation)
+        plan = plan_of(["model=minilm", f"method={key}", f"kr={_rank_of(size)}", *budget])
+        kind = DenseLoRA2 if form == ["dense"] else load_method(plan.implementation)
         method = kind(kind.parse(plan.cell.method), STEPS, "plain" if form else "fast")
     method.inject(backbone, torch.Generator().manual_seed(0))
     return method
 
 
-def _ours(name: str, method: Method, batch: Batch, precision: str) -> Contender:
-    model = method.backbone.model.train()
-    optimizer = AdamW(method.optimizer_groups(0.0), lr=_LR)
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _settings(size: Size, precision: str) -> Train:
+    """Training settings of the timed steps."""
+    return Train(
+        epochs=1,
+        max_steps=STEPS,
+        batch_size=size.rows,
+        accumulate=1,
+        lr=_LR,
+        weight_decay=0.0,
+        schedule="linear",
+        warmup=0.0,
+        max_grad_norm=_CLIP,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_eps=1e-8,
+        max_length=size.length,
+        cls_dropout=None,
+        eval_steps=None,
+        precision=precision,
+    )
 
-    def step(number: int) -> None:
-        with _autocast(batch, precision):
-            logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        loss = loss_of(logits, batch["labels"])
-        penalty = method.penalty()
-        torch.autograd.backward(loss if penalty is None else loss + penalty)
-        nn.utils.clip_grad_norm_(trained, _CLIP)
-        method.after_backward(number)
-        optimizer.step()
-        method.after_step(number)
-        method.clear_gradients(optimizer)
 
-    return Contender(name, step, 0 if name == BOUND else method.parameters()["adapter"])
+def _method_case(name: str, method: Method, batch: Batch, settings: Train, accelerator: Accelerator) -> Case:
+    """A method of this package, in the step that the training loop takes."""
+    training_step = TrainingStep(method, settings, STEPS, accelerator)
+    parameters = 0 if name == BASELINE else method.parameters()["adapter"]
+    return Case(name, lambda number: training_step(batch, number), parameters)
 
 
-def _peft(name: str, backbone: Backbone, batch: Batch, precision: str) -> Contender:
+def _peft_case(name: str, backbone: Backbone, batch: Batch, precision: str) -> Case:
     """PEFT's own tuner on the same maps, used as its documentation says."""
     from peft import AdaLoraConfig, LoraConfig, get_peft_model
 
     _, kind, size = name.split()
-    rank, targets = _number(size), list(backbone.linear_maps().values())
+    rank, targets = _rank_of(size), list(backbone.linear_maps().values())
     common = {"lora_alpha": 16, "lora_dropout": 0.0, "target_modules": targets}
     if kind == "adalora":
         schedule = {"tinit": 0, "tfinal": 0, "deltaT": 1, "total_step": STEPS, "orth_reg_weight": 0.1}
@@ -164,7 +177,7 @@ def _peft(name: str, backbone: Backbone, batch: Batch, precision: str) -> Conten
             model.base_model.update_and_allocate(number)
         optimizer.zero_grad()
 
-    return Contender(name, step, count)
+    return Case(name, step, count)
 
 
 def _autocast(batch: Batch, precision: str) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""Methods that exist to be timed against: the frozen backbone, and LoRA² with its full-size product."""
+"""Methods for comparison in the benchmark: the frozen backbone, and LoRA² with its full-size product."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.lora2 import LoRA2, LoRA2Linear
 
 
-class Frozen(Method):
+class HeadOnly(Method):
     """The head alone trains, and the gradient flows through the whole encoder, as for any adapter in it."""
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
-        """Let the gradient flow to the embeddings' output."""
+        """Freeze all but the head, and let the embeddings' output require a gradient."""
         self.backbone = backbone
         freeze_but_head(backbone)
 
@@ -26,7 +26,7 @@ class Frozen(Method):
         backbone.model.base_model.embeddings.register_forward_hook(flow)
 
 
-class DenseLinear(LoRA2Linear):
+class DenseLoRA2Linear(LoRA2Linear):
     """h = x W0ᵀ + b + x (P diag(E) Q) · alpha / r, with the d_in×d_out product in brackets built in every pass."""
 
     def delta(self, x: Tensor) -> Tensor:
@@ -35,9 +35,9 @@ class DenseLinear(LoRA2Linear):
         return x @ (P @ torch.diag(self.E) @ Q) * (self.scale * r) / r
 
 
-class Dense(LoRA2):
+class DenseLoRA2(LoRA2):
     """LoRA² as the authors' released code multiplies it (github.com/Godz-z/LoRA-2, loralib/LoRA2.py)."""
 
-    def adapt(self, base: nn.Linear, generator: torch.Generator) -> DenseLinear:
+    def adapt(self, base: nn.Linear, generator: torch.Generator) -> DenseLoRA2Linear:
         """A dense layer over `base`."""
-        return DenseLinear(base, self.options, generator)
+        return DenseLoRA2Linear(base, self.options, generator)

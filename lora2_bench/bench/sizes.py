@@ -1,4 +1,4 @@
-"""Encoders of the real sizes with random weights: what a step costs does not depend on what they have learnt."""
+"""Encoders of the real sizes with random weights: the cost of a step does not depend on their values."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Interleaved, paired timing: every contender once in every round, in an order drawn anew.
+"""Interleaved, paired timing: every round times each case once, in random order.
 
-So a slow minute of the machine is shared by all, and ratios are taken within a round.
+So a slow phase of the machine affects all cases alike, and ratios are computed within a round.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from lora2_bench.bench.cases import Contender
+from lora2_bench.bench.cases import Case
 
 
 @dataclass(frozen=True)
@@ -36,23 +36,23 @@ class Spread:
         return f"{self.median:.3f} ({self.low:.3f}–{self.high:.3f})"
 
 
-def timed(contenders: Sequence[Contender], rounds: int, warm_up: int, device: str) -> dict[str, list[float]]:
-    """Name -> seconds of its step in each round, after `warm_up` steps of each that are not counted."""
-    seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+def time_steps(cases: Sequence[Case], rounds: int, warm_up: int, device: str) -> dict[str, list[float]]:
+    """Name -> seconds of its step in each round, after `warm_up` steps of each that do not count."""
+    seconds: dict[str, list[float]] = {case.name: [] for case in cases}
     order = random.Random(0)
     for number in tqdm(range(1, warm_up + rounds + 1), desc="rounds", unit="round"):
-        for contender in order.sample(list(contenders), len(contenders)):
+        for case in order.sample(list(cases), len(cases)):
             clock = _seconds(device)
             next(clock)
-            contender.step(number)
+            case.step(number)
             spent = next(clock)
             if number > warm_up:
-                seconds[contender.name].append(spent)
+                seconds[case.name].append(spent)
     return seconds
 
 
 def _seconds(device: str) -> Iterator[float]:
-    """Starts at the first `next`, gives the seconds since then at the second; of a GPU by its own events."""
+    """A stopwatch: the first `next` starts it, the second gives the seconds; on a GPU, by CUDA events."""
     if device == "cuda":
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
@@ -62,9 +62,9 @@ def _seconds(device: str) -> Iterator[float]:
         torch.cuda.synchronize()
         yield begin.elapsed_time(end) / 1000
         return
-    begun = time.perf_counter()
+    start = time.perf_counter()
     yield 0.0
-    yield time.perf_counter() - begun
+    yield time.perf_counter() - start
 
 
 def ratio(seconds: dict[str, list[float]], one: str, other: str) -> Spread:
@@ -72,6 +72,6 @@ def ratio(seconds: dict[str, list[float]], one: str, other: str) -> Spread:
     return Spread.of([ours / theirs for ours, theirs in zip(seconds[one], seconds[other], strict=True)])
 
 
-def plain(spread: Spread) -> dict[str, Any]:
-    """As JSON has it."""
+def to_json(spread: Spread) -> dict[str, Any]:
+    """The spread as plain data for JSON."""
     return {"median": spread.median, "quartiles": [spread.low, spread.high]}

@@ -19,7 +19,7 @@ from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
-from lora2_bench.experiment.plan import Cadence, Place, Plan
+from lora2_bench.experiment.plan import CheckpointSchedule, Place, Plan
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF
 from lora2_bench.tasks.spec import task_spec
@@ -88,7 +88,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
         model_package=package,
         model_folder=folder,
         tracker=values["tracker"],
-        checkpoint=section(Cadence, values["checkpoint"], "checkpoint"),
+        checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
     )
     return Plan(cell, implementation, place, _cuts(values), overrides, values)
 

@@ -12,8 +12,8 @@ from lora2_bench.experiment.checks import require, require_choice, require_int, 
 
 
 @dataclass(frozen=True)
-class Cadence:
-    """When to write a checkpoint: every `steps` optimiser steps and every `minutes`; None = never by that measure."""
+class CheckpointSchedule:
+    """A checkpoint is due every `steps` optimiser steps and every `minutes` minutes; None = never by that measure."""
 
     steps: int | None
     minutes: float | None
@@ -40,7 +40,7 @@ class Place:
         model_path: folder of a `local` backbone.
         model_package, model_folder: Python package and folder in it that hold a `package` backbone.
         tracker: the tracker's settings.
-        checkpoint: how often a running cell is kept.
+        checkpoint: when a running cell writes one.
     """
 
     results: Path
@@ -54,7 +54,7 @@ class Place:
     model_package: str | None = None
     model_folder: str | None = None
     tracker: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
-    checkpoint: Cadence = Cadence(None, 2.0)
+    checkpoint: CheckpointSchedule = CheckpointSchedule(None, 2.0)
 
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))

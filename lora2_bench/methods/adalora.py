@@ -18,7 +18,7 @@ from lora2_bench.methods.lowrank.schedule import BudgetOptions
 
 @dataclass(frozen=True)
 class AdaLoRAOptions(LoRAOptions):
-    """`r` is the rank that every map starts with; the addition is scaled by alpha / r throughout."""
+    """`r` is every map's initial rank; the low-rank update is scaled by alpha / r throughout."""
 
     init_std: float
     reg: RegOptions
@@ -55,7 +55,7 @@ class AdaLoRA(GatedMethod[AdaLoRALinear], BudgetedMethod[AdaLoRALinear]):
         return RankedStacks(self.stacks["gate"][0], parts)
 
     def deviations(self) -> list[Tensor]:
-        """Both factors' Gram matrices (r×r) less the identity (eq. 4)."""
+        """Both factors' Gram matrices (r×r) minus the identity (eq. 4)."""
         rows = [A @ A.mT for A in (stack.tensor() for stack in self.stacks["A"])]
         columns = [B.mT @ B for B in (stack.tensor() for stack in self.stacks["B"])]
         return [deviation(gram) for gram in (*columns, *rows)]

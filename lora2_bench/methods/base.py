@@ -1,4 +1,4 @@
-"""The method protocol: what the training loop may ask of a method, and nothing it knows by name."""
+"""The method protocol: all that the training loop calls of a method."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Method(ABC):
 
     Options: ClassVar[type[Any]]
     keeps_weights: ClassVar[bool] = True
-    """Whether what trains is small enough to be kept beside the record, where `init_from` finds it."""
+    """Whether the trained weights are small enough to be stored beside the record, where `init_from` reads them."""
 
     def __init__(self, options: Any, total_steps: int, engine: str = "fast") -> None:
         self.options = options
@@ -47,7 +47,7 @@ class Method(ABC):
         """Make the backbone trainable in this method's way; new weights are drawn from `generator` (on the CPU)."""
 
     def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW's groups: everything that trains; biases and norms are not decayed."""
+        """AdamW's groups of all trained parameters; biases and norms are not decayed."""
         decayed: list[nn.Parameter] = []
         plain: list[nn.Parameter] = []
         for name, parameter in self.trainable().items():
@@ -57,15 +57,15 @@ class Method(ABC):
         return [group for group in groups if group["params"]]
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """What the optimiser is given; asked for once, when the model is on its device."""
+        """The groups that the optimiser gets; called once, when the model is on its device."""
         return self.param_groups(weight_decay)
 
-    def clear_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called after each step."""
+    def zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clear the gradients, after each step."""
         optimizer.zero_grad()
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter of all that trains, head included."""
+        """Name -> parameter of all trained parameters, head included."""
         return {name: p for name, p in self.backbone.model.named_parameters() if p.requires_grad}
 
     def penalty(self) -> Tensor | None:
@@ -73,16 +73,16 @@ class Method(ABC):
         return None
 
     def after_backward(self, step: int) -> None:
-        """Called when the step's gradients are complete and clipped, before the optimiser moves."""
+        """Called when the step's gradients are complete and clipped, before the optimiser's step."""
 
     def after_step(self, step: int) -> None:
-        """Called after the optimiser moved, while the step's gradients still stand."""
+        """Called after the optimiser's step, before its gradients are cleared."""
 
     def finish(self) -> None:
-        """Called when training is over. Raises ValueError with the reason where the method's promise is not kept."""
+        """Called when training is over. Raises ValueError where the method has not done what it guarantees."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside weights and optimiser (tensors and plain data)."""
+        """State for a checkpoint beside weights and optimiser, as tensors and plain data."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -99,7 +99,7 @@ class Method(ABC):
         }
 
     def summary(self) -> dict[str, Any]:
-        """What the record keeps of the trained method beside its counts (kept ranks, say)."""
+        """Facts of the trained method for the record, beside its counts (kept ranks, for example)."""
         return {}
 
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]] | None:
@@ -122,12 +122,12 @@ def load_method(implementation: str) -> type[Method]:
 
 
 def without_name(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell's `method` mapping, less the name that every method has."""
+    """A cell's `method` mapping without its name."""
     return {key: value for key, value in values.items() if key != "name"}
 
 
 def freeze_but_head(backbone: Backbone) -> None:
-    """Stop all gradients but the head's."""
+    """Freeze all parameters but the head's."""
     backbone.model.requires_grad_(False)
     for parameter in backbone.head_parameters().values():
         parameter.requires_grad_(True)

@@ -22,7 +22,7 @@ class BitFit(Method):
     Options = BitFitOptions
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
-        """Let the gradients of biases and head flow."""
+        """Unfreeze the encoder's biases and the head."""
         self.backbone = backbone
         freeze_but_head(backbone)
         head = set(backbone.head_parameters())

@@ -22,6 +22,6 @@ class Full(Method):
     keeps_weights = False
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
-        """Let every gradient flow."""
+        """Unfreeze every parameter."""
         self.backbone = backbone
         backbone.model.requires_grad_(True)

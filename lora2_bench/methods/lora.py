@@ -15,7 +15,7 @@ from lora2_bench.methods.lowrank.method import AdapterMethod, check_adapter_opti
 
 @dataclass(frozen=True)
 class LoRAOptions:
-    """`r` is the rank; the addition is scaled by alpha / r."""
+    """`r` is the rank; the low-rank update is scaled by alpha / r."""
 
     r: int
     alpha: float

@@ -18,14 +18,14 @@ from lora2_bench.methods.lowrank.budgeted import BudgetedMethod, RegOptions, dev
 from lora2_bench.methods.lowrank.layers import RankedLinear, normal
 from lora2_bench.methods.lowrank.method import check_adapter_options
 from lora2_bench.methods.lowrank.schedule import BudgetOptions
-from lora2_bench.methods.lowrank.stack import by_layer
+from lora2_bench.methods.lowrank.stack import map_layers
 
 TERMS = ("uv", "UV", "PQ")
 
 
 @dataclass(frozen=True)
 class LoRA2RegOptions(RegOptions):
-    """`on` says which terms are taken: `uv` (A and B), `UV` (C and D), `PQ` (P and Q); none switches it off."""
+    """`on` lists the terms: `uv` (A and B), `UV` (C and D), `PQ` (P and Q); none switches it off."""
 
     on: list[str]
 
@@ -42,7 +42,7 @@ class LoRA2RegOptions(RegOptions):
 
 @dataclass(frozen=True)
 class LoRA2Options:
-    """`k` is the outer and `r` the inner rank; the addition is scaled by alpha / r."""
+    """`k` is the outer and `r` the inner rank; the low-rank update is scaled by alpha / r."""
 
     k: int
     r: int
@@ -97,7 +97,7 @@ class LoRA2Linear(RankedLinear):
         return self.A.detach(), (self.D @ self.middle().T).detach()
 
     def active_parameters(self, kept: int) -> int:
-        """Parameters in use with `kept` ranks: each has one E, a row of B and a column of C; A and D serve them all."""
+        """Parameters in use with `kept` ranks: each has one E, a row of B and a column of C; all share A and D."""
         outer = self.A.numel() + self.D.numel()
         return kept * (1 + 2 * len(self.A)) + (outer if kept else 0)
 
@@ -118,7 +118,7 @@ class LoRA2(BudgetedMethod[LoRA2Linear]):
         return scale * (B.tensor().mT * E.tensor()[:, None]) @ C.tensor().mT
 
     def ranked(self) -> RankedStacks:
-        """E as the gate; a rank's own parts are a row of B and a column of C; A and D serve all ranks (eq. 8 and 9)."""
+        """E is the gate; a row of B and a column of C belong to one rank; all ranks share A and D (eq. 8 and 9)."""
         shared = [*self.stacks["A"], *self.stacks["D"]] if self.options.score == "full" else []
         return RankedStacks(self.stacks["E"][0], [(self.stacks["B"][0], 0), (self.stacks["C"][0], 1)], shared)
 
@@ -128,8 +128,8 @@ class LoRA2(BudgetedMethod[LoRA2Linear]):
         if not terms:
             return []
         B, C = self.stacks["B"][0].tensor(), self.stacks["C"][0].tensor()
-        outer_in = by_layer(self.stacks["A"], lambda A: A @ A.mT)
-        outer_out = by_layer(self.stacks["D"], lambda D: D.mT @ D)
+        outer_in = map_layers(self.stacks["A"], lambda A: A @ A.mT)
+        outer_out = map_layers(self.stacks["D"], lambda D: D.mT @ D)
         grams: list[Tensor] = []
         if "uv" in terms:
             grams += [outer_in, B.mT @ B]
@@ -140,6 +140,6 @@ class LoRA2(BudgetedMethod[LoRA2Linear]):
         return [deviation(gram) for gram in grams]
 
     def summary(self) -> dict[str, Any]:
-        """Ranks kept per layer and map; with score=full also how far eq. 9 agrees with eq. 8 at every choice."""
+        """Ranks kept per layer and map; with score=full also how far eq. 9 agrees with eq. 8 at every allocation."""
         agreement = {"score_agreement": self.budget.agreement} if self.options.score == "full" else {}
         return {**super().summary(), **agreement}

@@ -37,7 +37,7 @@ class ScheduleOptions:
 
 @dataclass(frozen=True)
 class SoRAOptions(LoRAOptions):
-    """`r` is the rank that every map starts with; the addition is scaled by alpha / r throughout.
+    """`r` is every map's initial rank; the low-rank update is scaled by alpha / r throughout.
 
     Attributes:
         xi: threshold of the proximal step, taken after every optimiser step.

@@ -20,7 +20,7 @@ _PREFIX = "base_model.model."
 def export_adapter(folder: Path, method: Method) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors` for a method with LoRA factors.
 
-    Scales are inside lora_B, so lora_alpha equals r, module by module. Modules without any rank are left out. The base
+    lora_B includes the scale, so lora_alpha equals r, module by module. Modules without any rank are left out. The base
     model is named by its origin on the hub, never by a path.
     """
     backbone, factors = method.backbone, method.lora_factors()
@@ -67,6 +67,6 @@ def _sort_lists(path: Path) -> None:
 
 
 def _one_zero_rank(factors: Factors) -> Factors:
-    """The first module with a rank of zeros: PEFT wants at least one module, also where every rank was cut."""
+    """The first module with one rank of zeros, for PEFT needs at least one module, even where every rank is pruned."""
     name, (lora_a, lora_b) = next(iter(factors.items()))
     return {name: (lora_a.new_zeros(1, lora_a.shape[1]), lora_b.new_zeros(lora_b.shape[0], 1))}

@@ -1,4 +1,4 @@
-"""What a record says: rows, backbone, results, predictions, times and hardware."""
+"""The parts of a record: rows, backbone, results, predictions, times and hardware."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 
 from torch import Tensor
 
+from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method
+from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.records.scrub import scrubbed
 from lora2_bench.runner.rows import Rows
 from lora2_bench.tasks.data import Split, TaskData
@@ -83,3 +85,24 @@ def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, devic
         "command": scrubbed(plan.command),
         "config": scrubbed(plan.config),
     }
+
+
+def record_of(
+    plan: Plan,
+    facts: dict[str, Any],
+    times: dict[str, Any],
+    checkpoints: Checkpoints,
+    device: str,
+    failure: CellFailed | None,
+) -> Record:
+    """The record of a run that has ended: finished, or failed with its step and cause."""
+    return Record(
+        id=plan.cell.id,
+        status=DONE if failure is None else FAILED,
+        cell=plan.cell.to_dict(),
+        label=plan.cell.method_label,
+        cut=list(plan.cut),
+        result=facts,
+        run=run_facts(plan, times, checkpoints, device),
+        error=None if failure is None else {"step": failure.step, "cause": failure.cause},
+    )

@@ -1,4 +1,4 @@
-"""A cell's rows: what trains, what chooses the checkpoint, and what is scored in the end."""
+"""A cell's rows: to train on, to select the checkpoint on, and to score in the end."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from lora2_bench.tasks.sources import load_task
 
 @dataclass(frozen=True)
 class Rows:
-    """A cell's rows: those that train, those that choose the checkpoint, and those that are scored in the end.
+    """A cell's rows: to train on, to select the checkpoint on, and to score in the end.
 
-    Under `paper` the last two are the same dev splits. Under `clean` the checkpoint is chosen on rows held out of
-    train, and dev is not looked at before.
+    Under `paper` the last two are the same dev splits. Under `clean` the checkpoint is selected on rows held out of
+    train, and dev is scored only after that.
     """
 
     train: Split
-    choose: dict[str, Split]
+    selection: dict[str, Split]
     dev: dict[str, Split]
 
     def counts(self) -> dict[str, int]:
         """Rows per split."""
-        return {"train": len(self.train), **{name: len(split) for name, split in (self.choose | self.dev).items()}}
+        return {"train": len(self.train), **{name: len(split) for name, split in (self.selection | self.dev).items()}}
 
 
 def held_out_rows(cell: Cell, rows: int) -> int:
-    """Rows of train that choose the checkpoint under `protocol=clean`; 0 under `paper`. Raises UserError for none."""
+    """Rows of train that select the checkpoint under `protocol=clean`; 0 under `paper`. Raises UserError for none."""
     count = round(cell.protocol.held_out * rows)
     if cell.protocol.name == "clean" and not 0 < count < rows:
         raise UserError(

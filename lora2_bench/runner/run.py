@@ -13,7 +13,7 @@ from lora2_bench.records.lock import owned
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
 from lora2_bench.runner.preflight import check_origin, check_same_rows
-from lora2_bench.training.ranks import Crew
+from lora2_bench.training.ranks import Ranks
 
 
 def run(plan: Plan) -> Record:
@@ -22,11 +22,11 @@ def run(plan: Plan) -> Record:
     Raises UserError for bad input, before training; CellFailed when training ended early (its record is stored).
     """
     store = Store(plan.place.results)
-    crew = join(plan)
-    with ExitStack() as held:
+    ranks = join_process_group(plan)
+    with ExitStack() as locks:
 
-        def begin() -> Record | None:
-            if (record := finished(plan, store)) is not None:
+        def look_up_and_lock() -> Record | None:
+            if (record := finished_record(plan, store)) is not None:
                 return record
             check_origin(plan.cell, store)
             store.check_writable()
@@ -34,12 +34,12 @@ def run(plan: Plan) -> Record:
             from lora2_bench.runner.setup import check_fit
 
             check_fit(plan)
-            held.enter_context(owned(store.running(plan.cell.id), f"cell {plan.cell.id}"))
+            locks.enter_context(owned(store.running(plan.cell.id), f"cell {plan.cell.id}"))
             store.tidy(plan.cell.id)
-            return finished(plan, store)  # another process may have finished it meanwhile
+            return finished_record(plan, store)  # another process may have finished it meanwhile
 
-        record = crew.by_main(begin) or _train(plan, store, crew)
-    if crew.is_main:
+        record = ranks.on_main(look_up_and_lock) or _train(plan, store, ranks)
+    if ranks.is_main:
         print(result_line(record, str(store.path(plan.cell.id))))
     if record.error is not None:
         raise CellFailed(record.error["step"], record.error["cause"])
@@ -47,12 +47,12 @@ def run(plan: Plan) -> Record:
 
 
 def import_trainer() -> None:
-    """Import what trains: torch and its kin take seconds, and a finished cell is printed without them.
+    """Import the training code: torch and transformers take seconds, and a finished cell is printed without them.
 
-    The import runs with no collection that looks through it all for garbage, then or later.
+    The garbage collector is off meanwhile, and never looks through the imported objects afterwards.
     """
     if "lora2_bench.runner.train_cell" in sys.modules:
-        return  # frozen garbage of an earlier cell would stay for ever
+        return  # freezing again would keep an earlier cell's objects for ever
     gc.disable()
     try:
         import lora2_bench.runner.train_cell  # noqa: F401 (its import is all that is wanted)
@@ -61,25 +61,25 @@ def import_trainer() -> None:
         gc.enable()
 
 
-def _train(plan: Plan, store: Store, crew: Crew) -> Record:
+def _train(plan: Plan, store: Store, ranks: Ranks) -> Record:
     import_trainer()
     from lora2_bench.runner.train_cell import run_cell
 
-    return run_cell(plan, store, crew)
+    return run_cell(plan, store, ranks)
 
 
-def join(plan: Plan) -> Crew:
-    """The processes that `accelerate launch` started, as this one sees them; alone without it."""
+def join_process_group(plan: Plan) -> Ranks:
+    """Rank and world size under `accelerate launch`; a single process without it."""
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        return Crew()
+        return Ranks()
     from lora2_bench.training.device import make_accelerator, pick_device
 
     accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.place))
-    return Crew(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
+    return Ranks(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
 
 
-def finished(plan: Plan, store: Store) -> Record | None:
-    """The stored record of the plan's cell where it is done and not to be trained anew."""
+def finished_record(plan: Plan, store: Store) -> Record | None:
+    """The stored record of the plan's cell where it is done and `rerun` is off."""
     known = None if plan.place.rerun else store.read(plan.cell.id)
     if known is None or not known.is_done:
         return None

@@ -1,4 +1,4 @@
-"""What training needs: rows, backbone and method, loaded and joined."""
+"""Set-up of a cell: its rows, backbone, injected method and accelerator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from lora2_bench.backbones.load import load_backbone, own_trained
+from lora2_bench.backbones.load import copy_trained_parameters, load_backbone
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.checks import in_steps
@@ -29,13 +29,13 @@ from lora2_bench.training.runtime import set_up_process
 
 @dataclass(frozen=True)
 class Setup:
-    """What training needs: the task's rows, tokenised too, the injected method, and the device's accelerator."""
+    """What training needs: the task's rows, raw and tokenised, the injected method, and the accelerator."""
 
     data: TaskData
     rows: Rows
     method: Method
     train: Encoded
-    choose: dict[str, Encoded]
+    selection: dict[str, Encoded]
     dev: dict[str, Encoded]
     accelerator: Accelerator
 
@@ -43,7 +43,7 @@ class Setup:
 def check_fit(plan: Plan) -> None:
     """Raise UserError where the method's options are impossible, or do not fit the steps that the row counts give.
 
-    Nothing is loaded: the task's official row counts stand for the files'. The loaded rows are checked again.
+    Nothing is loaded: the task's official row counts are assumed. The loaded rows are checked again.
     """
     cell = plan.cell
     rows = TRAIN_ROWS if cell.data.source == "mini" else cell.spec.rows["train"]
@@ -67,8 +67,8 @@ def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
     cell, place = plan.cell, plan.place
     set_up_process(place.threads)
-    with ThreadPoolExecutor(1) as aside:  # it draws nothing from torch's generator
-        loading = aside.submit(load_rows, plan)
+    with ThreadPoolExecutor(1) as executor:  # loading rows draws nothing from torch's generator
+        loading = executor.submit(load_rows, plan)
         torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
         backbone = load_backbone(
             cell.model,
@@ -87,19 +87,19 @@ def set_up(plan: Plan) -> Setup:
     assert backbone.tokenizer is not None
     encode = encoder(backbone.tokenizer, backbone.tokenizer_sha256, cell.spec, cell.train.max_length)
     dev = {name: encode(split) for name, split in rows.dev.items()}
-    choose = dev if rows.choose is rows.dev else {name: encode(split) for name, split in rows.choose.items()}
+    selection = dev if rows.selection is rows.dev else {name: encode(split) for name, split in rows.selection.items()}
     accelerator = make_accelerator(cell.train.precision, pick_device(place))
     backbone.model.to(accelerator.device)
     method = kind(options, total_steps, place.engine)
     method.inject(backbone, torch.Generator().manual_seed(cell.seed))
-    own_trained(backbone)
+    copy_trained_parameters(backbone)
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
-    return Setup(data, rows, method, encode(rows.train), choose, dev, accelerator)
+    return Setup(data, rows, method, encode(rows.train), selection, dev, accelerator)
 
 
 def load_adapter(method: Method, path: Path, origin: str) -> None:
-    """Put another cell's trained weights, its head left out, into an injected method. Raises UserError for others."""
+    """Load another cell's trained weights, but its head, into an injected method. Raises UserError for other shapes."""
     head = set(method.backbone.head_parameters())
     wanted = {name: parameter for name, parameter in method.trainable().items() if name not in head}
     found = load_file(path)

@@ -1,4 +1,4 @@
-"""Signals that end a run after the step at hand."""
+"""Signals that end a run after its current step."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from lora2_bench.errors import Interrupted
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Within, SIGTERM, SIGUSR2 and the first Ctrl-C make the given function true instead of ending the process.
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+    """Make SIGTERM, SIGUSR2 and the first Ctrl-C request a stop; yields the function that says whether one did.
 
-    Where the block ends with Interrupted, SIGUSR2 is handed on to the handler that was there before, if there was one:
-    in a job of submitit's, that is what puts the job back into the queue.
+    Where the block ends with Interrupted after SIGUSR2, the handler that was set before gets that signal: in a job of
+    submitit's, it requeues the job.
     """
-    told = threading.Event()
-    numbers: set[int] = set()
+    stop_requested = threading.Event()
+    received: set[int] = set()
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
-        yield told.is_set
+        yield stop_requested.is_set
         return
 
     def handler(number: int, _frame: object) -> None:
-        told.set()
-        numbers.add(number)
+        stop_requested.set()
+        received.add(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
     interrupted = False
     try:
-        yield told.is_set
+        yield stop_requested.is_set
     except Interrupted:
         interrupted = True
         raise
     finally:
         for number, action in before.items():
             signal.signal(number, action)
-        if interrupted and signal.SIGUSR2 in numbers and callable(before[signal.SIGUSR2]):
+        if interrupted and signal.SIGUSR2 in received and callable(before[signal.SIGUSR2]):
             signal.raise_signal(signal.SIGUSR2)

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lora2_bench import __version__
 from lora2_bench.errors import CellFailed, OutOfMemory
-from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.writing import write_json
+from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
-from lora2_bench.records.record import DONE, FAILED, Record
+from lora2_bench.records.record import Record
 from lora2_bench.records.store import WEIGHTS, Store
-from lora2_bench.runner.facts import facts_of, prediction_table, results_of, run_facts
+from lora2_bench.runner.facts import facts_of, prediction_table, record_of, results_of
 from lora2_bench.runner.setup import Setup, set_up
-from lora2_bench.runner.signals import stoppable
+from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.tasks.metrics import main_score
 from lora2_bench.tracking.tracker import Tracker, make_tracker
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import score
 from lora2_bench.training.loop import Outcome, train
 from lora2_bench.training.machine import code_state
-from lora2_bench.training.ranks import Crew
+from lora2_bench.training.ranks import Ranks
 from lora2_bench.training.state import load_trained_state, trained_state
 
 
-def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
+def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed.
 
     Raises CellFailed where the record cannot be written: what was trained is then in the last checkpoint.
@@ -37,94 +38,100 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
     setup = set_up(plan)
     origin = store.read(cell.init_from) if cell.init_from else None
     facts = facts_of(cell, setup.data, setup.rows, setup.method, origin.cell["task"] if origin else None)
-    tracker = make_tracker(plan) if crew.is_main else Tracker()
+    tracker = make_tracker(plan) if ranks.is_main else Tracker()
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
-    predictions: dict[str, Any] = {}
-    error: dict[str, Any] | None = None
-    may_go_on = False
-    origins = {
+    origin_of_run = {
         "cell": cell.id,
         "steps": cell.train.total_steps(len(setup.train)),
         "data": facts["data"]["sha256"],
         "backbone": facts["backbone"]["sha256"],
         "package": __version__,
     }
-    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, origins, code_state())
+    checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, origin_of_run, code_state())
     progress = Progress(store.running(cell.id))
+    predictions: dict[str, Any] = {}
+    failure: CellFailed | None = None
     try:
-        with stoppable() as stop:
+        with stop_on_signals() as stop_requested:
             outcome = train(
                 cell,
                 setup.method,
                 setup.train,
-                setup.choose,
+                setup.selection,
                 setup.accelerator,
                 eval_batch_size=place.eval_batch_size,
                 on_evaluation=tracker.evaluation,
                 checkpoints=checkpoints,
-                stop=stop,
-                crew=crew,
-                on_step=progress.step if crew.is_main else lambda *_: None,
+                stop_requested=stop_requested,
+                ranks=ranks,
+                on_step=progress.step if ranks.is_main else lambda *_: None,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
-        facts |= results_of(setup.method, outcome)
-        predictions = crew.by_main(lambda: score_dev(cell, setup, outcome, facts, place.eval_batch_size))
-    except CellFailed as failure:
-        error = {"step": failure.step, "cause": failure.cause}
-        may_go_on = isinstance(failure, OutOfMemory)
-    times["seconds"] = round(time.perf_counter() - started, 3)
-    record = Record(
-        id=cell.id,
-        status=DONE if error is None else FAILED,
-        cell=cell.to_dict(),
-        label=cell.method_label,
-        cut=list(plan.cut),
-        result=facts,
-        run=run_facts(plan, {**times, "processes": crew.count}, checkpoints, setup.accelerator.device.type),
-        error=error,
-    )
-
-    def beside(folder: Path) -> None:
-        from lora2_bench.runner.export import export_adapter, save_tensors  # PEFT is wanted at the end only
-
-        write_json(folder / "predictions.json", predictions)
-        if setup.method.lora_factors() is not None:
-            export_adapter(folder / "adapter", setup.method)
-        if setup.method.keeps_weights:
-            save_tensors(trained_state(setup.method), folder / WEIGHTS)
+        facts |= results_of(setup.method, outcome)  # of the method's last step: scoring dev goes back to the best
+        predictions, scores = ranks.on_main(partial(score_dev, plan, setup, outcome))
+        facts |= scores
+    except CellFailed as error:
+        failure = error
+    times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
+    record = record_of(plan, facts, times, checkpoints, setup.accelerator.device.type, failure)
 
     def keep() -> Record:
-        try:
-            store.write(record, beside if record.is_done else None, over_finished=place.rerun)
-        except OSError as reason:
-            raise unwritten(record, reason, store, checkpoints) from None
-        if not may_go_on:
+        write_record(record, predictions, setup.method, checkpoints, store, over_finished=place.rerun)
+        if not isinstance(failure, OutOfMemory):  # which may go on from its checkpoint
             checkpoints.remove()
         progress.remove()
         tracker.finish(record)
         return store.read(cell.id) or record
 
-    return crew.by_main(keep)
+    return ranks.on_main(keep)
 
 
-def unwritten(record: Record, error: OSError, store: Store, checkpoints: Checkpoints) -> CellFailed:
-    """What ends a cell whose record cannot be written."""
+def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Go back to the best checkpoint; returns the dev predictions, and the scores that stand in the record instead.
+
+    Under `paper` the run evaluated on dev and nothing is replaced; under `clean` dev is scored here, and only here.
+    """
+    load_trained_state(setup.method, outcome.best_state)
+    if plan.cell.protocol.name == "paper":
+        return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last}), {}
+    spec, model = plan.cell.spec, setup.method.backbone.model
+    logits, metrics = score(model, spec, setup.dev, setup.accelerator, plan.place.eval_batch_size, outcome.best_step)
+    best = {"step": outcome.best_step, "score": main_score(spec, metrics), "metrics": metrics}
+    return prediction_table(setup.rows.dev, {"best": logits}), {"best": best, "last": None}
+
+
+def write_record(
+    record: Record,
+    predictions: dict[str, Any],
+    method: Method,
+    checkpoints: Checkpoints,
+    store: Store,
+    *,
+    over_finished: bool,
+) -> None:
+    """Write the record; that of a finished cell with its predictions, PEFT adapter and weights beside it."""
+
+    def write_outputs(folder: Path) -> None:
+        from lora2_bench.runner.export import export_adapter, save_tensors  # PEFT is wanted at the end only
+
+        write_json(folder / "predictions.json", predictions)
+        if method.lora_factors() is not None:
+            export_adapter(folder / "adapter", method)
+        if method.keeps_weights:
+            save_tensors(trained_state(method), folder / WEIGHTS)
+
+    try:
+        store.write(record, write_outputs if record.is_done else None, over_finished=over_finished)
+    except OSError as error:
+        raise cannot_write(record, error, store, checkpoints) from None
+
+
+def cannot_write(record: Record, error: OSError, store: Store, checkpoints: Checkpoints) -> CellFailed:
+    """The error of a cell whose record cannot be written."""
     reason = f"the record cannot be written below results={store.results} ({error.strerror or error})"
     if record.error is not None:
         return CellFailed(record.error["step"], f"{record.error['cause']}; {reason}")
-    kept = f"step {checkpoints.kept} is kept" if checkpoints.kept else "no checkpoint is kept"
-    return CellFailed(checkpoints.kept, f"{reason}; {kept}: free some space and run the same command to go on from it")
-
-
-def score_dev(
-    cell: Cell, setup: Setup, outcome: Outcome, facts: dict[str, Any], eval_batch_size: int
-) -> dict[str, Any]:
-    """Go back to the best checkpoint and give the dev predictions; under `clean`, dev's one scoring happens here."""
-    load_trained_state(setup.method, outcome.best_state)
-    if cell.protocol.name == "paper":
-        return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last})
-    model = setup.method.backbone.model
-    logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size, outcome.best_step)
-    facts["best"] = {"step": outcome.best_step, "score": main_score(cell.spec, metrics), "metrics": metrics}
-    facts["last"] = None
-    return prediction_table(setup.rows.dev, {"best": logits})
+    kept = f"step {checkpoints.newest_step} is kept" if checkpoints.newest_step else "no checkpoint is kept"
+    return CellFailed(
+        checkpoints.newest_step, f"{reason}; {kept}: free some space and run the same command to go on from it"
+    )

@@ -2,7 +2,7 @@
 
 It reads one JSON line per cell (id, overrides, log) and answers each with one (id, state, cause). Starting torch takes
 seconds, so cells share the process; after an error that is not the cell's own (a broken GPU context, say) it ends, and
-whoever gave it cells starts a fresh one.
+its parent starts a fresh one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from lora2_bench.runner.run import run
 
 
 def main() -> None:
-    """Serve cells until the input ends or a signal tells to stop."""
+    """Run cells until the input ends or a signal arrives."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # nothing else may be said there
-    told: list[int] = []  # a signal outside of training: the cell at hand is finished, no other is begun
+    os.dup2(2, 1)  # only answers may be written there
+    signals_received: list[int] = []  # outside of training: the current cell is finished, no other is begun
     for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda received, _frame: told.append(received))
+        signal.signal(number, lambda received, _frame: signals_received.append(received))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))  # blocked until now
     for line in sys.stdin:
         job = json.loads(line)
@@ -39,18 +39,18 @@ def main() -> None:
             f"python -m lora2_bench {' '.join(job['overrides'])}",
             flush=True,
         )
-        state, cause, usable = ("interrupted", None, False) if told else _run(job["id"], job["overrides"])
+        state, cause, usable = ("interrupted", None, False) if signals_received else _run(job["id"], job["overrides"])
         if cause:
             print(f"error: {cause}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         try:
             channel.write(json.dumps({"id": job["id"], "state": state, "cause": cause}) + "\n")
-        except BrokenPipeError:  # nobody gives cells any more
+        except BrokenPipeError:  # the parent has ended
             usable = False
-        if told or not usable:
+        if signals_received or not usable:
             break
-        _free()
+        _free_memory()
 
 
 def _run(cell_id: str, overrides: list[str]) -> tuple[str, str | None, bool]:
@@ -83,8 +83,8 @@ def _redirect(log: Path) -> None:
         os.dup2(stream.fileno(), 2)
 
 
-def _free() -> None:
-    """Give the last cell's memory back."""
+def _free_memory() -> None:
+    """Free the last cell's memory."""
     gc.collect()
     torch: Any = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():

@@ -1,1 +1,1 @@
-"""The training loop: step, evaluation, state, checkpoints, and the processes that share a cell."""
+"""The training loop: step, evaluation, state, checkpoints, and the ranks of a process group."""

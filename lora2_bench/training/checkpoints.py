@@ -1,4 +1,4 @@
-"""Checkpoints of a running cell: written whole or not at all, the last two kept, gone when the cell is done."""
+"""Checkpoints of a running cell: written atomically, the last two kept, and all removed at the cell's end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from lora2_bench.experiment.plan import Cadence
+from lora2_bench.experiment.plan import CheckpointSchedule
 
 _KEPT = 2
 
@@ -22,30 +22,33 @@ class Checkpoints:
     """The checkpoints of one cell in one folder.
 
     Args:
-        folder: where they lie.
-        origin: what a run continues from must share with it (the cell's id, its total steps, hashes of data and
-            backbone): other checkpoints are dropped, with a line that says so.
-        code: commit and dirty flag of the code that writes; a checkpoint of another commit is continued, and told.
+        folder: where they are written.
+        schedule: when one is due.
+        origin: the cell's id, its total steps, and hashes of data and backbone; a checkpoint with another origin is
+            not continued, and a line says so.
+        code: commit and dirty flag of the running code; a checkpoint of other code is continued, and a line says so.
 
     Attributes:
-        kept: step of the newest checkpoint, 0 for none.
-        code_before: commits and dirty flags, other than `code`, that trained what was loaded.
+        newest_step: step of the newest checkpoint, 0 for none.
+        code_before: the other commits, with their dirty flags, that trained what was loaded.
     """
 
-    def __init__(self, folder: Path, cadence: Cadence, origin: dict[str, Any], code: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, schedule: CheckpointSchedule, origin: dict[str, Any], code: dict[str, Any]
+    ) -> None:
         self.folder = folder
-        self.cadence = cadence
+        self.schedule = schedule
         self.origin = origin
         self.code = code
         self.code_before: list[dict[str, Any]] = []
-        self.kept = 0
+        self.newest_step = 0
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
         """True where a checkpoint should be written after `step`."""
-        minutes = self.cadence.minutes
+        minutes = self.schedule.minutes
         by_time = minutes is not None and time.monotonic() - self._last >= 60 * minutes
-        return by_time or (self.cadence.steps is not None and step % self.cadence.steps == 0)
+        return by_time or (self.schedule.steps is not None and step % self.schedule.steps == 0)
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         """Write the state after `step` and drop all but the last two.
@@ -60,11 +63,11 @@ class Checkpoints:
             self._write(path, {"sha256": content_digest(values), **values})
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a failed write
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-            stays = f"step {self.kept} is still kept" if self.kept else "none is kept so far"
+            stays = f"step {self.newest_step} is still kept" if self.newest_step else "none is kept so far"
             line = f"warning: {path} cannot be written ({reason}): {stays}, and training goes on"
-            tqdm.write(line, file=sys.stderr)  # the progress bar stands on the line
+            tqdm.write(line, file=sys.stderr)  # without breaking the progress bar
             return
-        self.kept = step
+        self.newest_step = step
         for old in self._paths()[:-_KEPT]:
             old.unlink()
 
@@ -82,8 +85,8 @@ class Checkpoints:
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, or None. Tensors and plain data only: nothing in it is executed."""
-        for half in self.folder.glob("*.tmp"):  # left by a writer that was killed
-            half.unlink()
+        for unfinished in self.folder.glob("*.tmp"):  # left by a writer that was killed
+            unfinished.unlink()
         for path in reversed(self._paths()):
             try:
                 found = torch.load(path, map_location="cpu", weights_only=True)
@@ -101,19 +104,19 @@ class Checkpoints:
                 other = [name for name in self.origin if origin.get(name) != self.origin[name]]
                 print(f"warning: {path} is of another run ({', '.join(other)}): the cell starts anew", file=sys.stderr)
                 return None
-            self.kept = step
+            self.newest_step = step
             self.code_before = [one for one in code if one != self.code]
             if self.code_before:
                 print(
-                    f"warning: {path} was trained by {_commit(code[-1])}, {_commit(self.code)} goes on with it; the "
-                    "record will name both",
+                    f"warning: {path} was trained by {_commit_name(code[-1])}, {_commit_name(self.code)} goes on with "
+                    "it; the record will name both",
                     file=sys.stderr,
                 )
             return state
         return None
 
     def remove(self) -> None:
-        """Drop them all: the record is written."""
+        """Remove all checkpoints, once the record is written."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
@@ -123,7 +126,7 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*.pt"))
 
 
-def _commit(code: dict[str, Any]) -> str:
+def _commit_name(code: dict[str, Any]) -> str:
     """A `code_state` in a few words."""
     if code["sha"] is None:
         return "an installed package"

@@ -23,11 +23,11 @@ def pick_device(place: Place) -> str:
 
 
 def make_accelerator(precision: str, device: str) -> Accelerator:
-    """An Accelerator for one cell; state of an earlier cell in this process is dropped.
+    """An Accelerator for one cell, without the state of an earlier cell in this process.
 
-    Under `accelerate launch` it joins the other processes, which wait for each other as long as an evaluation takes.
+    Under `accelerate launch` it joins the process group, whose timeout lets the others wait for an evaluation.
     """
     AcceleratorState._reset_state(reset_partial_state=True)
-    patient = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    process_group = InitProcessGroupKwargs(timeout=timedelta(hours=6))
     mixed = "bf16" if precision == "bf16" else "no"
-    return Accelerator(mixed_precision=mixed, cpu=device == "cpu", kwargs_handlers=[patient])
+    return Accelerator(mixed_precision=mixed, cpu=device == "cpu", kwargs_handlers=[process_group])

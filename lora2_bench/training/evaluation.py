@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lora2_bench.tasks.batches import by_length
 from lora2_bench.tasks.encoding import Encoded
-from lora2_bench.tasks.metrics import glue_metric
+from lora2_bench.tasks.metrics import glue_metric, main_score
 from lora2_bench.tasks.spec import TaskSpec
-from lora2_bench.training.memory import describe, memory_for
+from lora2_bench.training.memory import batch_size_in_words, explain_out_of_memory
 
 Logits = dict[str, Tensor]
 
@@ -44,6 +44,21 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
     return nn.functional.cross_entropy(logits.float(), labels)
 
 
+def evaluate(
+    model: nn.Module,
+    spec: TaskSpec,
+    splits: Mapping[str, Encoded],
+    accelerator: Accelerator,
+    batch_size: int,
+    step: int,
+    epoch: float,
+    train_loss: float,
+) -> tuple[Evaluation, Logits]:
+    """Score the splits after `step`: the evaluation, and the logits per split. Raises OutOfMemory as `score` does."""
+    logits, metrics = score(model, spec, splits, accelerator, batch_size, step)
+    return Evaluation(step, round(epoch, 4), main_score(spec, metrics), metrics, train_loss), logits
+
+
 @torch.no_grad()
 def score(
     model: nn.Module,
@@ -66,7 +81,10 @@ def score(
         for numbers in by_length(rows.lengths(), batch_size):
             batch = rows.collate([rows[number] for number in numbers])
             fix = f"set eval_batch_size={len(numbers) // 2}" if len(numbers) > 1 else "give a larger device"
-            with memory_for(step, f"{describe(batch)} while scoring {name}", fix), accelerator.autocast():
+            with (
+                explain_out_of_memory(step, f"{batch_size_in_words(batch)} while scoring {name}", fix),
+                accelerator.autocast(),
+            ):
                 inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
                 out[numbers] = model(**inputs).logits.float().cpu()
         references = torch.tensor(rows.labels)

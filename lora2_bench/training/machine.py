@@ -1,4 +1,4 @@
-"""What a record says of the machine and the code it was made by: no host name, no path, no token."""
+"""Machine, library versions and code of a run, for its record: no host name, no path, no token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running out of memory, told with what was done and what to set."""
+"""Out-of-memory errors with the batch at hand and the setting that takes less."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _NO_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAI
 
 
 @contextmanager
-def memory_for(step: int, what: str, fix: str) -> Iterator[None]:
-    """Turn running out of memory inside, the processor's or a GPU's, into OutOfMemory with what was done and a fix."""
+def explain_out_of_memory(step: int, what: str, fix: str) -> Iterator[None]:
+    """Raise OutOfMemory, with `what` was computed and a `fix`, where the block runs out of memory, on CPU or GPU."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -26,14 +26,14 @@ def memory_for(step: int, what: str, fix: str) -> Iterator[None]:
         raise OutOfMemory(step, f"out of memory with {what}: {fix}") from None
 
 
-def describe(batch: Mapping[str, Tensor], parts: int = 1) -> str:
-    """A batch's rows and padded length, in words."""
+def batch_size_in_words(batch: Mapping[str, Tensor], parts: int = 1) -> str:
+    """Rows and padded length of a batch, in words."""
     rows, tokens = batch["input_ids"].shape
     return f"{rows} rows of {tokens} tokens" + (f" in {parts} parts" if parts > 1 else "")
 
 
-def smaller_step(settings: Train) -> str:
-    """What to set so that a training step takes less memory."""
+def how_to_save_memory(settings: Train) -> str:
+    """The settings that let a training step take less memory."""
     finer = [n for n in range(2 * settings.accumulate, settings.batch_size + 1) if settings.batch_size % n == 0]
     parts = f"set train.accumulate={finer[0]} (the batch stays the same), or " if finer else ""
     return f"{parts}lower train.max_length={settings.max_length}"

@@ -16,15 +16,20 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Crew:
-    """One of `count` processes, numbered from 0; the first, the main one, alone reads and writes files and scores.
+class Ranks:
+    """Rank and size of the process group that trains one cell.
 
-    What has a name here must be called by all of them, in the same order; with one process it does nothing more than
-    its name says. `device` is where tensors are exchanged.
+    Rank 0, the main process, alone reads and writes files and scores. Every method is a collective: all processes call
+    it, in the same order. With one process nothing is exchanged.
+
+    Attributes:
+        rank: of this process, from 0.
+        world_size: number of processes.
+        device: where tensors are exchanged.
     """
 
     rank: int = 0
-    count: int = 1
+    world_size: int = 1
     device: str = "cpu"
 
     @property
@@ -32,40 +37,40 @@ class Crew:
         """True for the process that reads, writes and prints."""
         return self.rank == 0
 
-    def by_main(self, action: Callable[[], T]) -> T:
-        """What `action` gives in the main process, or the error that it ends with there, in all of them."""
-        if self.count == 1:
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Run `action` in the main process; all processes return its result, or raise its error."""
+        if self.world_size == 1:
             return action()
         from torch.distributed import broadcast_object_list
 
-        told: list[Any] = [None, None]
+        result_and_error: list[Any] = [None, None]
         if self.is_main:
             try:
-                told[0] = action()
+                result_and_error[0] = action()
             except (UserError, CellFailed, OSError) as error:
-                told[1] = error
-        broadcast_object_list(told)
-        if told[1] is not None:
-            raise told[1]
-        result: T = told[0]
+                result_and_error[1] = error
+        broadcast_object_list(result_and_error)
+        if result_and_error[1] is not None:
+            raise result_and_error[1]
+        result: T = result_and_error[0]
         return result
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A block that fails in all processes where it fails in one: none waits for another that has gone."""
+    def raise_on_all(self) -> Iterator[None]:
+        """Raise a CellFailed of the block in all processes where one process raises it, so that none waits for it."""
         failure: CellFailed | None = None
         try:
             yield
         except CellFailed as error:
-            if self.count == 1:
+            if self.world_size == 1:
                 raise
             failure = error
         if self.any(failure is not None):
-            raise next(error for error in self.gather(failure) if error is not None)
+            raise next(error for error in self.all_gather(failure) if error is not None)
 
     def any(self, flag: bool) -> bool:
-        """True where `flag` is true in any process."""
-        if self.count == 1:
+        """Whether `flag` is true in any process."""
+        if self.world_size == 1:
             return flag
         import torch
 
@@ -73,19 +78,19 @@ class Crew:
         torch.distributed.all_reduce(flags)
         return bool(flags.item() > 0)
 
-    def gather(self, value: T) -> list[T]:
-        """Every process's value, in order."""
-        if self.count == 1:
+    def all_gather(self, value: T) -> list[T]:
+        """Every process's value, in the order of ranks."""
+        if self.world_size == 1:
             return [value]
         from torch.distributed import all_gather_object
 
-        values: list[Any] = [None] * self.count
+        values: list[Any] = [None] * self.world_size
         all_gather_object(values, value)
         return values
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor (any shapes, one dtype) by its sum over all processes, bitwise the same in all."""
-        if self.count == 1:
+        if self.world_size == 1:
             return
         import torch
 
@@ -96,5 +101,5 @@ class Crew:
             tensor.copy_(summed.view_as(tensor))
 
 
-ALONE = Crew()
+SINGLE_PROCESS = Ranks()
 """A single process."""

@@ -1,4 +1,4 @@
-"""What a process is set to before it trains: threads, deterministic operations, and memory that stays its own."""
+"""Settings of a training process: threads, deterministic operations, and the allocator."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 
 import torch
 
-# Of glibc's malloc.h; 32 MiB is the most that it allows for the second.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _MOST = -1, -3, 32 * 2**20
+# Parameters of glibc's malloc.h, which allows at most 32 MiB for the second.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _LARGEST_THRESHOLD = -1, -3, 32 * 2**20
 
 
 def set_up_process(threads: int | None) -> None:
@@ -22,13 +22,13 @@ def set_up_process(threads: int | None) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Let malloc keep what is freed, for the next step, where it is glibc's.
+    """Let glibc's malloc keep freed memory for the next step.
 
-    Otherwise a step's tensors go back to the system and come again page by page: ten thousands of page faults a step.
+    Otherwise every step returns its memory to the system and gets it back page by page: ten thousands of page faults.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
         return
-    mallopt(_M_MMAP_THRESHOLD, _MOST)
+    mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
     mallopt(_M_TRIM_THRESHOLD, -1)  # never

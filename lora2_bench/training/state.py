@@ -1,11 +1,11 @@
-"""All that the next step depends on, as plain data and back."""
+"""The state of a run, saved to and restored from checkpoints: progress, weights, optimiser and random generators."""
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -16,29 +16,57 @@ from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.methods.base import Method
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits
-from lora2_bench.training.ranks import Crew
+from lora2_bench.training.step import TrainingStep
 
 
 @dataclass
 class Progress:
-    """How far a run has come: what a checkpoint holds of the loop itself."""
+    """The loop's own part of a checkpoint.
 
-    step: int
-    evaluations: list[Evaluation]
-    best_step: int
-    best: Logits
-    best_state: dict[str, Tensor]
-    last: Logits
-    loss_sum: float
-    since_evaluation: int
-    seconds: float
+    Attributes:
+        step: optimiser steps training_step.
+        evaluations: so far, in order.
+        best_step, best, best_state: step, logits and trained weights of the first highest score.
+        last: logits of the last evaluation.
+        loss_sum, since_evaluation: the training losses since that evaluation, summed, and their number.
+        seconds: wall time of the steps, evaluations left out.
+    """
+
+    step: int = 0
+    evaluations: list[Evaluation] = field(default_factory=list)
+    best_step: int = 0
+    best: Logits = field(default_factory=dict)
+    best_state: dict[str, Tensor] = field(default_factory=dict)
+    last: Logits = field(default_factory=dict)
+    loss_sum: float = 0.0
+    since_evaluation: int = 0
+    seconds: float = 0.0
 
     @property
     def best_score(self) -> float:
         """The highest score so far; minus infinity before the first."""
         return max((evaluation.score for evaluation in self.evaluations), default=-math.inf)
 
-    def take(self, evaluation: Evaluation, logits: Logits, method: Method) -> None:
+    @property
+    def mean_loss(self) -> float:
+        """Mean training loss since the last evaluation."""
+        return self.loss_sum / self.since_evaluation
+
+    @property
+    def scored(self) -> str:
+        """The scores so far, for the progress bar."""
+        if not self.evaluations:
+            return "not scored yet"
+        return f"score {self.evaluations[-1].score:.4f}, best {self.best_score:.4f}"
+
+    def add_step(self, loss: float, seconds: float) -> None:
+        """Count one optimiser step."""
+        self.step += 1
+        self.loss_sum += loss
+        self.since_evaluation += 1
+        self.seconds += seconds
+
+    def add_evaluation(self, evaluation: Evaluation, logits: Logits, method: Method) -> None:
         """Add an evaluation and its logits; of the best so far, keep the weights. Raises CellFailed for NaN."""
         if not math.isfinite(evaluation.score):
             cause = f"the score is {evaluation.score}: the model's outputs are no finite numbers"
@@ -49,74 +77,70 @@ class Progress:
         self.evaluations.append(evaluation)
         self.loss_sum, self.since_evaluation = 0.0, 0
 
-    @property
-    def scored(self) -> str:
-        """The scores so far, for the progress bar."""
-        if not self.evaluations:
-            return "not scored yet"
-        return f"score {self.evaluations[-1].score:.4f}, best {self.best_score:.4f}"
 
-
-def keep_checkpoint(
-    checkpoints: Checkpoints,
-    now: bool,
-    step: int,
-    state: Callable[[list[dict[str, Any]]], dict[str, Any]],
-    accelerator: Accelerator,
-    crew: Crew,
+def save_checkpoint(
+    checkpoints: Checkpoints | None, progress: Progress, training_step: TrainingStep, *, at_once: bool
 ) -> None:
-    """Write a checkpoint where it is time, by the main process's clock."""
-    if crew.any(now and crew.is_main):
-        random_states = crew.gather(random_state(accelerator))
-        if crew.is_main:
-            checkpoints.save(step, state(random_states))
+    """Write a checkpoint `at_once`, or where one is due by the main process's clock."""
+    if checkpoints is None:
+        return
+    ranks = training_step.ranks
+    if ranks.any(ranks.is_main and (at_once or checkpoints.due(progress.step))):
+        random_states = ranks.all_gather(random_state(training_step.accelerator))
+        if ranks.is_main:
+            checkpoints.save(progress.step, snapshot(progress, training_step, random_states))
 
 
-def snapshot(
-    progress: Progress, method: Method, optimizer: Any, scheduler: Any, random_states: list[dict[str, Any]]
-) -> dict[str, Any]:
+def resume(checkpoints: Checkpoints | None, training_step: TrainingStep) -> Progress:
+    """Put the newest checkpoint back, where there is one, and return its progress."""
+    found = training_step.ranks.on_main(checkpoints.load) if checkpoints is not None else None
+    return Progress() if found is None else restore(found, training_step)
+
+
+def snapshot(progress: Progress, training_step: TrainingStep, random_states: list[dict[str, Any]]) -> dict[str, Any]:
     """All that the next step depends on, as tensors and plain data; one random state per process."""
     return {
         "progress": {**vars(progress), "evaluations": [asdict(one) for one in progress.evaluations]},
-        "trained": trained_state(method),
-        "optimizer": optimizer.state_dict(),
-        "scheduler": scheduler.state_dict(),
-        "method": method.state_dict(),
-        "engine": method.engine,
+        "trained": trained_state(training_step.method),
+        "optimizer": training_step.optimizer.state_dict(),
+        "scheduler": training_step.scheduler.state_dict(),
+        "method": training_step.method.state_dict(),
+        "engine": training_step.method.engine,
         "random": random_states,
     }
 
 
-def restore(
-    state: Mapping[str, Any], method: Method, optimizer: Any, scheduler: Any, crew: Crew
-) -> tuple[Progress, dict[str, Any] | None]:
-    """Put a `snapshot` back; this process's random state is returned, to be set where the state was taken.
+def restore(state: Mapping[str, Any], training_step: TrainingStep) -> Progress:
+    """Put a `snapshot` back, the random state of this process included; returns the run's progress.
 
-    There is none where another number of processes took it: a line says so, and dropout draws other numbers. Raises
-    UserError for a state of the other engine, whose optimiser sees other tensors.
+    Where another number of processes took it, random states stay as they are: a line says so, and dropout draws other
+    numbers. Raises UserError for a state of the other engine, whose optimiser sees other tensors.
     """
+    method, ranks = training_step.method, training_step.ranks
     if (engine := state["engine"]) != method.engine:
         raise UserError(
             f"engine={method.engine}: this cell is at step {state['progress']['step']} with engine={engine}: give "
             f"engine={engine} to go on"
         )
     load_trained_state(method, state["trained"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.load_state_dict(state["scheduler"])
+    training_step.optimizer.load_state_dict(state["optimizer"])
+    training_step.scheduler.load_state_dict(state["scheduler"])
     method.load_state_dict(state["method"])
     values = dict(state["progress"])
     evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
     progress = Progress(evaluations=evaluations, **values)
-    if (before := len(state["random"])) != crew.count:
-        if crew.is_main:
-            line = f"warning: {before} processes trained {progress.step} steps and {crew.count} go on: dropout differs"
-            print(line, file=sys.stderr)
-        return progress, None
-    return progress, state["random"][crew.rank]
+    if (before := len(state["random"])) == ranks.world_size:
+        set_random_state(state["random"][ranks.rank], training_step.accelerator)
+    elif ranks.is_main:
+        line = (
+            f"warning: {before} processes trained {progress.step} steps and {ranks.world_size} go on: dropout differs"
+        )
+        print(line, file=sys.stderr)
+    return progress
 
 
 def random_state(accelerator: Accelerator) -> dict[str, Any]:
-    """What this process draws its dropout from."""
+    """State of the random generators that dropout of this process draws from."""
     on_gpu = accelerator.device.type == "cuda"
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(accelerator.device) if on_gpu else None}
 
@@ -129,7 +153,7 @@ def set_random_state(state: Mapping[str, Any], accelerator: Accelerator) -> None
 
 
 def trained_state(method: Method) -> dict[str, Tensor]:
-    """Name -> copy on the CPU of all that trains, and of nothing else."""
+    """Name -> copy on the CPU of every trained parameter."""
     return {name: parameter.detach().cpu().clone() for name, parameter in method.trainable().items()}
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.backbones.load import load_backbone, own_trained
+from lora2_bench.backbones.load import copy_trained_parameters, load_backbone
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Model
 from tests.conftest import ARCHITECTURES, Told
@@ -49,7 +49,7 @@ def test_what_is_frozen_is_shared_and_what_trains_is_not(name: str, tiny_folders
     kind = method_class(name)
     method = kind(kind.parse(options_of(name)), 20)
     method.inject(one, torch.Generator())
-    own_trained(one)
+    copy_trained_parameters(one)
     shared = {p.data_ptr() for p in other.model.parameters()}
     for parameter in one.model.parameters():
         frozen = not parameter.requires_grad

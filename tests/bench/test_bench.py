@@ -1,4 +1,4 @@
-"""The benchmark through its command line, on one small layer; and that its contenders do the same work."""
+"""The benchmark through its command line, on one small layer; and that its cases do the same work."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lora2_bench.bench import __main__ as command
-from lora2_bench.bench import cases as field
+from lora2_bench.bench import cases
 from lora2_bench.bench.sizes import SIZES, Size
-from lora2_bench.bench.timing import ratio, timed
+from lora2_bench.bench.timing import ratio, time_steps
 from lora2_bench.report.tables.write import write_tables
 from tests.conftest import tiny_config
 
@@ -28,17 +28,17 @@ def bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     command.main()
 
 
-def test_every_contender_is_timed_written_and_drawn_up_as_a_table(
+def test_every_case_is_timed_written_and_drawn_up_as_a_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bench(monkeypatch, "--rounds", "2", "--warm-up", "1", "--device", "cpu", "--results", str(tmp_path))
     (path,) = (tmp_path / "bench").glob("*.json")
     found = json.loads(path.read_text())
     steps = found["sizes"]["minilm"]["steps"]
-    assert list(steps) == field.names() and steps[field.BOUND]["ratio"]["median"] == 1
+    assert list(steps) == cases.names() and steps[cases.BASELINE]["ratio"]["median"] == 1
     assert all(step["seconds"]["median"] > 0 for step in steps.values())
     assert steps["lora2 k=1"]["parameters"] == steps["lora2 k=1 plain"]["parameters"] > 0
-    assert {(pair["one"], pair["other"]) for pair in found["sizes"]["minilm"]["pairs"]} == set(field.PAIRS)
+    assert {(pair["one"], pair["other"]) for pair in found["sizes"]["minilm"]["pairs"]} == set(cases.PAIRS)
     assert str(Path.home()) not in path.read_text()
     out = capsys.readouterr().out
     assert "lora2 k=1 / peft adalora r=8:" in out and str(path) in out
@@ -58,13 +58,13 @@ def test_a_foreign_file_is_named_and_skipped(tmp_path: Path, capsys: pytest.Capt
     assert "a.json is skipped: schema 99, not 1" in told and "b.json is skipped: not written by make bench" in told
 
 
-def test_some_contenders_can_be_chosen_and_the_frozen_backbone_is_always_there(
+def test_some_cases_can_be_chosen_and_the_frozen_backbone_is_always_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench(monkeypatch, "--only", "sora", "--rounds", "1", "--device", "cpu", "--results", str(tmp_path))
     (path,) = (tmp_path / "bench").glob("*.json")
     found = json.loads(path.read_text())["sizes"]["minilm"]
-    assert list(found["steps"]) == [field.BOUND, "sora r=8", "sora r=8 plain"]
+    assert list(found["steps"]) == [cases.BASELINE, "sora r=8", "sora r=8 plain"]
     assert [(pair["one"], pair["other"]) for pair in found["pairs"]] == [("sora r=8", "sora r=8 plain")]
 
 
@@ -105,7 +105,7 @@ def test_wrong_arguments_end_with_one_line(
     assert capsys.readouterr().err.startswith(f"error: {told}")
 
 
-def test_contenders_of_one_method_take_the_same_step_and_share_the_frozen_weights() -> None:
+def test_cases_of_one_method_take_the_same_step_and_share_the_frozen_weights() -> None:
     size = SIZES["minilm"]
     names = ["lora2 k=1", "lora2 k=1 plain", "lora2 k=1 dense"]
     methods = []
@@ -114,18 +114,18 @@ def test_contenders_of_one_method_take_the_same_step_and_share_the_frozen_weight
         methods.append(method(name, backbone))  # type: ignore[arg-type]
         return methods[-1]
 
-    method = field._method
+    method = cases._method
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(field, "_method", keep)
-        made, _ = field.contenders(size, None, names, "cpu", "fp32")
+        patch.setattr(cases, "_method", keep)
+        made, _ = cases.make_cases(size, None, names, "cpu", "fp32")
     for model in (one.backbone.model for one in methods):
         model.config.hidden_dropout_prob = 0.0
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
     for number in range(1, 4):
-        for contender in made:
-            contender.step(number)
+        for case in made:
+            case.step(number)
     states = [{name: p.detach() for name, p in one.trainable().items()} for one in methods]
     for name, value in states[0].items():
         for other in states[1:]:
@@ -136,7 +136,7 @@ def test_contenders_of_one_method_take_the_same_step_and_share_the_frozen_weight
 
 def test_a_ratio_is_taken_within_a_round() -> None:
     done: list[int] = []
-    contender = field.Contender("one", done.append, 0)
-    seconds = timed([contender], rounds=3, warm_up=2, device="cpu")
+    case = cases.Case("one", done.append, 0)
+    seconds = time_steps([case], rounds=3, warm_up=2, device="cpu")
     assert done == [1, 2, 3, 4, 5] and len(seconds["one"]) == 3
     assert ratio({"a": [1.0, 4.0, 9.0], "b": [1.0, 2.0, 3.0]}, "a", "b").median == 2

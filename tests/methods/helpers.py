@@ -94,5 +94,5 @@ def train_steps(method: Method, steps: int, lr: float = 1e-2, first: int = 1, op
         method.after_backward(step)
         optimizer.step()
         method.after_step(step)
-        method.clear_gradients(optimizer)
+        method.zero_grad(optimizer)
     return optimizer

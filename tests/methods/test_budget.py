@@ -38,7 +38,7 @@ def test_schedule_is_cubic_and_meets_its_target(data: st.DataObject) -> None:
     assert ranks == [slow_ranks(t, start, target, t_init, t_final, total) for t in range(1, total + 1)]
     assert ranks == sorted(ranks, reverse=True)
     assert ranks[-1] == target
-    assert sum(schedule.chooses(step) and schedule.ranks(step) == target for step in range(1, total + 1)) >= 1
+    assert sum(schedule.allocates(step) and schedule.ranks(step) == target for step in range(1, total + 1)) >= 1
 
 
 @settings(max_examples=100, deadline=None)
@@ -136,7 +136,7 @@ def test_importance_and_masks_follow_the_equations(score: str, engine: str) -> N
         moved = [{name: getattr(layer, name).detach().clone() for name in "ABECD"} for layer in method.layers.values()]
         method.after_step(step)
         slow.step(step, moved)
-        method.clear_gradients(optimizer)
+        method.zero_grad(optimizer)
         assert method.budget.masks.tolist() == slow.masks
         for i, scores in enumerate(method.budget.scores()):
             torch.testing.assert_close(

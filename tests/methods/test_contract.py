@@ -207,7 +207,7 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(name: str) -> None
     batch = make_batch(rows=6)
     loss_of_batch(method, batch).backward()
     whole = {key: p.grad.clone() for key, p in method.trainable().items() if p.grad is not None}
-    method.clear_gradients(optimizer)
+    method.zero_grad(optimizer)
     for part in range(3):
         (loss_of_batch(method, {key: value[2 * part : 2 * part + 2] for key, value in batch.items()}) / 3).backward()
     for key, p in method.trainable().items():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lora2_bench.methods.base import Method
 from lora2_bench.methods.lowrank.fused import low_rank_linear
 from lora2_bench.methods.lowrank.method import AdapterMethod
-from lora2_bench.methods.lowrank.stack import Stack, flatten
+from lora2_bench.methods.lowrank.stack import Stack, flatten_groups
 from lora2_bench.training.state import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import METHODS, loss_of_batch, make_backbone, make_batch, make_method, method_class
@@ -53,7 +53,7 @@ def train(
         method.after_backward(step)
         optimizer.step()
         method.after_step(step)
-        method.clear_gradients(optimizer)
+        method.zero_grad(optimizer)
         losses.append(total)
     return losses
 
@@ -166,7 +166,7 @@ def test_parameters_and_gradients_are_views_of_one_buffer() -> None:
     parameters = [nn.Parameter(torch.full((2, 3), float(number))) for number in range(3)]
     stack = Stack([parameters[2], parameters[0]], [1, 0])
     assert torch.equal(stack.tensor(), torch.stack([parameters[2], parameters[0]]))
-    ((group,)) = flatten([{"params": parameters, "weight_decay": 0.5}], [stack])
+    ((group,)) = flatten_groups([{"params": parameters, "weight_decay": 0.5}], [stack])
     (flat,) = group["params"]
     assert group["weight_decay"] == 0.5 and flat.shape == (18,)
     (stack.tensor().sum() + 2 * parameters[0].sum() + 3 * parameters[1].sum()).backward()

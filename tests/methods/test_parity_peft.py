@@ -78,7 +78,7 @@ def test_lora_is_pefts(architecture: str, engine: str) -> None:
         assert loss.item() == pytest.approx(expected.item(), rel=1e-10)
         for optimizer in (one, other):
             optimizer.step()
-        ours.clear_gradients(one)
+        ours.zero_grad(one)
         other.zero_grad()
     for layer, peft in pairs:
         torch.testing.assert_close(layer.A, peft.lora_A["default"].weight, rtol=1e-9, atol=1e-12)
@@ -133,7 +133,7 @@ def test_adalora_is_pefts(architecture: str, engine: str) -> None:
         other.step()
         ours.after_step(step)
         theirs.base_model.update_and_allocate(step)
-        ours.clear_gradients(one)
+        ours.zero_grad(one)
         other.zero_grad()
         for layer, peft in pairs:
             gate = peft.lora_E["default"].flatten()

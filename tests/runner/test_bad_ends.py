@@ -17,10 +17,10 @@ import pytest
 import torch
 
 from lora2_bench.errors import Interrupted, UserError
-from lora2_bench.experiment.plan import Cadence
+from lora2_bench.experiment.plan import CheckpointSchedule
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.store import Store, read_record
-from lora2_bench.training import loop, memory, step
+from lora2_bench.training import memory, step
 from lora2_bench.training.checkpoints import Checkpoints
 from tests.made_records import make_cell, make_failed, make_record
 from tests.training.test_resume import QUICK, Bench, Folders, killed_at, science
@@ -75,7 +75,7 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    backward, made = loop.backward, 0
+    backward, made = step.backward, 0
 
     def greedy(*arguments: Any) -> Any:
         nonlocal made
@@ -83,7 +83,7 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
         return out_of_memory() if made == 8 else backward(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "backward", greedy)
+        patch.setattr(step, "backward", greedy)
         told = bench(*command)
     assert told.code == 1
     line = error_line(told.err)
@@ -100,9 +100,11 @@ def test_a_step_without_memory_says_what_to_set_and_loses_nothing(
 
 def test_the_advice_keeps_parts_that_divide_the_batch() -> None:
     settings = make_cell(batch_size=12, accumulate=2).train
-    assert memory.smaller_step(settings).startswith("set train.accumulate=4 (the batch stays the same), or lower ")
+    assert memory.how_to_save_memory(settings).startswith(
+        "set train.accumulate=4 (the batch stays the same), or lower "
+    )
     settings = dataclasses.replace(settings, accumulate=12)
-    assert memory.smaller_step(settings) == "lower train.max_length=128"
+    assert memory.how_to_save_memory(settings) == "lower train.max_length=128"
 
 
 def test_scoring_without_memory_says_what_to_set_and_goes_on(
@@ -132,7 +134,7 @@ def test_other_errors_are_no_lack_of_memory(
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(loop, "backward", broken)
+    monkeypatch.setattr(step, "backward", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         bench(*command)
 
@@ -158,12 +160,12 @@ def test_a_checkpoint_that_cannot_be_written_stops_nothing(
 
 
 def test_a_stop_says_what_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoints = Checkpoints(tmp_path / "checkpoints", Cadence(1, None), {}, {"sha": None, "dirty": None})
+    checkpoints = Checkpoints(tmp_path / "checkpoints", CheckpointSchedule(1, None), {}, {"sha": None, "dirty": None})
     checkpoints.save(3, {})
     monkeypatch.setattr("lora2_bench.training.checkpoints.torch.save", full_disk)
     checkpoints.save(4, {})
     assert [path.name for path in checkpoints.folder.iterdir()] == ["step-000000003.pt"]
-    told = str(Interrupted(4, checkpoints.kept))
+    told = str(Interrupted(4, checkpoints.newest_step))
     assert told == "stopped after step 4, step 3 is kept: run the same command to continue"
     assert str(Interrupted(4, 4)) == "stopped after step 4, which is kept: run the same command to continue"
     assert str(Interrupted(4, 0)) == "stopped after step 4, no checkpoint is kept: the same command starts anew"
@@ -180,7 +182,7 @@ def test_a_record_that_cannot_be_written_is_written_later_without_training(
     assert "the record cannot be written below results=" in line and "(No space left on device)" in line
     assert "step 16 is kept: free some space and run the same command to go on from it" in line
     assert list((tmp_path / "results" / "cells").iterdir()) == []
-    monkeypatch.setattr(loop, "backward", lambda *_: pytest.fail("it was trained again"))
+    monkeypatch.setattr(step, "backward", lambda *_: pytest.fail("it was trained again"))
     again = bench(*command)
     assert again.code == 0, again.err
     assert science(tmp_path / "results") == quiet

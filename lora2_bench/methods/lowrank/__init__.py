@@ -1,1 +1,1 @@
-"""What LoRA, AdaLoRA, SoRA and LoRA² share: layers, ranks, budgets, and the fast engine."""
+"""Shared by LoRA, AdaLoRA, SoRA and LoRA²: layers, ranks, budgets, and the fast engine."""

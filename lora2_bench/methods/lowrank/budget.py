@@ -1,4 +1,4 @@
-"""Rank budgets: sensitivity-based importance, the cubic schedule, and one global choice of ranks over all matrices.
+"""Rank budgets: sensitivity-based importance, the cubic schedule, and the allocation of ranks over all matrices.
 
 Zhang et al., AdaLoRA (arXiv 2303.10512), sections 3.2 and 3.3; the LoRA² scores are eq. 8 and 9 of arXiv 2408.06854.
 """
@@ -27,7 +27,7 @@ class Sensitivity:
         self.deviation = torch.zeros_like(self.mean)
 
     def update(self) -> None:
-        """Take in the present values and gradients."""
+        """Update the running means from the current values and gradients."""
         sensitivity = (self.stack.value() * self.stack.grad()).abs_()
         self.mean.mul_(self.beta1).add_(sensitivity, alpha=1 - self.beta1)
         self.deviation.mul_(self.beta2).add_(sensitivity.sub_(self.mean).abs_(), alpha=1 - self.beta2)
@@ -39,10 +39,10 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class RankedStacks:
-    """All adapted matrices, seen rank by rank.
+    """The parameters of every rank of all adapted matrices.
 
     Attributes:
-        gate: (matrices, r), whose zeros switch ranks off.
+        gate: (matrices, r); a zero prunes its rank.
         per_rank: (stack, dimension of its parameters that counts ranks) whose mean score is added to each rank's.
         shared: stacks of all ranks together, whose mean score is added to every rank's (eq. 8's large factors).
     """
@@ -57,14 +57,14 @@ class RankedStacks:
 
 
 class BudgetAllocator:
-    """Scores every rank of every matrix, and keeps as many as the schedule says, chosen over all of them together."""
+    """Scores every rank of every matrix, and keeps the highest of all, as many as the schedule allows."""
 
     def __init__(self, stacks: RankedStacks, options: BudgetOptions, total_steps: int) -> None:
         self.stacks = stacks
         self.masks = torch.ones_like(stacks.gate.value(), dtype=torch.bool)  # (matrices, r)
         self.kept = [self.masks.shape[1]] * len(self.masks)  # ranks kept per matrix
         self.schedule: Schedule | None = None
-        self.agreement: list[dict[str, int]] = []  # per choice, where the score has a shared part
+        self.agreement: list[dict[str, int]] = []  # one entry per allocation, where the score has a shared part
         self._sensitivity: dict[Stack, Sensitivity] = {}
         if options.target_r is None:
             return
@@ -92,15 +92,15 @@ class BudgetAllocator:
         """Update the scores and, where the schedule says so, the masks; masked gates are set to zero."""
         if self.schedule is None:
             return
-        if self.schedule.scores(step):
+        if self.schedule.updates_scores(step):
             for sensitivity in self._sensitivity.values():
                 sensitivity.update()
-        if self.schedule.chooses(step):
+        if self.schedule.allocates(step):
             scores = self.scores()
             self._set_masks(keep_highest(scores, self.schedule.ranks(step)))
             if self.stacks.shared:
                 self.agreement.append({"step": step, **agreement(scores, self.scores(shared=False), sum(self.kept))})
-        if self.schedule.chooses(step) or self.schedule.is_final(step):
+        if self.schedule.allocates(step) or self.schedule.is_final(step):
             self.stacks.gate.set_(self.stacks.gate.value() * self.masks)
 
     def finish(self) -> None:
@@ -133,7 +133,7 @@ class BudgetAllocator:
 
 
 def keep_highest(scores: Tensor, keep: int) -> Tensor:
-    """A mask, shaped as `scores`, of exactly the `keep` highest; of equal scores the first stay."""
+    """A mask, shaped as `scores`, of exactly the `keep` highest; among equal scores the first ones."""
     order = torch.argsort(scores.flatten(), descending=True, stable=True)
     mask = torch.zeros_like(order, dtype=torch.bool)
     mask[order[:keep]] = True
@@ -141,10 +141,10 @@ def keep_highest(scores: Tensor, keep: int) -> Tensor:
 
 
 def agreement(scores: Tensor, other: Tensor, keep: int) -> dict[str, int]:
-    """How far two scorings (matrices, r) of the same ranks choose alike.
+    """How many ranks two scorings (matrices, r) both keep.
 
-    `kept` ranks are chosen by each; `across` of them by both, when each chooses over all matrices together; `within` by
-    both, when the other scoring has to keep as many in each matrix as `scores` keeps there.
+    Each keeps `kept` ranks. Both keep `across` of them when each allocates over all matrices together, and `within` of
+    them when the other scoring keeps as many in each matrix as `scores` does.
     """
     mask = keep_highest(scores, keep)
     rival = keep_highest(other, keep)

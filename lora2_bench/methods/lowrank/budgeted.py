@@ -1,4 +1,4 @@
-"""What AdaLoRA and LoRA² share: ranked layers under one budget, and an orthogonality regulariser."""
+"""Shared by AdaLoRA and LoRA²: ranked layers under one budget, and an orthogonality regulariser."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ class RegOptions:
 
 
 def deviation(gram: Tensor) -> Tensor:
-    """Square Gram matrices (..., m, m) less the identity."""
+    """Square Gram matrices (..., m, m) minus the identity."""
     return gram - torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
 
 class BudgetedMethod(RankedMethod[Ranked]):
-    """Ranks chosen over all layers together, by a budget that falls; `options` has `r`, `reg` and `budget`."""
+    """Ranks allocated over all layers together under a falling budget; `options` has `r`, `reg` and `budget`."""
 
     @abstractmethod
     def ranked(self) -> RankedStacks:
-        """What is scored, rank by rank."""
+        """The parameters that are scored, per rank."""
 
     @abstractmethod
     def deviations(self) -> list[Tensor]:
-        """What the regulariser pulls to zero: Gram matrices less the identity, (n, m, m) for n layers."""
+        """Gram matrices minus the identity, (n, m, m) for n layers, which the regulariser pulls to zero."""
 
     @classmethod
     def check(cls, options: Any, total_steps: int) -> None:

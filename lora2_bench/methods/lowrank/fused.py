@@ -1,10 +1,10 @@
-"""A frozen linear map and the low-rank addition beside it as one autograd function.
+"""A frozen linear map and its low-rank update as one autograd function.
 
-What the addition costs is passes over memory, not arithmetic. On a CPU those are taken in blocks of rows, side by side:
-of products as narrow as these, BLAS libraries use one core. Where there are many rows, its product is added to the
-weight (in a new tensor: the frozen one never changes), and neither inputs nor outputs need a pass to add anything.
-Gradients are those of the factors all the same: no d_out×d_in gradient is ever formed. With few rows, with dropout and
-in half precision the addition is made in place.
+The cost of the update is passes over memory, not arithmetic. On a CPU the narrow products are computed in blocks of
+rows, by torch.bmm, because BLAS libraries use one core for a single one. With many rows, the low-rank product is merged
+into a copy of the weight, which saves the passes over inputs and outputs; the frozen weight never changes. The backward
+pass still gives the factors' gradients, and never forms a d_out×d_in gradient. With few rows, with dropout and in half
+precision the update is added to the output in place.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 Middle = float | Tensor
-"""What stands between the two outer factors: a number, one number per rank (r,), or a matrix (k×k)."""
+"""The factor between the two outer ones: a number, a diagonal (r,), or a matrix (k×k)."""
 
 
 def low_rank_linear(
@@ -25,7 +25,7 @@ def low_rank_linear(
 ) -> Tensor:
     """h = x W0ᵀ + b + dropout(x) downᵀ · middle · upᵀ, with W0 and b frozen.
 
-    Dropout draws what `torch.nn.Dropout` draws. Under autocast all products are taken in its dtype.
+    Dropout draws the mask that `torch.nn.Dropout` draws. Under autocast all products are computed in its dtype.
 
     Args:
         x: (..., d_in).
@@ -34,10 +34,10 @@ def low_rank_linear(
         down: (k×d_in).
         middle: a number, (k,) for a diagonal, or (k×k).
         up: (d_out×k).
-        dropout: share of x that is zeroed on the way to `down`.
+        dropout: probability of zeroing an element of x before `down`.
     """
-    number, tensor = (1.0, middle) if isinstance(middle, Tensor) else (middle, None)
-    out: Tensor = _LowRankLinear.apply(x, weight, bias, down, tensor, up, number, dropout)  # type: ignore[no-untyped-call]
+    scalar, tensor = (1.0, middle) if isinstance(middle, Tensor) else (middle, None)
+    out: Tensor = _LowRankLinear.apply(x, weight, bias, down, tensor, up, scalar, dropout)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -51,7 +51,7 @@ class _LowRankLinear(torch.autograd.Function):
         down: Tensor,
         middle: Tensor | None,
         up: Tensor,
-        number: float,
+        scalar: float,
         dropout: float,
     ) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
@@ -62,17 +62,17 @@ class _LowRankLinear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         mask = inner = None
         if dropout == 0 and _worth_merging(rows, weight):
-            now = _merged(weight, _times_middle(up, middle, number), down)
-            out = rows @ now.T if bias is None else torch.addmm(bias, rows, now.T)
+            merged_weight = _merged(weight, _times_middle(up, middle, scalar), down)
+            out = rows @ merged_weight.T if bias is None else torch.addmm(bias, rows, merged_weight.T)
         else:
             flat = rows
             if dropout > 0:
                 rows, mask = torch.native_dropout(flat, dropout, True)
-            inner = _narrow(down, rows)
+            inner = _project(down, rows)
             out = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)
-            out.addmm_(_flat(inner), _times_middle(up, middle, number).T)
+            out.addmm_(_as_rows(inner), _times_middle(up, middle, scalar).T)
         ctx.save_for_backward(rows, mask, weight, down, middle, up, inner)
-        ctx.number, ctx.dropout = number, dropout
+        ctx.scalar, ctx.dropout = scalar, dropout
         return out.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -80,44 +80,44 @@ class _LowRankLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, mask, weight, down, middle, up, inner = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
-        to_x, _, _, to_down, to_middle, to_up, _, _ = ctx.needs_input_grad
+        needs_x, _, _, needs_down, needs_middle, needs_up, _, _ = ctx.needs_input_grad
         merged = inner is None
         if merged:
-            inner = _narrow(down, rows)
-        scaled = _narrow(up.T.contiguous(), grad)
-        total = _sums(inner, grad)
-        turned = middle.T if middle is not None and middle.ndim == 2 else middle
-        grad_down = _times_middle(_sums(scaled, rows).T, middle, ctx.number).T if to_down else None
-        grad_up = _times_middle(total.T, turned, ctx.number) if to_up else None
+            inner = _project(down, rows)
+        scaled = _project(up.T.contiguous(), grad)
+        grad_inner = _sum_over_blocks(inner, grad)
+        middle_t = middle.T if middle is not None and middle.ndim == 2 else middle
+        grad_down = _times_middle(_sum_over_blocks(scaled, rows).T, middle, ctx.scalar).T if needs_down else None
+        grad_up = _times_middle(grad_inner.T, middle_t, ctx.scalar) if needs_up else None
         grad_middle = grad_x = None
-        if to_middle:
-            grad_middle = total @ up if middle.ndim == 2 else (total * up.T).sum(1)
-        if to_x:
-            back = _times_middle(down.T, turned, ctx.number).T
+        if needs_middle:
+            grad_middle = grad_inner @ up if middle.ndim == 2 else (grad_inner * up.T).sum(1)
+        if needs_x:
+            back = _times_middle(down.T, middle_t, ctx.scalar).T
             if merged:
                 grad_x = grad @ _merged(weight, up, back)
             elif mask is None:
-                grad_x = (grad @ weight).addmm_(_flat(scaled), back)
+                grad_x = (grad @ weight).addmm_(_as_rows(scaled), back)
             else:
-                passed = torch.ops.aten.native_dropout_backward(_flat(scaled) @ back, mask, 1 / (1 - ctx.dropout))
+                passed = torch.ops.aten.native_dropout_backward(_as_rows(scaled) @ back, mask, 1 / (1 - ctx.dropout))
                 grad_x = (grad @ weight).add_(passed)
             grad_x = grad_x.view(*grads[0].shape[:-1], -1)
         return grad_x, None, None, grad_down, grad_middle, grad_up, None, None
 
 
 def _worth_merging(rows: Tensor, weight: Tensor) -> bool:
-    """Whether two passes over the weight, forward and backward, cost less than one over outputs and one over inputs.
+    """Whether two passes over the weight cost less than one over the outputs and one over the inputs.
 
-    Not in half precision, in which a small addition to a weight would be lost.
+    Not in half precision, in which a small update of a weight would be lost.
     """
     d_out, d_in = weight.shape
     return weight.dtype in (torch.float32, torch.float64) and len(rows) * (d_in + d_out) > 2 * d_in * d_out
 
 
-def _times_middle(factor: Tensor, middle: Tensor | None, number: float) -> Tensor:
-    """factor (d×k) times middleᵀ: what is small takes the middle, never anything with a row per token."""
+def _times_middle(factor: Tensor, middle: Tensor | None, scalar: float) -> Tensor:
+    """factor (d×k) times middleᵀ: the small factor is multiplied, never a tensor with a row per token."""
     if middle is None:
-        return factor * number
+        return factor * scalar
     return factor @ middle.T if middle.ndim == 2 else factor * middle
 
 
@@ -129,21 +129,21 @@ def _merged(weight: Tensor, left: Tensor, down: Tensor) -> Tensor:
 
 
 def _blocks(rows: Tensor) -> int:
-    """How many blocks n rows are taken in; always as many for as many rows, whatever the number of threads."""
+    """Number of blocks for n rows; it depends on n alone, so that results do not depend on the number of threads."""
     return math.gcd(len(rows), 8) if rows.device.type == "cpu" else 1
 
 
-def _narrow(factor: Tensor, rows: Tensor) -> Tensor:
+def _project(factor: Tensor, rows: Tensor) -> Tensor:
     """factor (k×d), k small, times rowsᵀ of rows (n×d), by blocks: (count×k×n/count)."""
     count = _blocks(rows)
     return torch.bmm(factor.expand(count, -1, -1), rows.view(count, -1, rows.shape[1]).mT)
 
 
-def _flat(narrow: Tensor) -> Tensor:
-    """The same as (n×k)."""
-    return narrow.mT.reshape(-1, narrow.shape[1])
+def _as_rows(projected: Tensor) -> Tensor:
+    """The result of `_project` as (n×k)."""
+    return projected.mT.reshape(-1, projected.shape[1])
 
 
-def _sums(narrow: Tensor, rows: Tensor) -> Tensor:
-    """narrow (count×k×n/count) of `_narrow` times rows (n×d), summed over the blocks: (k×d)."""
-    return torch.bmm(narrow, rows.view(len(narrow), -1, rows.shape[1])).sum(0)
+def _sum_over_blocks(projected: Tensor, rows: Tensor) -> Tensor:
+    """projected (count×k×n/count) of `_project` times rows (n×d), summed over the blocks: (k×d)."""
+    return torch.bmm(projected, rows.view(len(projected), -1, rows.shape[1])).sum(0)

@@ -1,4 +1,4 @@
-"""A frozen linear map with a low-rank addition beside it, and the method base of all such adapters."""
+"""Linear layers whose frozen weight has a low-rank update beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AdaptedLinear(nn.Module):
 
     Attributes:
         fused: compute it by `low_rank_linear`; False for the plain sum of the base and `delta`.
-        formed: the middle, where the method has formed those of all layers for this forward pass.
+        cached_middle: the middle, where the method has computed those of all layers at once for this forward pass.
     """
 
     def __init__(self, base: nn.Linear, dropout: float) -> None:
@@ -23,13 +23,13 @@ class AdaptedLinear(nn.Module):
         self.base = base
         self.dropout = nn.Dropout(dropout)
         self.fused = False
-        self.formed: Tensor | None = None
+        self.cached_middle: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d_in) -> (..., d_out)."""
         if self.fused:
             down, up = self.outer()
-            middle = self.middle() if self.formed is None else self.formed
+            middle = self.middle() if self.cached_middle is None else self.cached_middle
             dropout = self.dropout.p if self.training else 0.0
             return low_rank_linear(x, self.base.weight, self.base.bias, down, middle, up, dropout)
         base: Tensor = self.base(x)
@@ -41,11 +41,11 @@ class AdaptedLinear(nn.Module):
 
     @abstractmethod
     def middle(self) -> Middle:
-        """What stands between them, the scale included: a number, (k,) for a diagonal, or (k×k)."""
+        """The factor between them, with the scale: a number, (k,) for a diagonal, or (k×k)."""
 
     @abstractmethod
     def delta(self, x: Tensor) -> Tensor:
-        """The low-rank addition as its equation has it: x (..., d_in) -> (..., d_out)."""
+        """The low-rank update as its equation is written: x (..., d_in) -> (..., d_out)."""
 
     @abstractmethod
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ class AdaptedLinear(nn.Module):
 
 
 class RankedLinear(AdaptedLinear):
-    """An adapted layer whose ranks can be switched off one by one."""
+    """An adapted layer whose ranks can be pruned one by one."""
 
     @abstractmethod
     def active_parameters(self, kept: int) -> int:
@@ -64,7 +64,7 @@ class GatedLinear(RankedLinear):
     """h = x W0ᵀ + b + scale · (gate ⊙ x Aᵀ) Bᵀ: a rank whose gate is zero adds nothing.
 
     Attributes:
-        A: (r×d_in); gate: (r); B: (d_out×r). How they start is the subclass's.
+        A: (r×d_in); gate: (r); B: (d_out×r). The subclass initialises them.
     """
 
     A: nn.Parameter

@@ -1,4 +1,4 @@
-"""What the low-rank methods share: injection, options, ranks and their counts."""
+"""Base classes of the low-rank methods: injection, options, ranks and their counts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lora2_bench.backbones.backbone import MAPS, Backbone, MapKey
 from lora2_bench.experiment.checks import require, require_number
 from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.lowrank.layers import AdaptedLinear, GatedLinear, RankedLinear
-from lora2_bench.methods.lowrank.stack import Stack, flatten, stacks_of
+from lora2_bench.methods.lowrank.stack import Stack, flatten_groups, stacks_of
 
 Layer = TypeVar("Layer", bound=AdaptedLinear)
 
@@ -53,31 +53,31 @@ class AdapterMethod(Method, Generic[Layer]):
                 factors.setdefault(factor, {})[row] = parameter
         self.stacks = {factor: stacks_of(parameters) for factor, parameters in factors.items()}
         if self.engine == "fast":
-            backbone.model.register_forward_pre_hook(self._form)
-            backbone.model.register_forward_hook(self._forget, always_call=True)
+            backbone.model.register_forward_pre_hook(self._cache_middles)
+            backbone.model.register_forward_hook(self._clear_middles, always_call=True)
 
     def middles(self) -> Tensor | None:
-        """The middles of all layers, (layers, ...), formed at once; None to leave it to each layer."""
+        """The middles of all layers, (layers, ...), computed at once; None where each layer computes its own."""
         return None
 
-    def _form(self, *_: Any) -> None:
-        if (formed := self.middles()) is not None:
-            for layer, middle in zip(self.layers.values(), formed.unbind(), strict=True):
-                layer.formed = middle
+    def _cache_middles(self, *_: Any) -> None:
+        if (middles := self.middles()) is not None:
+            for layer, middle in zip(self.layers.values(), middles.unbind(), strict=True):
+                layer.cached_middle = middle
 
-    def _forget(self, *_: Any) -> None:
+    def _clear_middles(self, *_: Any) -> None:
         for layer in self.layers.values():
-            layer.formed = None
+            layer.cached_middle = None
 
     def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """As `param_groups`; on the fast engine one parameter per group, of which what trains is a view."""
+        """As `param_groups`; on the fast engine each is one flat parameter, of which the trained ones are views."""
         groups = self.param_groups(weight_decay)
         if self.engine == "plain":
             return groups
-        return flatten(groups, [stack for stacks in self.stacks.values() for stack in stacks])
+        return flatten_groups(groups, [stack for stacks in self.stacks.values() for stack in stacks])
 
-    def clear_gradients(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero them; on the fast engine in place, where the views see them."""
+    def zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+        """Set them to None; on the fast engine zero them in place, because they are views of the flat gradients."""
         optimizer.zero_grad(set_to_none=self.engine == "plain")
 
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -86,14 +86,14 @@ class AdapterMethod(Method, Generic[Layer]):
 
 
 class RankedMethod(AdapterMethod[Ranked]):
-    """An adapter method that switches ranks off; its options have the rank `r` that every layer starts with."""
+    """An adapter method that prunes ranks; its options have the initial rank `r` of every layer."""
 
     @abstractmethod
     def kept(self) -> list[int]:
         """Ranks in use, per layer in order."""
 
     def parameters(self) -> dict[str, int]:
-        """Counts; `active` leaves out the ranks that are switched off."""
+        """Counts; `active` excludes pruned ranks."""
         pairs = zip(self.layers.values(), self.kept(), strict=True)
         return {**super().parameters(), "active": sum(layer.active_parameters(rank) for layer, rank in pairs)}
 

@@ -15,8 +15,8 @@ class BudgetOptions:
     Attributes:
         target_r: average rank kept per matrix at the end; None = nothing is pruned.
         t_init: steps before pruning starts; under 1 a share of all steps.
-        t_final: steps at the end with fixed masks; under 1 a share of all steps.
-        delta_t: steps between two choices of ranks; under 1 a share of all steps, at least one step.
+        t_final: steps at the end with final masks; under 1 a share of all steps.
+        delta_t: steps between two allocations of ranks; under 1 a share of all steps, at least one step.
         beta1, beta2: decay of the running means of sensitivity and of its deviation.
     """
 
@@ -75,15 +75,15 @@ class Schedule:
         left = 1 - (step - self.t_init) / (end - self.t_init)
         return int(self.target + (self.start - self.target) * left**3)
 
-    def chooses(self, step: int) -> bool:
-        """True where ranks are chosen anew after `step`: every delta_t while the budget falls, and once at its end."""
+    def allocates(self, step: int) -> bool:
+        """Whether ranks are allocated after `step`: every delta_t steps while the budget falls, and once at its end."""
         end = self.total - self.t_final
         return step == end or (self.t_init < step < end and step % self.delta_t == 0)
 
     def is_final(self, step: int) -> bool:
-        """True where the choice of ranks is fixed."""
+        """Whether the masks are final."""
         return step > self.total - self.t_final
 
-    def scores(self, step: int) -> bool:
-        """True where the running means take in `step`: until the last choice, which goes by the step before it."""
+    def updates_scores(self, step: int) -> bool:
+        """Whether `step` updates the running means: the last allocation uses those of the step before it."""
         return step < self.total - self.t_final

@@ -1,4 +1,4 @@
-"""Parameters of one shape seen as one tensor, and the buffer in which what a method trains lies side by side."""
+"""Parameters of one shape as one stacked tensor, and the flat buffers that hold all trained parameters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor, nn
 class Stack:
     """One factor of several layers, as a tensor (n, *shape).
 
-    Before `flatten` the tensor is put together anew each time, differentiably; after it the parameters lie side by side
-    and the stack is a view of them, with a view of their gradients.
+    Before `flatten_groups`, `tensor` stacks the parameters in every call; after it the parameters are contiguous, and
+    `tensor` is a view of them, whose gradient is a view of theirs.
 
     Args:
         parameters: n parameters of one shape.
-        rows: which of all layers they belong to, in the same order.
+        rows: numbers of the layers that they belong to, in the same order.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], rows: Sequence[int]) -> None:
@@ -49,8 +49,8 @@ class Stack:
         for parameter, value in zip(self.parameters, values, strict=True):
             parameter.copy_(value)
 
-    def lie_in(self, values: Tensor, grads: Tensor) -> None:
-        """See the parameters in `values`, where they now lie side by side, and their gradients in `grads`."""
+    def view_into(self, values: Tensor, grads: Tensor) -> None:
+        """Make the stack a view into flat `values` and `grads`, which hold the parameters and their gradients."""
         shape = (len(self.parameters), *self.parameters[0].shape)
         self.rows = self.rows.to(values.device)
         self._view = values.view(shape).requires_grad_()
@@ -65,23 +65,23 @@ def stacks_of(parameters: Mapping[int, nn.Parameter]) -> list[Stack]:
     return [Stack([parameters[row] for row in rows], rows) for rows in by_shape.values()]
 
 
-def by_layer(stacks: Sequence[Stack], of: Callable[[Tensor], Tensor]) -> Tensor:
-    """What `of` makes of each stack, (n, ...) each and all of one shape, in the order of the layers."""
+def map_layers(stacks: Sequence[Stack], of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply `of` to each stack, (n, *shape) -> (n, ...), and concatenate the results in the order of the layers."""
     parts = [of(stack.tensor()) for stack in stacks]
     if len(parts) == 1:
         return parts[0]
     return torch.cat(parts)[torch.argsort(torch.cat([stack.rows for stack in stacks]))]
 
 
-def flatten(groups: Iterable[Mapping[str, Any]], stacks: Iterable[Stack]) -> list[dict[str, Any]]:
-    """Lay the parameters of each of an optimiser's groups side by side in one new parameter, and their gradients too.
+def flatten_groups(groups: Iterable[Mapping[str, Any]], stacks: Iterable[Stack]) -> list[dict[str, Any]]:
+    """Copy the parameters of each of an optimiser's groups into one flat parameter, with one flat gradient.
 
-    The old parameters stay what a model computes with: they and their gradients become views. So the optimiser sees one
-    tensor per group, and whoever clears gradients must zero them in place.
+    The model keeps its parameters: they and their gradients become views. So the optimiser updates one tensor per
+    group, and gradients must be zeroed in place, not set to None.
 
     Args:
         groups: as a method's `param_groups`; all on one device and of one dtype.
-        stacks: what is to be seen as one tensor; the parameters of each lie in one group.
+        stacks: become views of the flat parameters; the parameters of each belong to one group.
     """
     stacks = list(stacks)
     flat_groups = []
@@ -100,7 +100,7 @@ def flatten(groups: Iterable[Mapping[str, Any]], stacks: Iterable[Stack]) -> lis
         start = 0
         for stack in inside:
             end = start + sum(parameter.numel() for parameter in stack.parameters)
-            stack.lie_in(flat.detach()[start:end], flat.grad[start:end])
+            stack.view_into(flat.detach()[start:end], flat.grad[start:end])
             start = end
         flat_groups.append({**group, "params": [flat]})
     return flat_groups

@@ -1,0 +1,29 @@
+"""The training batches in the order in which a cell sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lora2_bench.tasks.batches import BucketSampler
+from lora2_bench.tasks.encoding import Encoded
+
+
+def training_batches(rows: Encoded, batch_size: int, seed: int, after_step: int) -> Iterator[dict[str, Tensor]]:
+    """The padded batches of the steps after `after_step`, epoch after epoch, without end.
+
+    The start of each epoch draws one number from torch's global generator, as iter(DataLoader) does, so
+    that dropout draws the numbers of earlier versions. A run that continues within an epoch draws none: its saved
+    random state is from after the draw.
+    """
+    sampler = BucketSampler(rows.lengths(), batch_size, seed)
+    epoch, skip = divmod(after_step, len(sampler))
+    while True:
+        if skip == 0:
+            torch.empty((), dtype=torch.int64).random_()
+        sampler.begin(epoch, skip)
+        for numbers in sampler:
+            yield rows.collate([rows[number] for number in numbers])
+        epoch, skip = epoch + 1, 0
