@@ -43,6 +43,8 @@ def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
         mpl.rcdefaults()  # a user's matplotlibrc changes nothing
         mpl.rcParams.update(SETTINGS)
         figure = _heat_maps(plot) if plot.top else _charts(plot, style)
+        figure.draw_without_rendering()  # the layout is computed here, once for both files
+        figure.set_layout_engine("none")
         svg, png = io.BytesIO(), io.BytesIO()
         about: dict[str, Any] = {"Title": plot.title, "Identifier": digest(plot, style)}
         figure.savefig(svg, format="svg", metadata={**about, "Creator": "lora2_bench", "Date": None})
