@@ -5,8 +5,8 @@ class UserError(ValueError):
     """Bad input, found before any training time is spent. Printed as one line, without a traceback."""
 
 
-class Busy(UserError):
-    """A cell that another process trains now."""
+class LockHeld(UserError):
+    """A lock that another live process holds: it trains the cell, or sends the sweep."""
 
 
 class CellFailed(RuntimeError):

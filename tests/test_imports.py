@@ -1,7 +1,7 @@
 """Commands that neither train nor build a model load no torch, which takes seconds.
 
-import-linter checks this package's own imports (pyproject.toml). It does not see what other libraries import in turn, so
-each command runs here as a user runs it, and lists what is loaded at its end.
+import-linter checks this package's own imports (pyproject.toml) and does not see what other libraries import in turn.
+So each command runs here as a user runs it, and the test looks at what is loaded at its end.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.records.lock import owned
+from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
 from lora2_bench.runner.preflight import check_origin, check_same_rows
@@ -34,7 +34,7 @@ def run(plan: Plan) -> Record:
             from lora2_bench.runner.setup import check_fit
 
             check_fit(plan)
-            held.enter_context(owned(store.running(plan.cell.id), f"cell {plan.cell.id}"))
+            held.enter_context(locked(store.running(plan.cell.id), f"cell {plan.cell.id} is being trained"))
             store.tidy(plan.cell.id)
             return finished(plan, store)  # another process may have finished it meanwhile
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.files.writing import write_json
-from lora2_bench.records.lock import read_owner
+from lora2_bench.records.lock import read_holder
 
 LOCAL, SLURM = "local", "slurm"
 Squeue = Callable[[], Mapping[tuple[str, int], str]]
@@ -61,7 +61,7 @@ def read_batch(path: Path) -> Batch:
     return Batch(**json.loads(path.read_text(encoding="utf-8")))
 
 
-def owner_folder(batch: Path) -> Path:
+def lock_folder(batch: Path) -> Path:
     """Where the process that runs a local batch says so."""
     return batch.with_suffix(".owner")
 
@@ -83,8 +83,8 @@ def live(known: dict[Path, Batch], squeue: Squeue) -> Alive:
         if batch.cluster == SLURM:
             jobs = {index: slurm[key] for index in range(len(batch.jobs)) if (key := (batch.name, index)) in slurm}
         else:
-            owner = read_owner(owner_folder(path))
-            jobs = dict.fromkeys(range(len(batch.jobs)), "") if owner is not None and owner.is_alive else {}
+            holder = read_holder(lock_folder(path))
+            jobs = dict.fromkeys(range(len(batch.jobs)), "") if holder is not None and holder.is_alive else {}
         if jobs:
             found[path] = jobs
     return found
@@ -98,7 +98,7 @@ def prune(known: dict[Path, Batch], alive: Sequence[Path]) -> None:
             log = path.with_suffix(".log")
             if log.is_file() and not log.stat().st_size:
                 log.unlink(missing_ok=True)
-            folder = owner_folder(path)
+            folder = lock_folder(path)
             for left in folder.glob("*") if folder.is_dir() else ():
                 left.unlink(missing_ok=True)
             with suppress(OSError):

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.errors import UserError
-from lora2_bench.records.lock import BEAT, SILENCE, owned, read_owner
+from lora2_bench.records.lock import HEARTBEAT_SECONDS, STALE_AFTER, locked, read_holder
 from lora2_bench.records.record import DONE
 from lora2_bench.records.store import Store
-from lora2_bench.sweep.batches import failure, forget_failure, log_path, note_failure, owner_folder, read_batch
+from lora2_bench.sweep.batches import failure, forget_failure, lock_folder, log_path, note_failure, read_batch
 from lora2_bench.sweep.workers import SIGNALS, Worker
 
 GRACE = 75.0
@@ -82,8 +82,8 @@ class Job:
             if self._failed(cell):
                 self.ended["failed"] += 1
                 continue
-            owner = read_owner(self.store.running(cell))
-            if owner is None or not owner.is_alive:
+            holder = read_holder(self.store.running(cell))
+            if holder is None or not holder.is_alive:
                 return cell
             self.elsewhere.setdefault(cell, time.monotonic())
         return None
@@ -94,11 +94,11 @@ class Job:
         A process killed on another machine looks alive until its heartbeat is old, so the first look is not enough.
         """
         for cell, since in list(self.elsewhere.items()):
-            owner = read_owner(self.store.running(cell))
-            if owner is None or not owner.is_alive:
+            holder = read_holder(self.store.running(cell))
+            if holder is None or not holder.is_alive:
                 del self.elsewhere[cell]
                 self.pending.append(cell)
-            elif time.monotonic() - since > SILENCE + 2 * BEAT or owner.is_here:
+            elif time.monotonic() - since > STALE_AFTER + 2 * HEARTBEAT_SECONDS or holder.is_local:
                 del self.elsewhere[cell]
                 self.ended["elsewhere"] += 1
 
@@ -218,9 +218,9 @@ class SlurmJobs:
 
 
 def main() -> None:
-    """`python -m lora2_bench.sweep.job BATCH_FILE`: run a local batch, as its owner."""
+    """`python -m lora2_bench.sweep.job BATCH_FILE`: run the one job of a local batch, holding its lock."""
     path = Path(sys.argv[1])
-    with owned(owner_folder(path), path.stem):
+    with locked(lock_folder(path), f"{path.stem} is being run"):
         run_job(path, 0)
 
 

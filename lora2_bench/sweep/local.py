@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora2_bench.errors import UserError
-from lora2_bench.records.lock import read_owner
-from lora2_bench.sweep.batches import LOCAL, Batch, owner_folder
+from lora2_bench.records.lock import read_holder
+from lora2_bench.sweep.batches import LOCAL, Batch, lock_folder
 from lora2_bench.sweep.launchers import JobCells
 from lora2_bench.sweep.options import Options
 
@@ -52,8 +52,8 @@ class Local:
             )
         end = time.monotonic() + _SOON
         while process.poll() is None and time.monotonic() < end:
-            owner = read_owner(owner_folder(path))
-            if owner is not None and owner.pid == process.pid:
+            holder = read_holder(lock_folder(path))
+            if holder is not None and holder.pid == process.pid:
                 break
             time.sleep(0.05)
         if process.poll() not in (None, 0):

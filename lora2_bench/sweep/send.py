@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from lora2_bench.errors import UserError
-from lora2_bench.records.lock import owned
+from lora2_bench.records.lock import locked
 from lora2_bench.records.record import DONE
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.batches import LOCAL, Squeue, batches, live, prune
@@ -30,7 +30,7 @@ def sweep(
     """
     home, results = home_of(overrides, options.name), results_of(overrides)
     Store(results).check_writable()
-    with owned(results / "sweeps" / ".sending", f"the sending of cells to {results}"):
+    with locked(results / "sweeps" / ".sending", f"cells are being sent to {results}"):
         cells = plan(overrides, home)
         known = batches(results)
         alive = live(known, squeue)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora2_bench.records.lock import read_owner
+from lora2_bench.records.lock import read_holder
 from lora2_bench.records.progress import read_progress
 from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.records.store import Store
@@ -83,11 +83,13 @@ def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch],
         log = note["log"] if note else None
         told = read_progress(store.running(cell.id)) if cell.id in begun else None
         at = {name: told.get(name) for name in ("step", "total", "score", "best")} if told else {}
-        owner = read_owner(store.running(cell.id)) if cell.id in begun else None
+        owner = read_holder(store.running(cell.id)) if cell.id in begun else None
         if owner is not None and owner.is_alive:
             pace = told.get("seconds_per_step") if told else None
             left = pace * (told["total"] - told["step"]) if told and pace is not None else None
-            return State(cell.id, cell.label, RUNNING, **at, seconds_left=left, host=owner.host, pid=owner.pid, log=log)
+            return State(
+                cell.id, cell.label, RUNNING, **at, seconds_left=left, host=owner.host, pid=owner.pid, log=log
+            )
         ended = max(note["time"] if note else 0.0, _changed(record) if status == FAILED else 0.0)
         submitted, words = queued.get(cell.id, (0.0, ""))
         if ended < submitted:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.records.lock import read_owner
+from lora2_bench.records.lock import read_holder
 from lora2_bench.sweep.cells import plan
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import count, states
@@ -36,8 +36,12 @@ class Chaos:
 
     def strike(self) -> None:
         """The next one, if there is something to hit."""
-        owners = {path.parent.parent for path in self.results.glob("running/*/checkpoints/step-*.pt")}
-        alive = [owner for folder in sorted(owners) if (owner := read_owner(folder)) is not None and owner.is_alive]
+        folders = {path.parent.parent for path in self.results.glob("running/*/checkpoints/step-*.pt")}
+        alive = [
+            holder
+            for folder in sorted(locked_folders)
+            if (holder := read_holder(folder)) is not None and holder.is_alive
+        ]
         running = jobs("RUNNING")
         if not (self.to_come and alive and running):
             return

@@ -1,4 +1,4 @@
-"""One job: crashes, failures, signals and other owners end no cell but their own."""
+"""One job: crashes, failures, signals and other lock holders end no cell but their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.records.lock import born_of, owned
+from lora2_bench.records.lock import locked, process_start
 from lora2_bench.sweep import job as sweep_job
 from lora2_bench.sweep.batches import SLURM
 from lora2_bench.sweep.job import SlurmJobs, run_job
@@ -68,15 +68,15 @@ def test_a_signal_to_a_worker_that_is_loading_waits_until_it_listens(tmp_path: P
 def test_a_cell_in_other_hands_is_left_there_or_taken_over(
     stub: Path, batch: MakeBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_job, "SILENCE", 0.5)
-    monkeypatch.setattr(sweep_job, "BEAT", 0.0)
-    with owned(tmp_path / "running" / "here", "x"):  # a live process of this machine
+    monkeypatch.setattr(sweep_job, "STALE_AFTER", 0.5)
+    monkeypatch.setattr(sweep_job, "HEARTBEAT_SECONDS", 0.0)
+    with locked(tmp_path / "running" / "here", "x"):  # a live process of this machine
         elsewhere = tmp_path / "running" / "elsewhere"  # one of another machine, whose heart beats
         elsewhere.mkdir()
         (elsewhere / "owner.json").write_text(json.dumps({"host": "far", "pid": 1, "born": "1"}))
         dead = tmp_path / "running" / "dead"
         dead.mkdir()
-        gone = {"host": socket.gethostname(), "pid": os.getpid(), "born": f"{born_of(os.getpid())}0"}
+        gone = {"host": socket.gethostname(), "pid": os.getpid(), "born": f"{process_start(os.getpid())}0"}
         (dead / "owner.json").write_text(json.dumps(gone))
         assert run_job(batch(tmp_path, {"here": [], "elsewhere": [], "dead": []}), 0) == {"elsewhere": 2, "done": 1}
     assert runs(tmp_path) == {"dead": 1}

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.records.lock import owned
+from lora2_bench.records.lock import locked
 from lora2_bench.records.progress import Progress, read_progress
 from lora2_bench.records.store import Store
 from lora2_bench.sweep import status
-from lora2_bench.sweep.batches import LOCAL, SLURM, Batch, note_failure, owner_folder
+from lora2_bench.sweep.batches import LOCAL, SLURM, Batch, lock_folder, note_failure
 from lora2_bench.sweep.cells import asked_for, home_of, mark_sent, plan
 from lora2_bench.sweep.states import states
 from lora2_bench.training.evaluation import Evaluation
@@ -45,7 +45,7 @@ def test_every_state(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     batch = Batch("b-1of1", LOCAL, time.time(), "", str(tmp_path), 1, 1, [{queued: [], done: [], noted: []}])
     path = batch.write(home)
     note_failure(home, noted, "kr=2 does not fit", killed=False)  # after it was sent: it has been tried
-    with owned(store.running(running), "x"), owned(owner_folder(path), "y"):
+    with locked(store.running(running), "x"), locked(lock_folder(path), "y"):
         progress = Progress(store.running(running))
         progress.step(10, 40, [])
         time.sleep(0.05)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lora2_bench.errors import UserError
-from lora2_bench.records.lock import owned
+from lora2_bench.records.lock import locked
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.__main__ import main
 from lora2_bench.sweep.batches import note_failure, read_batch
@@ -78,7 +78,7 @@ def test_finished_queued_and_running_cells_are_never_sent(tmp_path: Path) -> Non
     cells, _ = send(slurm, tmp_path, dry_run=True)
     assert len(cells) == 12 and slurm.arrays == {}
     finish(tmp_path, cells[0])
-    with owned(tmp_path / "running" / cells[1].id, "x"):
+    with locked(tmp_path / "running" / cells[1].id, "x"):
         _, told = send(slurm, tmp_path, cells_per_job=3, array_max=3, throttle=7)
     assert told[0] == "smoke: 12 cells: 1 done, 1 running, 10 missing"
     assert list(slurm.arrays.values()) == [3, 1] and slurm.throttles == [3, 3]
@@ -127,8 +127,8 @@ def test_a_sender_that_dies_or_is_refused_leaves_nothing_to_send_twice(tmp_path:
 
 def test_two_senders_take_turns(tmp_path: Path) -> None:
     with (
-        owned(tmp_path / "sweeps" / ".sending", "x"),
-        pytest.raises(UserError, match=r"the sending of cells to .* by process"),
+        locked(tmp_path / "sweeps" / ".sending", "x"),
+        pytest.raises(UserError, match=r"cells are being sent to .* by process"),
     ):
         send(FakeSlurm(), tmp_path)
 

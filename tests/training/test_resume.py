@@ -16,7 +16,7 @@ import pytest
 
 from lora2_bench.config.compose import CONF
 from lora2_bench.errors import CellFailed
-from lora2_bench.records.lock import born_of
+from lora2_bench.records.lock import process_start
 from tests.conftest import Told
 
 Bench = Callable[..., Told]
@@ -173,7 +173,7 @@ def test_signals_locks_and_a_real_kill(bench: Bench, tiny_folders: Folders, tmp_
     wait_for_checkpoint(results, first)
     (running,) = (results / "running").iterdir()
     owner = json.loads((running / "owner.json").read_text())
-    assert owner["pid"] == first.pid and owner["born"] == born_of(first.pid)
+    assert owner["pid"] == first.pid and owner["born"] == process_start(first.pid)
 
     second = started(folder, results)  # the same cell, while the first one trains it
     out, err = second.communicate(timeout=100)
