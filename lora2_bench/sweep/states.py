@@ -14,8 +14,8 @@ from lora2_bench.records.lock import read_holder
 from lora2_bench.records.progress import read_progress
 from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.records.store import Store
-from lora2_bench.sweep.batches import SLURM, Alive, Batch, Squeue, batches, failures, live
-from lora2_bench.sweep.cells import Planned
+from lora2_bench.sweep.batches import SLURM, Batch, LiveJobs, QueueReader, latest_failures, live_jobs, read_batches
+from lora2_bench.sweep.cells import SweepCell
 
 RUNNING, QUEUED, INTERRUPTED, MISSING = "running", "queued", "interrupted", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, MISSING)
@@ -50,17 +50,17 @@ class State:
     log: str | None = None
 
 
-def states(cells: Sequence[Planned], results: Path, squeue: Squeue) -> list[State]:
+def states(cells: Sequence[SweepCell], results: Path, squeue: QueueReader) -> list[State]:
     """Every cell's state, in the given order. Raises UserError where Slurm is needed and does not answer."""
-    known = batches(results)
-    return states_of(cells, results, known, live(known, squeue))
+    known = read_batches(results)
+    return states_of(cells, results, known, live_jobs(known, squeue))
 
 
-def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch], alive: Alive) -> list[State]:
+def states_of(cells: Sequence[SweepCell], results: Path, known: dict[Path, Batch], alive: LiveJobs) -> list[State]:
     """Every cell's state, given what is queued."""
     store = Store(results)
     kept, begun = _names(store.cells), _names(results / "running")
-    notes = failures(results)
+    notes = latest_failures(results)
     queued = {
         cell_id: (known[path].submitted, words)
         for path, jobs in alive.items()
@@ -74,7 +74,7 @@ def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch],
         for cell_id in job
     }
 
-    def of(cell: Planned) -> State:
+    def of(cell: SweepCell) -> State:
         record = store.path(cell.id)
         status = _status(record) if cell.id in kept else None
         if status == DONE:
@@ -87,9 +87,7 @@ def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch],
         if owner is not None and owner.is_alive:
             pace = told.get("seconds_per_step") if told else None
             left = pace * (told["total"] - told["step"]) if told and pace is not None else None
-            return State(
-                cell.id, cell.label, RUNNING, **at, seconds_left=left, host=owner.host, pid=owner.pid, log=log
-            )
+            return State(cell.id, cell.label, RUNNING, **at, seconds_left=left, host=owner.host, pid=owner.pid, log=log)
         ended = max(note["time"] if note else 0.0, _changed(record) if status == FAILED else 0.0)
         submitted, words = queued.get(cell.id, (0.0, ""))
         if ended < submitted:

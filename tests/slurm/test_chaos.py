@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.records.lock import read_holder
-from lora2_bench.sweep.cells import plan
+from lora2_bench.sweep.cells import plan_cells
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import count, states
 from tests.conftest import Told
@@ -38,9 +38,7 @@ class Chaos:
         """The next one, if there is something to hit."""
         folders = {path.parent.parent for path in self.results.glob("running/*/checkpoints/step-*.pt")}
         alive = [
-            holder
-            for folder in sorted(locked_folders)
-            if (holder := read_holder(folder)) is not None and holder.is_alive
+            holder for folder in sorted(folders) if (holder := read_holder(folder)) is not None and holder.is_alive
         ]
         running = jobs("RUNNING")
         if not (self.to_come and alive and running):
@@ -73,7 +71,7 @@ def test_forty_cells_and_fourteen_disturbances(
         told = command("sweep", *chaotic, *JOBS, "cluster=slurm", "name=chaos")
         assert told.returncode == 0, told.stderr
         sent += "sent" in told.stdout
-        cells = plan(chaotic, results / "sweeps" / "chaos")
+        cells = plan_cells(chaotic, results / "sweeps" / "chaos")
         while True:
             chaos.strike()
             counts = count(states(cells, results, squeue))

@@ -58,8 +58,8 @@ def test_a_job_that_is_queued_again_passes_over_what_failed_in_it(stub: Path, ba
 def test_a_signal_to_a_worker_that_is_loading_waits_until_it_listens(tmp_path: Path) -> None:
     worker = Worker(str(tmp_path), None)
     worker.process.send_signal(signal.SIGUSR2)  # as Slurm does with every process of a job
-    worker.give("a", ["method=nope"], tmp_path / "log")
-    assert worker.answer() == {"id": "a", "state": "interrupted", "cause": None}
+    worker.run_cell("a", ["method=nope"], tmp_path / "log")
+    assert worker.read_answer() == {"id": "a", "state": "interrupted", "cause": None}
     worker.close()
     worker.stdout.close()
     assert worker.process.wait() == 0
@@ -97,7 +97,7 @@ def test_a_signal_keeps_the_cells_and_the_job_begins_no_other(stub: Path, batch:
     thread.join()
     assert stopped.value.code == 3 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert runs(tmp_path) == {"a": 1, "b": 1}
-    assert not list(tmp_path.glob("sweeps/x/failed/*"))  # told to stop is no failure
+    assert not list(tmp_path.glob("sweeps/x/failed/*"))  # a signal is no failure
     assert run_job(path, 0) == {"done": 3}
 
 
@@ -111,7 +111,7 @@ def test_submitit_puts_a_signalled_job_back_and_it_continues(batch: MakeBatch, t
         "import os, sys\n"
         "if 'SUBMITIT_EXECUTOR' in os.environ and 'stub.py' not in ' '.join(sys.orig_argv):\n"
         "    from lora2_bench.sweep import workers\n"
-        f"    workers.WORKER = ({str(tmp_path / 'stub.py')!r},)\n"
+        f"    workers.WORKER_ARGUMENTS = ({str(tmp_path / 'stub.py')!r},)\n"
     )
     executor = submitit.LocalExecutor(tmp_path / "submitit")
     executor.update_parameters(timeout_min=2)
