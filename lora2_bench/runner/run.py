@@ -21,7 +21,7 @@ def run(plan: Plan) -> Record:
 
     Raises UserError for bad input, before training; CellFailed when training ended early (its record is stored).
     """
-    store = Store(plan.place.results)
+    store = Store(plan.run_options.results)
     crew = join(plan)
     with ExitStack() as held:
 
@@ -74,13 +74,13 @@ def join(plan: Plan) -> Crew:
         return Crew()
     from lora2_bench.training.device import make_accelerator, pick_device
 
-    accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.place))
+    accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.run_options))
     return Crew(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
 
 
 def finished(plan: Plan, store: Store) -> Record | None:
     """The stored record of the plan's cell where it is done and not to be trained anew."""
-    known = None if plan.place.rerun else store.read(plan.cell.id)
+    known = None if plan.run_options.rerun else store.read(plan.cell.id)
     if known is None or not known.is_done:
         return None
     check_same_rows(plan, known)

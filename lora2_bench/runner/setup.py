@@ -50,7 +50,7 @@ def check_fit(plan: Plan) -> None:
     rows = min(rows, cell.data.max_train or rows)
     kind = load_method(plan.implementation)
     check_schedules(cell, kind, kind.parse(cell.method), cell.train.total_steps(rows - held_out_rows(cell, rows)))
-    pick_device(plan.place)
+    pick_device(plan.run_options)
 
 
 def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: int) -> None:
@@ -65,7 +65,7 @@ def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: i
 
 def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
-    cell, place = plan.cell, plan.place
+    cell, place = plan.cell, plan.run_options
     set_up_process(place.threads)
     with ThreadPoolExecutor(1) as aside:  # it draws nothing from torch's generator
         loading = aside.submit(load_rows, plan)

@@ -32,7 +32,7 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
 
     Raises CellFailed where the record cannot be written: what was trained is then in the last checkpoint.
     """
-    cell, place = plan.cell, plan.place
+    cell, place = plan.cell, plan.run_options
     started = time.perf_counter()
     setup = set_up(plan)
     origin = store.read(cell.init_from) if cell.init_from else None

@@ -94,10 +94,10 @@ def _write_cache(sweep_dir: Path, values: Mapping[str, Any]) -> None:
 
 
 def _compose(overrides: Sequence[str]) -> list[SweepCell]:
-    from lora2_bench.config.grid import grid  # Hydra takes a third of a second to import
+    from lora2_bench.config.grid import expand_grid  # Hydra takes a third of a second to import
 
     found: dict[str, SweepCell] = {}
-    for of_cell, cell, _ in grid(overrides, _suite_params(overrides)):
+    for of_cell, cell, _ in expand_grid(overrides, _suite_params(overrides)):
         id_ = cell.id
         found.setdefault(id_, SweepCell(id_, of_cell))  # rows that are the same science are one cell
     return list(found.values())

@@ -59,9 +59,8 @@ def sweep(
                 path.unlink(missing_ok=True)
                 raise
             show(f"sent {sum(map(len, jobs))} cells: {where}")
-    show(
-        f"follow: python -m lora2_bench.status {' '.join(_status_arguments(options, overrides))}   logs: {sweep_dir / 'logs'}"
-    )
+    status = " ".join(["python -m lora2_bench.status", *_status_arguments(options, overrides)])
+    show(f"follow: {status}   logs: {sweep_dir / 'logs'}")
     return cells
 
 

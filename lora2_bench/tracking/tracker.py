@@ -30,14 +30,14 @@ class WandbTracker(Tracker):
     """Weights & Biases: online with WANDB_API_KEY, else offline below `results/wandb`. Off after its first error."""
 
     def __init__(self, plan: Plan) -> None:
-        self._results = plan.place.results
-        self._project = plan.place.tracker["project"]
+        self._results = plan.run_options.results
+        self._project = plan.run_options.tracker["project"]
         self._run: Any = None
         cell = plan.cell
 
         def start() -> None:
-            group = plan.place.tracker.get("group") or default_group(cell.task, cell.method_label, plan.command)
-            tags = plan.place.tracker.get("tags") or ()
+            group = plan.run_options.tracker.get("group") or default_group(cell.task, cell.method_label, plan.command)
+            tags = plan.run_options.tracker.get("tags") or ()
             self._run = start_run(
                 self._results, cell.id, cell.to_dict(), cell.method_label, self._project, group=group, tags=tags
             )
@@ -71,4 +71,4 @@ class WandbTracker(Tracker):
 
 def make_tracker(plan: Plan) -> Tracker:
     """The tracker that the config names."""
-    return WandbTracker(plan) if plan.place.tracker["name"] == "wandb" else Tracker()
+    return WandbTracker(plan) if plan.run_options.tracker["name"] == "wandb" else Tracker()
