@@ -139,10 +139,10 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[str]) 
 
 
 def _stop(message: str, code: int) -> None:
-    if (
-        os.environ.get("RANK", "0") != "0"
-    ):  # every rank fails alike. The main one prints, and the launcher then ends the
-        time.sleep(30)  # others; a rank that exited first would have the launcher end the main one before it prints
+    if os.environ.get("RANK", "0") != "0":
+        # Every rank fails alike and the main one prints. The launcher ends the others once the main one has exited; a
+        # rank that exits first would have it end the main one before it prints.
+        time.sleep(30)
     else:
         print(f"error: {message}", file=sys.stderr)
     sys.exit(code)

@@ -20,7 +20,7 @@ from lora2_bench.methods.base import Method, load_method
 from lora2_bench.records.store import Store
 from lora2_bench.runner.rows import Rows, held_out_rows, load_rows
 from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.mini import TRAIN_ROWS
 from lora2_bench.tasks.token_cache import encoder
 from lora2_bench.training.device import make_accelerator, pick_device
@@ -34,9 +34,9 @@ class Setup:
     data: TaskData
     rows: Rows
     method: Method
-    train: Encoded
-    choose: dict[str, Encoded]
-    dev: dict[str, Encoded]
+    train: EncodedSplit
+    choose: dict[str, EncodedSplit]
+    dev: dict[str, EncodedSplit]
     accelerator: Accelerator
 
 

@@ -1,4 +1,4 @@
-"""An optional mirror of a run; the record on disk stays the truth, and a failing tracker never fails a cell."""
+"""An optional mirror of a run. The record on disk stays the reference, and a failing tracker never fails a cell."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ class WandbTracker(Tracker):
                 self._results, cell.id, cell.to_dict(), cell.method_label, self._project, group=group, tags=tags
             )
 
-        self._shielded(start)
+        self._guarded(start)
 
     def evaluation(self, evaluation: Any) -> None:
         """Log one evaluation at its step."""
         if self._run is not None:
-            self._shielded(lambda: log_evaluation(self._run, asdict(evaluation)))
+            self._guarded(lambda: log_evaluation(self._run, asdict(evaluation)))
 
     def finish(self, record: Record) -> None:
         """Close the run with the record's numbers."""
         if self._run is not None:
-            self._shielded(lambda: self._close(record))
+            self._guarded(lambda: self._close(record))
 
     def _close(self, record: Record) -> None:
         finish_run(self._run, record)
-        if record.is_done and record.run.get("continued_from") is None:  # else what came before may be missing
+        if record.is_done and record.run.get("continued_from") is None:  # else earlier evaluations may be missing
             mark_published(Store(self._results), record.id, self._project)
 
-    def _shielded(self, step: Callable[[], None]) -> None:
-        """Do one thing; an error is told in one line, and nothing more is mirrored of this run."""
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Call `step`; an error becomes a one-line warning, and nothing more of this run is mirrored."""
         try:
             step()
         except Exception as error:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lora2_bench.tasks.batches import by_length
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.metrics import glue_metric
 from lora2_bench.tasks.spec import TaskSpec
 from lora2_bench.training.memory import describe, memory_for
@@ -48,7 +48,7 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 def score(
     model: nn.Module,
     spec: TaskSpec,
-    splits: Mapping[str, Encoded],
+    splits: Mapping[str, EncodedSplit],
     accelerator: Accelerator,
     batch_size: int,
     step: int,

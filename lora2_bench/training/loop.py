@@ -22,7 +22,7 @@ from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.checks import in_steps
 from lora2_bench.methods.base import Method
 from lora2_bench.tasks.batches import BucketSampler
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.metrics import main_score
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits, score
@@ -60,8 +60,8 @@ class Outcome:
 def train(
     cell: Cell,
     method: Method,
-    train_rows: Encoded,
-    eval_rows: Mapping[str, Encoded],
+    train_rows: EncodedSplit,
+    eval_rows: Mapping[str, EncodedSplit],
     accelerator: Accelerator,
     *,
     eval_batch_size: int,
