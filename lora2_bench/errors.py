@@ -1,24 +1,24 @@
-"""The errors that a user can mend: one line with the wrong value, what is allowed, and the fix."""
+"""Errors with a one-line message: the wrong value, what is allowed, and the fix."""
 
 
 class UserError(ValueError):
-    """Bad input, found before any training time is spent. Printed as one line, without a traceback."""
+    """Bad input, found before training starts. It is printed as one line, without a traceback."""
 
 
-class Busy(UserError):
-    """A cell that another process trains now."""
+class LockHeld(UserError):
+    """A lock that another live process holds: it trains the cell, or sends the sweep."""
 
 
 class CellFailed(RuntimeError):
-    """A cell that started and could not finish (a NaN loss, say).
+    """A cell whose training failed (by a NaN loss, for example).
 
     Attributes:
-        step: the optimiser step at which it ended, counted from 1.
+        step: the optimiser step that failed, counted from 1.
         cause: one line for the record.
     """
 
     def __init__(self, step: int, cause: str) -> None:
-        super().__init__(step, cause)  # both, so that it can be pickled on its way home from another process
+        super().__init__(step, cause)  # both arguments, so that other processes can pickle it
         self.step = step
         self.cause = cause
 
@@ -27,15 +27,15 @@ class CellFailed(RuntimeError):
 
 
 class OutOfMemory(CellFailed):
-    """A cell whose step or scoring did not fit the memory. Its checkpoints stay: other switches may let it go on."""
+    """A step or an evaluation that did not fit the memory. The checkpoints stay: other run options may help."""
 
 
 class Interrupted(RuntimeError):
-    """A cell that was told to stop. What it had done is in a checkpoint; the same command continues.
+    """A cell that was stopped by a signal. The same command continues it from its last checkpoint.
 
     Attributes:
-        step: the last optimiser step done.
-        kept: the step of the last checkpoint: `step`, less where that could not be written, 0 for none.
+        step: the last finished optimiser step.
+        kept: the step of the last checkpoint: `step`, or less where that could not be written; 0 without one.
     """
 
     def __init__(self, step: int, kept: int) -> None:
@@ -52,5 +52,5 @@ class Interrupted(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text that says anything."""
+    """The first line of an error's text that is not blank."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from lora2_bench.records.lock import born_of
+from lora2_bench.records.lock import process_start
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.send import sweep
 from lora2_bench.sweep.slurm import Slurm, submitit_executor
@@ -40,7 +40,7 @@ def populate(results: Path, ids: Sequence[str]) -> None:
     for cell in ids[1000:1004]:
         folder = results / "running" / cell
         folder.mkdir(parents=True)
-        owner = {"host": os.uname().nodename, "pid": os.getpid(), "born": born_of(os.getpid())}
+        owner = {"host": os.uname().nodename, "pid": os.getpid(), "born": process_start(os.getpid())}
         (folder / "owner.json").write_text(json.dumps(owner))
         told = {"step": 7, "total": 99, "score": 0.5, "best": 0.6, "seconds_per_step": 1.5}
         (folder / "progress.json").write_text(json.dumps(told))

@@ -20,7 +20,7 @@ SHOWN = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 def watch(plan: Plan) -> None:
     """Train the plan's cell and print as it goes."""
-    cell, place = plan.cell, plan.place
+    cell, place = plan.cell, plan.run_options
     setup = set_up(plan)
     method = setup.method
     if not isinstance(method, LoRA2):

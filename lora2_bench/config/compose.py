@@ -19,15 +19,17 @@ from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
-from lora2_bench.experiment.plan import CheckpointSchedule, Place, Plan
+from lora2_bench.experiment.plan import CheckpointSchedule, Plan, RunOptions
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF
 from lora2_bench.tasks.spec import task_spec
 
-# The composed config's names; `hydra` itself is not among them where a plan is made.
+# The composed config's sections, which are config groups but for `train` and `checkpoint`; Hydra's own `hydra` is not
+# in the config that a plan is made from.
 _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
-# What only names other choices, and leaves nothing of its own in the composed config.
-_NAMES = ("row", "suite")
+_SECTIONS = (*_GROUPS, "train", "checkpoint")
+# Groups that only select from other groups, and leave no section of their own in the composed config.
+_SELECTORS = ("row", "suite")
 _SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "engine", "eval_batch_size")
 
 resolvers.register()
@@ -35,6 +37,16 @@ resolvers.register()
 
 def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     """The checked plan of a composed config. Raises UserError for impossible or contradictory values."""
+    values = _resolved(config)
+    _check_names(values)
+    _check_types(values)
+    _check_single_choices(overrides)
+    cell, run_options = _cell(values), _run_options(values)
+    return Plan(cell, values["method"]["_target_"], run_options, _cuts(values), overrides, values)
+
+
+def _resolved(config: DictConfig) -> dict[str, Any]:
+    """Plain data with all interpolations resolved. Raises UserError where a value is missing."""
     try:
         values: dict[str, Any] = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     except MissingMandatoryValue as error:
@@ -44,58 +56,12 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
         raise UserError(f"{one_line(error)}: give the value, or choose a recipe that has it") from None
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from None
-
-    _check_shape(values)
-    for override in overrides:
-        group, _, value = override.partition("=")
-        # Hydra merges such a list, and its last name wins unseen.
-        if group in (*_GROUPS, *_NAMES) and value.startswith("["):
-            raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
-    method = dict(values["method"])
-    implementation, size = method.pop("_target_"), method.pop("size")
-    method.pop("recipe", None)
-    _check_kr(values["kr"], method, size)
-    train = values["train"]
-    if "budget" in method:
-        method["budget"], train = _scaled(method["budget"], train, values["recipe"], values["task"]["name"])
-    model = dict(values["model"])
-    package, folder, path = (model.pop(name, None) for name in ("package", "folder", "path"))
-    if model.get("source") == "local":
-        model["sha256"] = hash_folder(Path(path).expanduser())
-    data = dict(values["data"])
-    data_dir = data.pop("dir", None)
-
-    cell = Cell(
-        model=section(Model, model, "model"),
-        task=values["task"]["name"],
-        method=method,
-        size=size,
-        data=section(Data, data, "data"),
-        train=section(Train, train, "train"),
-        protocol=section(Protocol, values["protocol"], "protocol"),
-        seed=values["seed"],
-        init_from=values["init_from"],
-    )
-    place = Place(
-        results=Path(values["results"]).expanduser(),
-        rerun=values["rerun"],
-        device=values["device"],
-        threads=values["threads"],
-        engine=values["engine"],
-        eval_batch_size=values["eval_batch_size"],
-        data_dir=data_dir,
-        model_path=path,
-        model_package=package,
-        model_folder=folder,
-        tracker=values["tracker"],
-        checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
-    )
-    return Plan(cell, implementation, place, _cuts(values), overrides, values)
+    return values
 
 
-def _check_shape(values: Mapping[str, Any]) -> None:
+def _check_names(values: Mapping[str, Any]) -> None:
     """Raise UserError unless every section and switch is there, and nothing else is."""
-    known = (*_GROUPS, "train", "checkpoint", *_SWITCHES)
+    known = (*_SECTIONS, *_SWITCHES)
     for name in values:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -103,21 +69,79 @@ def _check_shape(values: Mapping[str, Any]) -> None:
     for name in known:
         if name not in values:
             raise UserError(f"{name} has no value: add {name}=...")
-    for name in (*_GROUPS, "train", "checkpoint"):
+
+
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Raise UserError for a value of the wrong type, among those that no dataclass checks later."""
+    for name in _SECTIONS:
         require(isinstance(values[name], dict), name, values[name], "a section of settings, as --cfg job shows it")
+    method, model, data = values["method"], values["model"], values["data"]
     for group, name in (("task", "name"), ("method", "name"), ("method", "_target_"), ("tracker", "name")):
         value = values[group].get(name)
         require(isinstance(value, str), f"{group}.{name}", value, "a name")
-    size = values["method"].get("size")
-    options = [name for name in values["method"] if name not in ("_target_", "name", "size", "recipe")]
-    known_size = "size" in values["method"] and (size is None or size in options)
-    require(known_size, "method.size", size, f"null, or one of the method's settings: {', '.join(options)}")
+    size = method.get("size")
+    options = [name for name in method if name not in ("_target_", "name", "size", "recipe")]
+    names_option = "size" in method and (size is None or size in options)
+    require(names_option, "method.size", size, f"null, or one of the method's settings: {', '.join(options)}")
     require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
-    folder, path = values["data"].get("dir"), values["model"].get("path")
-    require(isinstance(folder, str | None), "data.dir", folder, "a folder, or null")
-    if values["model"].get("source") == "local":
+    require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")
+    if model.get("source") == "local":
+        path = model.get("path")
         require(isinstance(path, str) and path != "", "model.path", path, "a backbone's folder")
+
+
+def _check_single_choices(overrides: Sequence[str]) -> None:
+    """Raise UserError for a group with a list of choices, which Hydra merges so that the last one silently wins."""
+    for override in overrides:
+        group, _, value = override.partition("=")
+        if group in (*_GROUPS, *_SELECTORS) and value.startswith("["):
+            raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
+
+
+def _cell(values: Mapping[str, Any]) -> Cell:
+    method, size = dict(values["method"]), values["method"]["size"]
+    for name in ("_target_", "size", "recipe"):
+        method.pop(name, None)
+    _check_kr(values["kr"], method, size)
+    train = values["train"]
+    if "budget" in method:
+        method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
+    model = _without(values["model"], "package", "folder", "path")
+    if model.get("source") == "local":
+        model["sha256"] = hash_folder(Path(values["model"]["path"]).expanduser())
+    return Cell(
+        model=section(Model, model, "model"),
+        task=values["task"]["name"],
+        method=method,
+        size=size,
+        data=section(Data, _without(values["data"], "dir"), "data"),
+        train=section(Train, train, "train"),
+        protocol=section(Protocol, values["protocol"], "protocol"),
+        seed=values["seed"],
+        init_from=values["init_from"],
+    )
+
+
+def _run_options(values: Mapping[str, Any]) -> RunOptions:
+    return RunOptions(
+        results=Path(values["results"]).expanduser(),
+        rerun=values["rerun"],
+        device=values["device"],
+        threads=values["threads"],
+        engine=values["engine"],
+        eval_batch_size=values["eval_batch_size"],
+        data_dir=values["data"].get("dir"),
+        model_path=values["model"].get("path"),
+        model_package=values["model"].get("package"),
+        model_folder=values["model"].get("folder"),
+        tracker=values["tracker"],
+        checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
+    )
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
@@ -131,27 +155,27 @@ def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
     )
 
 
-def _scaled(
+def _scaled_budget(
     budget: Mapping[str, Any], train: Mapping[str, Any], recipe: Mapping[str, Any], task: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A budget without its `scale`, and the train section; with scale=true, steps as shares of the recipe's own run.
+    """The budget without its `scale`, and the train section; scale=true turns steps into shares of the recipe's run.
 
-    The recipe's run is its epochs over the task's official rows: a cut run then has the same schedule, only shorter.
+    The recipe's run is its epochs over the task's official rows: a shorter run then keeps the shape of the schedule.
     """
     require(isinstance(budget, dict), "method.budget", budget, "a section of settings, as --cfg job shows it")
     budget, train = dict(budget), dict(train)
     scale = budget.pop("scale", False)
     require(isinstance(scale, bool), "method.budget.scale", scale, "true or false")
     if scale:
-        whole = recipe["epochs"] * math.ceil(task_spec(task).rows["train"] / recipe["batch_size"])
+        recipe_steps = recipe["epochs"] * math.ceil(task_spec(task).rows["train"] / recipe["batch_size"])
         for part, name in ((budget, "t_init"), (budget, "t_final"), (budget, "delta_t"), (train, "warmup")):
             if isinstance(value := part.get(name), int | float) and value >= 1:
-                part[name] = value / whole
+                part[name] = value / recipe_steps
     return budget, train
 
 
 def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The settings that cut a run or move it off its recipe, as `name=value (recipe: value)`."""
+    """The limits of a run, as `name=value`, and its differences from the recipe, as `name=value (recipe: value)`."""
     train, data, recipe = values["train"], values["data"], values["recipe"]
     limits = {
         "train.max_steps": train["max_steps"],
@@ -167,7 +191,7 @@ def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """Within, configs are composed by this process itself, without Hydra's command line."""
+    """A context in which `compose_config` works: Hydra is initialised without its command line."""
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
         yield
 
@@ -179,7 +203,7 @@ def plan_of(overrides: Sequence[str]) -> Plan:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """The composed config of some overrides; within `composing`. Raises UserError."""
+    """The composed config of these overrides, within `composing`. Raises UserError."""
     try:
         return compose("config", overrides=list(overrides))
     except (HydraException, OmegaConfBaseException) as error:

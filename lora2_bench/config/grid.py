@@ -1,4 +1,4 @@
-"""The cells of a multirun's overrides, composed without Hydra's command line."""
+"""The grid of cells that a multirun's overrides stand for, composed without Hydra's command line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -17,63 +18,74 @@ from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.checks import require
-from lora2_bench.experiment.plan import Place, Plan
+from lora2_bench.experiment.plan import Plan, RunOptions
 from lora2_bench.files.paths import CONF
 
 
-def grid(words: Sequence[str], params: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], Cell, Place]]:
-    """Overrides, cell and place of all cells that `-m` with these overrides would run, in its order.
+def expand_grid(
+    overrides: Sequence[str], suite_params: Mapping[str, str]
+) -> Iterator[tuple[tuple[str, ...], Cell, RunOptions]]:
+    """Overrides, cell and run options of every job that `-m` with these overrides would run, in its order.
 
-    `params` (a suite's rows, tasks and seeds, as Hydra writes them) are replaced by what `words` say. Composing takes a
-    quarter of a second, so it is done once per choice of all but task and seed: these two are set in the composed
-    config, where a task is only a name, and in the cell, where nothing else is made from the seed.
-    Raises UserError, which names the cell where the fault is one cell's.
+    `suite_params` are a suite's rows, tasks and seeds, as Hydra's sweeper params; the overrides replace them. Raises
+    UserError, which names the job where the fault is one job's.
     """
     with composing():
-        axes = _axes(words, params)
-        tasks = axes.get("task", [])
-        quick_tasks = all(_only_a_name(choice) for choice in tasks) and not any(key.startswith("task.") for key in axes)
-        inner = [key for key in (("task",) if quick_tasks else ()) + ("seed",) if key in axes]
-        known: dict[tuple[str, ...], tuple[DictConfig, bool]] = {}
-        plans: dict[tuple[str, ...], Plan] = {}
+        axes = _axes(overrides, suite_params)
+        planner = _Planner(axes)
         for values in itertools.product(*axes.values()):
-            chosen = dict(zip(axes, values, strict=True))
-            overrides = tuple(f"{key}={value}" for key, value in chosen.items())
-            outer = tuple(value for key, value in chosen.items() if key not in inner)
-            task = tuple(value for key, value in chosen.items() if key != "seed")
+            choices = dict(zip(axes, values, strict=True))
+            job_overrides = tuple(f"{key}={value}" for key, value in choices.items())
             try:
-                if outer not in known:
-                    composed = compose_config(overrides)
-                    known[outer] = (composed, _uses_seed(composed))
-                config, uses_seed = known[outer]
-                same = plans.get(task)
-                if same is None or uses_seed:
-                    if "task" in inner:
-                        OmegaConf.update(config, "task.name", chosen["task"])
-                    if "seed" in inner:
-                        OmegaConf.update(config, "seed", int(chosen["seed"]))
-                    same = plans[task] = plan_from(config, overrides)
-                cell = replace(same.cell, seed=int(chosen["seed"])) if "seed" in chosen else same.cell
+                cell, run_options = planner.plan(choices, job_overrides)
             except UserError as error:
-                raise UserError(f"{' '.join(overrides)}: {error}") from None
-            yield overrides, cell, same.place
+                raise UserError(f"{' '.join(job_overrides)}: {error}") from None
+            yield job_overrides, cell, run_options
 
 
-def _axes(words: Sequence[str], params: Mapping[str, str]) -> dict[str, list[str]]:
+class _Planner:
+    """Plans the jobs of a grid, composing as few configs as possible: Hydra takes a quarter of a second for each.
+
+    A config is composed once for all tasks and seeds. The task is then set in the composed config, where its section is
+    a name only; the seed is set in the cell, where no other value is interpolated from it.
+    """
+
+    def __init__(self, axes: Mapping[str, Sequence[str]]) -> None:
+        task_is_name = all(_is_name_only(task) for task in axes.get("task", ()))
+        task_is_name = task_is_name and not any(key.startswith("task.") for key in axes)
+        self._set_later = ("task", "seed") if task_is_name else ("seed",)
+        self._configs: dict[tuple[str, ...], tuple[DictConfig, bool]] = {}
+        self._plans: dict[tuple[str, ...], Plan] = {}
+
+    def plan(self, choices: Mapping[str, str], overrides: tuple[str, ...]) -> tuple[Cell, RunOptions]:
+        """The cell and run options of one job. Raises UserError."""
+        config, uses_seed = self._config(choices, overrides)
+        all_but_seed = tuple(value for key, value in choices.items() if key != "seed")
+        plan = self._plans.get(all_but_seed)
+        if plan is None or uses_seed:
+            if "task" in choices and "task" in self._set_later:
+                OmegaConf.update(config, "task.name", choices["task"])
+            if "seed" in choices:
+                OmegaConf.update(config, "seed", int(choices["seed"]))
+            plan = self._plans[all_but_seed] = plan_from(config, overrides)
+        cell = replace(plan.cell, seed=int(choices["seed"])) if "seed" in choices else plan.cell
+        return cell, plan.run_options
+
+    def _config(self, choices: Mapping[str, str], overrides: tuple[str, ...]) -> tuple[DictConfig, bool]:
+        """The composed config of all choices but those that are set later, and whether it interpolates the seed."""
+        key = tuple(value for name, value in choices.items() if name not in self._set_later)
+        if key not in self._configs:
+            config = compose_config(overrides)
+            self._configs[key] = (config, _uses_seed(config))
+        return self._configs[key]
+
+
+def _axes(overrides: Sequence[str], suite_params: Mapping[str, str]) -> dict[str, list[str]]:
     """Name of an override -> its values, in the order of Hydra's own sweeper. Raises UserError."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
-    axes: dict[str, list[str]] = {}
     try:
-        for override in parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *words]):
-            key = override.get_key_element()
-            if key.split("/")[0].split(".")[0] == "hydra":
-                raise UserError(f"{override.input_line} is Hydra's own: a sweep has cluster=local or cluster=slurm")
-            if override.is_sweep_override():
-                if not override.is_discrete_sweep():
-                    raise UserError(f"{override.input_line} has no list of values: give {key}=A,B")
-                axes[key] = list(dict.fromkeys(str(value) for value in override.sweep_string_iterator()))
-            else:
-                axes[key] = [override.get_value_element_as_str()]
+        parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in suite_params.items()), *overrides])
+        axes = dict(_axis(override) for override in parsed)
     except HydraException as error:
         raise UserError(one_line(error)) from None
     for key in ("suite", "results", "rerun", "seed"):
@@ -87,11 +99,24 @@ def _axes(words: Sequence[str], params: Mapping[str, str]) -> dict[str, list[str
     return axes
 
 
-def _only_a_name(task: str) -> bool:
+def _axis(override: Override) -> tuple[str, list[str]]:
+    """An override's name and its values: several for a sweep, else one. Raises UserError."""
+    key = override.get_key_element()
+    if key.split("/")[0].split(".")[0] == "hydra":
+        raise UserError(f"{override.input_line} is Hydra's own: a sweep has cluster=local or cluster=slurm")
+    if not override.is_sweep_override():
+        return key, [override.get_value_element_as_str()]
+    if not override.is_discrete_sweep():
+        raise UserError(f"{override.input_line} has no list of values: give {key}=A,B")
+    return key, list(dict.fromkeys(str(value) for value in override.sweep_string_iterator()))
+
+
+def _is_name_only(task: str) -> bool:
+    """Whether the task's config sets its name and nothing else."""
     path = CONF / "task" / f"{task}.yaml"
     return path.is_file() and OmegaConf.to_container(OmegaConf.load(path)) == {"name": task}
 
 
 def _uses_seed(config: DictConfig) -> bool:
-    """Whether any value is made from the seed."""
+    """Whether any value of the config is interpolated from the seed."""
     return re.search(r"\$\{[^}]*\bseed\b", str(OmegaConf.to_container(config, resolve=False))) is not None

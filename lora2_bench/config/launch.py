@@ -31,63 +31,40 @@ MAIN_PROCESS_SECONDS = 30.0
 """Seconds that the other processes of a cell give the main one to end after an error that should end them all."""
 
 
-class _Stopped(BaseException):
-    """Ends a multirun of this process from inside a job: Hydra goes on after any Exception."""
+class _MultirunStopped(BaseException):
+    """Ends a multirun from inside one of its jobs: Hydra continues after any Exception."""
 
 
 class MultirunStart(Callback):
-    """Hydra's call at the start of a multirun (conf/config.yaml): only then is the folder of its files known."""
+    """The Hydra callback at the start of a multirun (conf/config.yaml), when the multirun's folder is first known."""
 
     outcomes = Outcomes()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Take the multirun's folder."""
+        """Set the folder of the jobs' outcomes."""
         self.outcomes.begin(config.hydra.sweep.dir)
 
 
 def launch(run: Callable[[Plan], object]) -> None:
-    """Compose the command line's config and hand its plan to `run`; the process ends with 1 if a cell failed.
+    """Compose the command line's config and call `run` with its plan, for one cell or for every job of a multirun.
 
-    A single run ends at its first error: 2 for bad input, 1 for a failed cell, 3 for one that was told to stop and can
-    go on. A multirun goes on with its other cells, whatever its launcher, and lists the failures at the end.
+    Exit codes: 2 for bad input, 1 for a failed cell, 3 for one that was interrupted and can continue. A failing job
+    does not end a multirun, with any launcher: all failures are listed at its end, with exit code 1.
     """
     outcomes = MultirunStart.outcomes = Outcomes()
     composed = False
-    ended = ""
+    launcher_error = ""
 
     def job(config: DictConfig) -> None:
         nonlocal composed
         composed = True
-        settings = HydraConfig.get()
-        overrides = OmegaConf.to_container(settings.overrides.task, resolve=False)  # as typed, ${...} and all
-        assert isinstance(overrides, list)
-        suite = settings.runtime.choices.get("suite")
-        if settings.mode is RunMode.RUN:
-            try:
-                _check_suite(suite, settings.mode, overrides)
-                run(plan_from(config, tuple(overrides)))
-            except (UserError, CellFailed) as error:
-                _stop(str(error), 2 if isinstance(error, UserError) else 1)
-            return
-        name = " ".join(overrides)
-        with outcomes.job(settings.job.num, name) as causes:
-            try:
-                _check_suite(suite, settings.mode, overrides)
-                run(plan_from(config, tuple(overrides)))
-            except Interrupted as error:
-                causes.append(str(error))
-                if "BasicLauncher" in settings.launcher._target_:  # the signal meant the process, and it has all jobs
-                    raise _Stopped(str(error)) from None
-            except (UserError, CellFailed) as error:
-                causes.append(str(error))
-            except Exception as error:  # an error of the code's own must not end the other cells
-                traceback.print_exc()
-                causes.append(f"{type(error).__name__}: {first_line(error)}")
-        if causes:
-            print(f"failed: {name}: {causes[0]}", file=sys.stderr)
+        if HydraConfig.get().mode is RunMode.RUN:
+            _run_alone(config, run)
+        else:
+            _run_in_multirun(config, run, outcomes)
 
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach this function, to be told in one line
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are printed here as one line
     try:
         check_arguments(sys.argv[1:])
         check_processes(os.environ)
@@ -97,37 +74,78 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted:
             raise
         _stop(one_line(error), 2)
-    except (Interrupted, _Stopped) as error:
-        _stop("\n  ".join([str(error), *outcomes.failures()[:-1]]), 3)  # the last is this one
+    except (Interrupted, _MultirunStopped) as error:
+        _stop("\n  ".join([str(error), *outcomes.failures()[:-1]]), 3)  # the last is the interrupted job
     except Exception as error:
         if traceback_wanted or composed:
             raise
-        if outcomes.folder is None or not outcomes.folder.exists():  # no job has begun
+        if outcomes.folder is None or not outcomes.folder.exists():  # no job has started
             if not isinstance(error, ValueError):
                 raise
-            # Hydra's own, as for task=null: it names no override
+            # an error of Hydra's that names no override, as for task=null
             _stop(f"{' '.join(sys.argv[1:])} is not possible: {one_line(error)}", 2)
-        ended = f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
+        launcher_error = (
+            f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
+        )
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
     if outcomes.folder is not None and not composed and not outcomes.folder.exists():
         _stop(f"{' '.join(sys.argv[1:])} means no cell at all: give at least one value for each setting", 2)
     failures = outcomes.failures()
-    if failures or ended:
+    if failures or launcher_error:
         listing = "\n  ".join(failures)
-        _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}{ended}", 1)
+        _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}{launcher_error}", 1)
 
 
-def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[Any]) -> None:
-    """Raise UserError for a suite that is run as if it were one cell."""
+def _run_alone(config: DictConfig, run: Callable[[Plan], object]) -> None:
+    try:
+        _run(config, run)
+    except (UserError, CellFailed) as error:
+        _stop(str(error), 2 if isinstance(error, UserError) else 1)
+
+
+def _run_in_multirun(config: DictConfig, run: Callable[[Plan], object], outcomes: Outcomes) -> None:
+    settings = HydraConfig.get()
+    name = " ".join(_overrides())
+    with outcomes.job(settings.job.num, name) as causes:
+        try:
+            _run(config, run)
+        except Interrupted as error:
+            causes.append(str(error))
+            if "BasicLauncher" in settings.launcher._target_:  # all jobs are in this process, which got the signal
+                raise _MultirunStopped(str(error)) from None
+        except (UserError, CellFailed) as error:
+            causes.append(str(error))
+        except Exception as error:  # a bug in one job must not end the others
+            traceback.print_exc()
+            causes.append(f"{type(error).__name__}: {first_line(error)}")
+    if causes:
+        print(f"failed: {name}: {causes[0]}", file=sys.stderr)
+
+
+def _run(config: DictConfig, run: Callable[[Plan], object]) -> None:
+    settings, overrides = HydraConfig.get(), _overrides()
+    _check_suite(settings.runtime.choices.get("suite"), settings.mode, overrides)
+    run(plan_from(config, tuple(overrides)))
+
+
+def _overrides() -> list[str]:
+    """The overrides of the job at hand as they were typed, interpolations included."""
+    overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
+    assert isinstance(overrides, list)
+    return overrides
+
+
+def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[str]) -> None:
+    """Raise UserError for a suite that is run as one cell, or is swept over."""
     if suite is None:
         return
     if mode is RunMode.RUN:
         raise UserError(
             f"suite={suite} is many cells: run them with -m suite={suite}, or one with row=... task=... seed=..."
         )
-    if not any(str(override).startswith("row=") for override in overrides):  # the sweep was over suites
+    if not any(override.startswith("row=") for override in overrides):  # a sweep over suites
         raise UserError(f"suite={suite} is one of several suites: give one suite a command")
 
 

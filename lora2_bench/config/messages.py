@@ -21,14 +21,14 @@ def one_line(error: BaseException) -> str:
         return f"{quoted[0]} has several values: give one, or sweep over all of them with -m"
     if first.startswith("Could not override"):
         return f"{quoted[0]} is not a setting: {_where_it_is(quoted[0])}"
-    told = " ".join(
+    text = " ".join(
         line for line in lines if not line.startswith(("full_key", "object_type", "See https", "Set the env"))
     )
-    return told.removeprefix("UserError raised while resolving interpolation: ")
+    return text.removeprefix("UserError raised while resolving interpolation: ")
 
 
 def _missing_choice(error: MissingConfigException) -> str:
-    """What to say of `GROUP=NAME` where conf/GROUP has no NAME."""
+    """The message for `GROUP=NAME` where conf/GROUP has no NAME."""
     group, _, name = str(error.missing_cfg_file).partition("/")
     if group != "recipe":
         group, _, name = str(error.missing_cfg_file).rpartition("/")  # hydra/sweeper=optuna

@@ -1,4 +1,4 @@
-"""What became of each job of a multirun: a small file per job, since a launcher's other processes tell nothing else."""
+"""The outcome of each job of a multirun, in a small file per job, which processes of any launcher can write."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from pathlib import Path
 from lora2_bench.errors import UserError
 from lora2_bench.files.writing import write_json
 
-SILENT = "no end was told: its process was killed or ran out of memory, or still runs"
+NO_OUTCOME = "it reported no outcome: its process was killed or ran out of memory, or still runs"
 
 
 @dataclass
 class Outcomes:
-    """The jobs' files below one multirun's folder.
+    """The outcome files below one multirun's folder.
 
     Attributes:
-        folder: set in the process that starts the multirun, before the first job is sent; jobs carry a copy along.
+        folder: set in the process that starts the multirun, before the first job is launched; each job has a copy.
     """
 
     folder: Path | None = None
 
     def begin(self, sweep_dir: str) -> None:
-        """Take the folder of this multirun."""
+        """Set the folder, given the multirun's own (`hydra.sweep.dir`)."""
         self.folder = Path(sweep_dir).absolute() / "outcomes"
 
     @contextmanager
     def job(self, number: int, name: str) -> Iterator[list[str]]:
-        """Within, a job runs; the causes that it puts into the list are its failure.
+        """The context in which a job runs; the job appends the causes of its failure to the list.
 
-        It counts as failed until the block ends, so that a process that dies in it is among the failures.
+        The job counts as failed until the block ends, so that a process that dies within is among the failures.
         """
         causes: list[str] = []
-        self._write(number, name, [SILENT])
+        self._write(number, name, [NO_OUTCOME])
         try:
             yield causes
         except BaseException:

@@ -1,4 +1,4 @@
-"""OmegaConf resolvers that conf/ uses, and recipes that one method borrows from another."""
+"""OmegaConf resolvers that conf/ uses, and recipes that one method takes from another."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def _first(*values: Any) -> Any:
 
 
 def _in_proportion(value: float | None, now: float, then: float) -> float | None:
-    """The resolver `${in_proportion:value,now,then}`: value · now / then, for a value chosen where `now` was `then`."""
+    """The resolver `${in_proportion:value,now,then}`: value · now / then, for a value that was chosen with `then`."""
     return None if value is None else value if now == then else value * now / then
 
 
-def _lend_recipes() -> None:
-    """Let a method with `recipe: OTHER` in its file train by that method's recipe where it has none of its own."""
+def _share_recipes() -> None:
+    """Register, for a method with `recipe: OTHER` in its file, OTHER's recipe for each model where it has none."""
     for path in sorted((CONF / "method").glob("*.yaml")):
-        lender = OmegaConf.select(OmegaConf.load(path), "recipe")
-        for folder in (CONF / "recipe").iterdir() if lender else ():
+        other = OmegaConf.select(OmegaConf.load(path), "recipe")
+        for folder in (CONF / "recipe").iterdir() if other else ():
             if not (folder / path.name).exists():
-                lent = {"defaults": [f"/recipe/{folder.name}/{lender}@_here_"]}
-                ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=lent)
+                shared = {"defaults": [f"/recipe/{folder.name}/{other}@_here_"]}
+                ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=shared)
 
 
 def register() -> None:
-    """Make the resolvers and the lent recipes known to OmegaConf and Hydra."""
+    """Register the resolvers with OmegaConf and the shared recipes with Hydra."""
     OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
-    _lend_recipes()
+    _share_recipes()

@@ -1,4 +1,4 @@
-"""`Cell`: the science of one run, checked, frozen, and named by a hash of nothing else."""
+"""`Cell`: the settings of one run that can change its result, checked and frozen; their hash is the cell's id."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lora2_bench.tasks.spec import TaskSpec, task_spec
 
 @dataclass(frozen=True)
 class Model:
-    """Which backbone: a name and what pins its weights (never a path)."""
+    """The backbone: its name and what pins its weights (never a path)."""
 
     name: str
     source: str
@@ -34,12 +34,12 @@ class Model:
 
 @dataclass(frozen=True)
 class Data:
-    """Which rows.
+    """The rows.
 
     Attributes:
         source: mini, local or hub.
-        seed: of the generator (mini only).
-        max_train, max_eval: rows at most per split; None = all.
+        seed: seed of the generator (mini only).
+        max_train, max_eval: the largest number of rows per train and per evaluation split; None = all.
     """
 
     source: str
@@ -58,7 +58,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """How it is trained. `batch_size` rows make one optimiser step, in `accumulate` parts."""
+    """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes."""
 
     epochs: float
     max_steps: int | None
@@ -115,7 +115,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a checkpoint is chosen: on dev (`paper`), or on a share of train held out of it (`clean`)."""
+    """The checkpoint's selection: on dev (`paper`), or on a held-out share of train (`clean`)."""
 
     name: str
     held_out: float
@@ -153,8 +153,8 @@ class Cell:
     def __post_init__(self) -> None:
         task_spec(self.task)
         if self.init_from is not None:
-            known = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None
-            require(known, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
+            is_id = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None
+            require(is_id, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
         require_int("seed", self.seed, 0, "an integer of at least 0")
         require(self.seed < 2**32, "seed", self.seed, "under 2**32")
 
@@ -180,24 +180,24 @@ class Cell:
         return name if self.size is None else f"{name} {self.size}={self.size_value}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as in a record."""
+        """The cell as plain data, as a record holds it."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
         """The inverse of `to_dict`. Raises UserError for unknown, missing or impossible values."""
-        parts = {"model": Model, "data": Data, "train": Train, "protocol": Protocol}
+        sections = {"model": Model, "data": Data, "train": Train, "protocol": Protocol}
         filled: dict[str, Any] = {
-            name: section(kind, values[name], name) for name, kind in parts.items() if name in values
+            name: section(kind, values[name], name) for name, kind in sections.items() if name in values
         }
         return section(cls, {**values, **filled}, "cell")
 
     @property
     def id(self) -> str:
-        """16 hex digits of SHA-256 over the scientific fields: the same science has the same id on any machine."""
+        """16 hex digits of SHA-256 over all fields: equal settings have the same id on any machine."""
         values = self.to_dict()
-        if self.init_from is None:  # a later field: cells without it keep the ids they had
+        if self.init_from is None:  # added later: cells without it keep their ids
             del values["init_from"]
         text = json.dumps(canonical(values), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

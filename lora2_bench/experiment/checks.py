@@ -17,7 +17,7 @@ Section = TypeVar("Section")
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise a one-line UserError unless `ok`."""
     if not ok:
-        shown = json.dumps(value) if value is None or isinstance(value, bool) else value  # as it is typed
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else value  # as on the command line
         raise UserError(f"{name}={shown} is not possible: {name} must be {allowed}")
 
 
@@ -28,8 +28,8 @@ def require_int(name: str, value: object, low: int, allowed: str) -> None:
 
 def require_number(name: str, value: object, low: float, high: float, allowed: str) -> None:
     """Raise unless `value` is a finite number in [low, high]."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    require(number and low <= float(value) <= high, name, value, allowed)  # type: ignore[arg-type]
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    require(is_number and low <= float(value) <= high, name, value, allowed)  # type: ignore[arg-type]
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -38,25 +38,25 @@ def require_choice(name: str, value: object, choices: Collection[str]) -> None:
 
 
 def require_steps(name: str, value: object) -> None:
-    """Raise unless `value` is a number of steps, or a share of all steps when under 1."""
+    """Raise unless `value` is a whole number of steps, or a share of all steps, which is under 1."""
     share = isinstance(value, float) and 0 <= value < 1
-    require(share or _whole(value), name, value, "a number of steps, or a share of all steps from 0 to under 1")
+    require(share or _is_whole(value), name, value, "a number of steps, or a share of all steps from 0 to under 1")
 
 
-def _whole(value: object) -> bool:
+def _is_whole(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return number and value >= 0 and value == int(value)  # type: ignore[operator, call-overload]
 
 
 def in_steps(value: float, total_steps: int) -> int:
-    """A setting in steps: a share under 1 of `total_steps`, rounded, or the number of steps itself."""
+    """The steps that a setting stands for: a value under 1 is a share of `total_steps`, rounded; others count steps."""
     return round(value * total_steps) if value < 1 else int(value)
 
 
 def section(cls: type[Section], values: Mapping[str, Any], name: str) -> Section:
-    """`cls` filled from one config section, and its dataclass fields from the sections inside.
+    """An instance of the dataclass `cls` made from a config section, nested dataclasses from the sections within.
 
-    Raises UserError for unknown and missing keys, with the nearest known one.
+    Raises UserError for a missing key, and for an unknown one with the nearest known key.
     """
     require(isinstance(values, Mapping), name, values, f"a section: set what is in it, as {name}.NAME=VALUE")
     known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`Plan`: a cell together with where and how to run it on this machine."""
+"""`Plan`: a cell together with the options of its run on this machine."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class CheckpointSchedule:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Run switches that cannot change a cell's id.
+class RunOptions:
+    """Options of a run that are not part of the cell, and so never change its id.
 
     Attributes:
-        results: folder below which everything is written.
-        rerun: train a finished cell anew.
+        results: the folder below which everything is written.
+        rerun: whether a finished cell is trained again.
         device: auto, cpu or cuda.
         threads: CPU threads, or None for all cores.
-        engine: fast, or plain: how adapters are computed, the same but for rounding.
+        engine: how adapters are computed: fast, or plain; the results differ by rounding only.
         eval_batch_size: rows per evaluation batch.
         data_dir: folder of the `local` data source.
         model_path: folder of a `local` backbone.
-        model_package, model_folder: Python package and folder in it that hold a `package` backbone.
+        model_package, model_folder: the Python package of a `package` backbone, and the folder in it.
         tracker: the tracker's settings.
         checkpoint: when a running cell writes one.
     """
@@ -62,8 +62,8 @@ class Place:
         require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))
         for name in ("project", "group") if self.tracker["name"] == "wandb" else ():
             value = self.tracker.get(name)
-            known = (isinstance(value, str) and value != "") or (name == "group" and value is None)
-            require(known, f"tracker.{name}", value, "a name" + (", or null" if name == "group" else ""))
+            is_name = (isinstance(value, str) and value != "") or (name == "group" and value is None)
+            require(is_name, f"tracker.{name}", value, "a name" + (", or null" if name == "group" else ""))
         tags = self.tracker.get("tags", [])
         are_names = isinstance(tags, list | tuple) and all(isinstance(tag, str) and tag for tag in tags)
         require(are_names, "tracker.tags", tags, "a list of names")
@@ -78,14 +78,14 @@ class Plan:
 
     Attributes:
         implementation: dotted name of the method's class.
-        cut: settings that make the run a quick look: limits, and values that differ from the recipe's.
-        command: the overrides it was asked for with, for the record.
+        cut: limits (`train.max_steps`, `data.max_train`, `data.max_eval`) and values that differ from the recipe's.
+        command: the overrides of the command line, for the record.
         config: the whole composed config, for the record.
     """
 
     cell: Cell
     implementation: str
-    place: Place
+    run_options: RunOptions
     cut: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)

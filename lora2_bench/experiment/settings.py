@@ -1,4 +1,4 @@
-"""Settings as nested plain data: dotted names, and one spelling for equal science."""
+"""Settings as nested plain data: dotted names, and one canonical form for equal settings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def canonical(value: Any) -> Any:
-    """One spelling for equal science: 5 and 5.0 are one number, and a list of names (targets, terms) is a set."""
+    """One form for equal settings: 5.0 becomes 5, and a list of names (targets, terms) is sorted."""
     if isinstance(value, dict):
         return {key: canonical(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -22,8 +22,8 @@ def canonical(value: Any) -> Any:
 ABSENT = object()
 
 
-def at(values: Any, name: str) -> Any:
-    """The value under a dotted name, or an object that equals nothing."""
+def value_at(values: Any, name: str) -> Any:
+    """The value under a dotted name; ABSENT, which equals nothing else, where there is none."""
     for part in _parts(name):
         if not isinstance(values, dict) or part not in values:
             return ABSENT
@@ -36,10 +36,10 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(name.split("."))
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Dotted name and value of everything that is not a section itself."""
+def flatten(values: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted name and value of every setting in nested sections."""
     for name, item in values.items():
         if isinstance(item, dict):
-            yield from leaves(item, f"{prefix}{name}.")
+            yield from flatten(item, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", item

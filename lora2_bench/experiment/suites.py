@@ -1,7 +1,7 @@
-"""The cells behind the paper's tables, read from conf/suite and conf/row: the files that Hydra's sweeper runs.
+"""The cells behind the paper's tables, read from conf/suite and conf/row, which Hydra's sweeper runs too.
 
-They are read as plain YAML, without Hydra. A row says which values of a cell's method it stands for; what it and the
-method's own file leave to the recipe may differ from backbone to backbone.
+The files are read as plain YAML, without Hydra. A row fixes some settings of a method, the method's own
+file others; those that both leave to the recipe may differ between backbones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from lora2_bench.experiment.settings import ABSENT, at, canonical, leaves
+from lora2_bench.experiment.settings import ABSENT, canonical, flatten, value_at
 from lora2_bench.files.paths import CONF
 
 
@@ -22,12 +22,12 @@ class RowSpec:
     """One row of a table: a method, its size and settings (conf/row).
 
     Attributes:
-        name: as in `row=NAME`.
+        name: the NAME of `row=NAME`.
         method: the method's name.
         size_name: k or r; None for a method without a size.
-        size: its value.
-        settings: dotted name -> value of the method's settings that the row itself fixes, its size among them.
-        defaults: those that the method's own file fixes for every recipe.
+        size: the value of that option.
+        settings: dotted name -> value of the method's settings that the row fixes, the size among them.
+        defaults: dotted name -> value of those that the method's own file fixes for every recipe.
     """
 
     name: str
@@ -39,7 +39,7 @@ class RowSpec:
 
     @property
     def label(self) -> str:
-        """As a record's label: `lora2 k=1`."""
+        """The label of the row's records: `lora2 k=1`."""
         return self.method if self.size is None else f"{self.method} {self.size_name}={self.size}"
 
     def fits(self, cell: Mapping[str, Any]) -> bool:
@@ -47,8 +47,10 @@ class RowSpec:
         method = cell["method"]
         if method["name"] != self.method:
             return False
-        return all(_same(at(method, name), value) for name, value in self.settings.items()) and all(
-            _same(found, value) for name, value in self.defaults.items() if (found := at(method, name)) is not ABSENT
+        return all(_same(value_at(method, name), value) for name, value in self.settings.items()) and all(
+            _same(found, value)
+            for name, value in self.defaults.items()
+            if (found := value_at(method, name)) is not ABSENT
         )
 
 
@@ -57,11 +59,11 @@ class Suite:
     """One set of cells (conf/suite): rows × tasks × seeds.
 
     Attributes:
-        name: as in `suite=NAME`.
-        model, data: what is taken unless others are given; the paper's own.
-        rows: names of rows, in the table's order.
-        tasks: in the table's order.
-        seeds: of every row and task.
+        name: the NAME of `suite=NAME`.
+        model, data: the suite's default choices, which are the paper's.
+        rows: names of the rows, in the table's order.
+        tasks: names of the tasks, in the table's order.
+        seeds: the seeds of every row and task.
     """
 
     name: str
@@ -73,7 +75,7 @@ class Suite:
 
     @property
     def cells(self) -> int:
-        """Number of its cells."""
+        """The number of cells."""
         return len(self.rows) * len(self.tasks) * len(self.seeds)
 
 
@@ -106,14 +108,14 @@ def _suite(name: str) -> Suite:
 def _row(name: str) -> RowSpec:
     values = _read("row", name)
     method = _overrides(values)["method"]
-    own = _read("method", method)
-    size_name = own["size"]
-    settings = dict(leaves(values.get("method", {})))
+    method_file = _read("method", method)
+    size_name = method_file["size"]
+    settings = dict(flatten(values.get("method", {})))
     if size_name is not None:
         settings[size_name] = values["kr"]
     defaults = {
         key: value
-        for key, value in leaves(own)
+        for key, value in flatten(method_file)
         if key not in ("_target_", "name", "size", *settings) and not str(value).startswith("${")
     }
     return RowSpec(name, method, size_name, values.get("kr"), settings, defaults)
@@ -130,5 +132,5 @@ def _overrides(values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Equal science: a list of names is a set."""
+    """Whether two values are equal settings; the order of a list of names does not count."""
     return bool(found == wanted) or (isinstance(found, list) and canonical(found) == canonical(wanted))

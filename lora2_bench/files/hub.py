@@ -11,9 +11,9 @@ from lora2_bench.errors import UserError
 # What a backbone needs: configuration, tokenizer and weights.
 _MODEL_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
 # DeBERTaV3 has no other weights on the hub; torch reads them with its weights-only loader, which runs no pickled code.
-_OLD_WEIGHTS = "pytorch_model.bin"
+_PICKLED_WEIGHTS = "pytorch_model.bin"
 # The client retries an unreachable hub for over 20 s, and longer where packets vanish: so ask once, briefly, before.
-_ANSWER_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0
 
 
 def model_snapshot(hub_id: str, revision: str) -> Path:
@@ -32,7 +32,7 @@ def model_snapshot(hub_id: str, revision: str) -> Path:
         )
     folder = fetch(hub_id, "model", revision, list(_MODEL_FILES))
     if not has_model(folder):
-        folder = fetch(hub_id, "model", revision, [_OLD_WEIGHTS])
+        folder = fetch(hub_id, "model", revision, [_PICKLED_WEIGHTS])
     if not has_model(folder):
         raise UserError(f"{hub_id} at {revision} has no config.json or no weights: pin a revision that has both")
     return folder
@@ -40,7 +40,7 @@ def model_snapshot(hub_id: str, revision: str) -> Path:
 
 def has_model(folder: Path) -> bool:
     """True where a folder holds a configuration and weights."""
-    weights = any(folder.glob("*.safetensors")) or (folder / _OLD_WEIGHTS).is_file()
+    weights = any(folder.glob("*.safetensors")) or (folder / _PICKLED_WEIGHTS).is_file()
     return (folder / "config.json").is_file() and weights
 
 
@@ -80,27 +80,27 @@ def _snapshot(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str
 
 
 def why_unreachable() -> str | None:
-    """Why the hub cannot be used now, or None if it answers. Takes _ANSWER_SECONDS at most."""
+    """Why the hub cannot be used now, or None if it answers. Takes _TIMEOUT_SECONDS at most."""
     from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     outcome: list[str | None] = []
 
-    def ask() -> None:
+    def request() -> None:
         try:
-            status = get_session().head(constants.ENDPOINT, timeout=_ANSWER_SECONDS).status_code
-        except Exception as error:  # whatever went wrong, there was no answer
+            status = get_session().head(constants.ENDPOINT, timeout=_TIMEOUT_SECONDS).status_code
+        except Exception as error:  # any error means that there is no answer
             outcome.append(f"{constants.ENDPOINT}: {_one_line(error)}")
         else:
             # A proxy that finds no way to the hub answers in its place, with 502 to 504.
             outcome.append(None if status < 500 else f"{constants.ENDPOINT} answers HTTP {status}")
 
     # A thread of its own, since no timeout covers a name server that does not answer; a daemon, so as to exit freely.
-    thread = Thread(target=ask, daemon=True)
+    thread = Thread(target=request, daemon=True)
     thread.start()
-    thread.join(_ANSWER_SECONDS)
-    return outcome[0] if outcome else f"{constants.ENDPOINT} does not answer within {_ANSWER_SECONDS:g} s"
+    thread.join(_TIMEOUT_SECONDS)
+    return outcome[0] if outcome else f"{constants.ENDPOINT} does not answer within {_TIMEOUT_SECONDS:g} s"
 
 
 def _one_line(error: Exception) -> str:

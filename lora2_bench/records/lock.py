@@ -1,4 +1,8 @@
-"""Who trains a cell: one live owner at most, on one machine or on a shared file system. Imports nothing heavy."""
+"""A lock on a folder, held by one live process at most, on one machine or on a shared file system.
+
+The lock is the file `owner.json`. Its holder touches it every HEARTBEAT_SECONDS; the lock of a dead process counts for
+nothing. Imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -14,47 +18,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.errors import Busy, UserError
+from lora2_bench.errors import LockHeld, UserError
 from lora2_bench.files.writing import write_json
 
-BEAT = 10.0
+HEARTBEAT_SECONDS = 10.0
 """Seconds between two heartbeats."""
-SILENCE = 9 * BEAT
-"""Seconds without a heartbeat after which an owner on another machine counts as gone."""
+STALE_AFTER = 9 * HEARTBEAT_SECONDS
+"""Seconds without a heartbeat after which a holder on another machine counts as dead."""
 
 
 @dataclass(frozen=True)
-class Owner:
-    """The process that trains a cell.
+class LockHolder:
+    """The process that a lock file names.
 
     Attributes:
-        host, pid, born: the machine, and what tells the process from a later one with the same number.
-        silent: seconds since its last heartbeat, by the file system's own clock.
+        host, pid: the machine and the process on it.
+        started: when the process started, which tells it from a later one with the same number.
+        heartbeat_age: seconds since its last heartbeat, by the file system's clock.
     """
 
     host: str
     pid: int
-    born: str
-    silent: float
+    started: str
+    heartbeat_age: float
 
     @property
-    def is_timely(self) -> bool:
-        """Whether `is_alive` can be trusted at once: a file system's clock that jumped would look like silence."""
-        return self.is_here or -BEAT < self.silent < SILENCE
+    def is_local(self) -> bool:
+        """Whether the process is one of this machine's."""
+        return self.host == socket.gethostname()
 
     @property
     def is_alive(self) -> bool:
         """On this machine, whether the process runs; on another, whether its heartbeat is fresh."""
-        return born_of(self.pid) == self.born if self.is_here else self.silent < SILENCE
+        return process_start(self.pid) == self.started if self.is_local else self.heartbeat_age < STALE_AFTER
 
     @property
-    def is_here(self) -> bool:
-        """Whether it is on this machine."""
-        return self.host == socket.gethostname()
+    def is_certain(self) -> bool:
+        """Whether `is_alive` is certain; it is not where the heartbeat is old or the file system's clock has jumped."""
+        return self.is_local or -HEARTBEAT_SECONDS < self.heartbeat_age < STALE_AFTER
 
 
-def born_of(pid: int) -> str | None:
-    """What identifies a process beside its number (its start time where the system tells), or None if it is gone."""
+def process_start(pid: int) -> str | None:
+    """When a process of this machine started, as /proc counts it (`unknown` without /proc); None if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] == "Z" else fields[19]
@@ -70,81 +75,85 @@ def born_of(pid: int) -> str | None:
     return "unknown"
 
 
-def read_owner(folder: Path) -> Owner | None:
-    """The owner that `folder` names, alive or not; None where there is none."""
+def read_holder(folder: Path) -> LockHolder | None:
+    """The process that the folder's lock names, alive or not; None without a lock."""
     path = folder / "owner.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-        beat = path.stat().st_mtime
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".now.") as now:  # clocks of two machines may differ
-            silent = Path(now.name).stat().st_mtime - beat
-        return Owner(str(values["host"]), int(values["pid"]), str(values["born"]), silent)
+        heartbeat = path.stat().st_mtime
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".now.") as now:  # two machines' clocks may differ
+            age = Path(now.name).stat().st_mtime - heartbeat
+        return LockHolder(str(values["host"]), int(values["pid"]), str(values["born"]), age)
     except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
         return None
 
 
 @contextmanager
-def owned(folder: Path, name: str) -> Iterator[None]:
-    """Own `folder` for as long as the block runs, with a heartbeat. Raises Busy where a live owner has it."""
+def locked(folder: Path, activity: str) -> Iterator[None]:
+    """Hold the folder's lock for as long as the block runs.
+
+    `activity` says what the holder does, for the error of a second process: `cell x is being trained`. Raises LockHeld
+    where a live process holds the lock.
+    """
     path = folder / "owner.json"
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            _take(path, name)
+            _acquire(path, activity)
             break
-        except (FileNotFoundError, FileExistsError):  # its last owner removed the folder while we came in
+        except (FileNotFoundError, FileExistsError):  # the last holder removed the folder at the same moment
             if folder.is_file():
                 raise
-    over = threading.Event()
+    released = threading.Event()
 
-    def beat() -> None:
-        while not over.wait(BEAT):
+    def send_heartbeats() -> None:
+        while not released.wait(HEARTBEAT_SECONDS):
             try:
                 os.utime(path)
-            except OSError:  # the folder was taken away: the run goes on, and its record will still be written
+            except OSError:  # the folder is gone: the run goes on, and its record will still be written
                 return
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=send_heartbeats, daemon=True)
     thread.start()
     try:
         yield
     finally:
-        over.set()
+        released.set()
         thread.join()
         path.unlink(missing_ok=True)
-        with suppress(OSError):  # checkpoints to continue from, or the next owner, are in it
+        with suppress(OSError):  # the folder holds checkpoints, or the next holder's lock
             folder.rmdir()
 
 
-def _take(path: Path, name: str) -> None:
-    """Create the owner's file, after moving a dead owner's out of the way. A link is made by one process only."""
-    mine: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "born": born_of(os.getpid())}
-    draft = path.with_name(f".owner.{mine['host']}.{mine['pid']}.json")
-    write_json(draft, mine)
+def _acquire(path: Path, activity: str) -> None:
+    """Create the lock file, after removing a dead holder's. Of several processes, one alone can make the link."""
+    own: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start(os.getpid())}
+    draft = path.with_name(f".owner.{own['host']}.{own['pid']}.json")
+    write_json(draft, own)
     try:
         for _ in range(100):
             try:
                 os.link(draft, path)
                 return
             except FileExistsError:
-                owner = read_owner(path.parent)
-            if owner is not None and (owner.is_alive if owner.is_timely else _beats(path)):
-                raise Busy(
-                    f"{name} is being trained by process {owner.pid} on {owner.host}: wait for it, or stop that process"
+                holder = read_holder(path.parent)
+            if holder is not None and (holder.is_alive if holder.is_certain else _has_heartbeat(path)):
+                raise LockHeld(
+                    f"{activity} by process {holder.pid} on {holder.host}: wait for it, or stop that process"
                 )
-            _move_away(path, owner)
-        raise UserError(f"{name} cannot be owned: {path} comes back each time it is removed")
+            _remove_stale(path, holder)
+        raise UserError(f"{path} cannot be created: it is there again each time it is removed; stop what writes it")
     finally:
         draft.unlink(missing_ok=True)
 
 
-def _beats(path: Path) -> bool:
-    """Whether the file's heartbeat changes within three beats, by this process's own steady clock."""
-    until = time.monotonic() + 3 * BEAT
+def _has_heartbeat(path: Path) -> bool:
+    """Whether the lock file is touched within three heartbeats, by this process's own monotonic clock."""
+    deadline = time.monotonic() + 3 * HEARTBEAT_SECONDS
     try:
         before = path.stat().st_mtime_ns
-        while time.monotonic() < until:
-            time.sleep(BEAT / 10)
+        while time.monotonic() < deadline:
+            time.sleep(HEARTBEAT_SECONDS / 10)
             if path.stat().st_mtime_ns != before:
                 return True
     except FileNotFoundError:
@@ -152,8 +161,8 @@ def _beats(path: Path) -> bool:
     return False
 
 
-def _move_away(path: Path, dead: Owner | None) -> None:
-    """Remove a dead owner's file, unless a live owner has replaced it meanwhile."""
+def _remove_stale(path: Path, dead: LockHolder | None) -> None:
+    """Remove a dead holder's lock file, unless a live process has replaced it at the same moment."""
     aside = path.with_name(f".dead.{socket.gethostname()}.{os.getpid()}.json")
     try:
         path.rename(aside)
@@ -161,8 +170,8 @@ def _move_away(path: Path, dead: Owner | None) -> None:
         return
     try:
         values = json.loads(aside.read_text(encoding="utf-8"))
-        if dead is None or (values["host"], values["pid"], values["born"]) != (dead.host, dead.pid, dead.born):
-            os.link(aside, path)  # it was a new owner's: back with it
+        if dead is None or (values["host"], values["pid"], values["born"]) != (dead.host, dead.pid, dead.started):
+            os.link(aside, path)  # a new holder's lock, put back
     except (FileExistsError, json.JSONDecodeError, KeyError, TypeError):
         pass
     finally:

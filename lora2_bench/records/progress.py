@@ -1,4 +1,4 @@
-"""How far a running cell is: a small file beside its owner's, for whoever asks. Imports nothing heavy."""
+"""How far a running cell has come: `progress.json`, beside its lock. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-EVERY = 5.0
-"""Seconds between two writes; an evaluation is written at once."""
+WRITE_SECONDS = 5.0
+"""Seconds between two writes; a new evaluation is written at once."""
 
 
 class Scored(Protocol):
@@ -23,31 +23,31 @@ class Scored(Protocol):
 class Progress:
     """Writes `progress.json` in a running cell's folder: step, total, score, best, seconds_per_step.
 
-    `seconds_per_step` is wall time of this process with evaluations and checkpoints, so that times the steps to come it
-    is the time left; None before the second step. A write that fails is passed over: it must not end a run.
+    `seconds_per_step` is this process's wall time per step, evaluations and checkpoints included: multiplied by the
+    remaining steps it gives the time left. It is None before the second step. A failing write never ends a run.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / "progress.json"
-        self._began: tuple[int, float] | None = None
-        self._written = (-1, 0.0)
+        self._first: tuple[int, float] | None = None
+        self._last_write = (-1, 0.0)
 
     def step(self, step: int, total: int, evaluations: Sequence[Scored]) -> None:
-        """Tell that `step` of `total` optimiser steps are done, with the evaluations so far."""
+        """Note that `step` of `total` optimiser steps are done, with the evaluations so far."""
         now = time.monotonic()
-        if self._began is None:
-            self._began = (step, now)
-        if len(evaluations) == self._written[0] and now - self._written[1] < EVERY:
+        if self._first is None:
+            self._first = (step, now)
+        if len(evaluations) == self._last_write[0] and now - self._last_write[1] < WRITE_SECONDS:
             return
-        self._written = (len(evaluations), now)
-        made = step - self._began[0]
+        self._last_write = (len(evaluations), now)
+        steps = step - self._first[0]
         scores = [evaluation.score for evaluation in evaluations]
         values = {
             "step": step,
             "total": total,
             "score": scores[-1] if scores else None,
             "best": max(scores, default=None),
-            "seconds_per_step": (now - self._began[1]) / made if made else None,
+            "seconds_per_step": (now - self._first[1]) / steps if steps else None,
         }
         draft = self.path.with_name(f".progress.{os.getpid()}.json")
         with suppress(OSError):
@@ -55,13 +55,13 @@ class Progress:
             draft.replace(self.path)
 
     def remove(self) -> None:
-        """Drop the file: the record is written."""
+        """Remove the file once the record is written."""
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
 
 def read_progress(folder: Path) -> dict[str, Any] | None:
-    """What the running cell in `folder` last told, or None."""
+    """The last progress of the running cell in `folder`; None where it has written none."""
     try:
         values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):

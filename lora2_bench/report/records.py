@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.experiment.settings import ABSENT, at
+from lora2_bench.experiment.settings import ABSENT, value_at
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import read_record
 
@@ -104,7 +104,7 @@ def check(record: Record) -> None:
     for name, kinds in needed.items():
         _look(top, name, kinds)
     for name, kinds in _IF_THERE.items():
-        if at(top, name) is not ABSENT:
+        if value_at(top, name) is not ABSENT:
             _look(top, name, kinds)
 
 
@@ -114,6 +114,6 @@ def is_number(value: object) -> bool:
 
 
 def _look(top: dict[str, Any], name: str, kinds: tuple[type, ...]) -> None:
-    value = at(top, name)
+    value = value_at(top, name)
     if not isinstance(value, kinds) or (kinds == _NUMBER and not is_number(value)):
         raise ValueError(f"not a record of this package: {name} is missing or no {kinds[0].__name__}")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from lora2_bench.experiment.settings import at, canonical
+from lora2_bench.experiment.settings import canonical, value_at
 from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.record import Record
 from lora2_bench.report.records import is_number, reported
@@ -137,7 +137,7 @@ def _columns(task: str, evaluation: Mapping[str, Any]) -> dict[str, float]:
     columns = [column for column in COLUMNS.values() if column.task == task]
     if len(columns) == 1:
         return {columns[0].name: 100 * float(evaluation["score"])}
-    found = {column.name: at(evaluation["metrics"], f"{column.split}.{column.metric}") for column in columns}
+    found = {column.name: value_at(evaluation["metrics"], f"{column.split}.{column.metric}") for column in columns}
     return {name: 100 * float(value) for name, value in found.items() if is_number(value)}
 
 

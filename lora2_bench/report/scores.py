@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from lora2_bench.experiment.settings import canonical, leaves
+from lora2_bench.experiment.settings import canonical, flatten
 from lora2_bench.records.record import Record
 from lora2_bench.report.records import reported
 
@@ -95,7 +95,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
 @cache
 def _flat(science: str) -> dict[str, str]:
     """Dotted name -> value as JSON."""
-    return {name: json.dumps(value) for name, value in leaves(json.loads(science))}
+    return {name: json.dumps(value) for name, value in flatten(json.loads(science))}
 
 
 def _differences(flat: list[dict[str, str]]) -> list[str]:

@@ -76,7 +76,7 @@ def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, devic
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **times,
-        "engine": plan.place.engine,
+        "engine": plan.run_options.engine,
         "memory": peak_memory(device),
         "versions": versions(),
         "code": checkpoints.code,

@@ -18,7 +18,7 @@ def check_same_rows(plan: Plan, known: Record) -> None:
     A cell's id has no path in it, so that records can be merged from any machine; where the files are not here (a
     merged record), there is nothing to compare.
     """
-    folder = plan.place.data_dir
+    folder = plan.run_options.data_dir
     if plan.cell.data.source != "local" or not folder or not Path(folder).expanduser().is_dir():
         return
     data = load_task(plan.cell.task, "local", glue_dir=folder)

@@ -63,5 +63,5 @@ def sample(split: Split, rows: int | None) -> Split:
 def load_rows(plan: Plan) -> tuple[TaskData, Rows]:
     """The task's data, and its rows as the cell takes them."""
     cell = plan.cell
-    data = load_task(cell.task, cell.data.source, glue_dir=plan.place.data_dir, mini_seed=cell.data.seed or 0)
+    data = load_task(cell.task, cell.data.source, glue_dir=plan.run_options.data_dir, mini_seed=cell.data.seed or 0)
     return data, prepare_rows(cell, data)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.records.lock import owned
+from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
 from lora2_bench.runner.preflight import check_origin, check_same_rows
@@ -21,7 +21,7 @@ def run(plan: Plan) -> Record:
 
     Raises UserError for bad input, before training; CellFailed when training ended early (its record is stored).
     """
-    store = Store(plan.place.results)
+    store = Store(plan.run_options.results)
     ranks = join_process_group(plan)
     with ExitStack() as locks:
 
@@ -34,7 +34,7 @@ def run(plan: Plan) -> Record:
             from lora2_bench.runner.setup import check_fit
 
             check_fit(plan)
-            locks.enter_context(owned(store.running(plan.cell.id), f"cell {plan.cell.id}"))
+            locks.enter_context(locked(store.running(plan.cell.id), f"cell {plan.cell.id} is being trained"))
             store.tidy(plan.cell.id)
             return finished_record(plan, store)  # another process may have finished it meanwhile
 
@@ -74,13 +74,13 @@ def join_process_group(plan: Plan) -> Ranks:
         return Ranks()
     from lora2_bench.training.device import make_accelerator, pick_device
 
-    accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.place))
+    accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.run_options))
     return Ranks(accelerator.process_index, accelerator.num_processes, str(accelerator.device))
 
 
 def finished_record(plan: Plan, store: Store) -> Record | None:
     """The stored record of the plan's cell where it is done and `rerun` is off."""
-    known = None if plan.place.rerun else store.read(plan.cell.id)
+    known = None if plan.run_options.rerun else store.read(plan.cell.id)
     if known is None or not known.is_done:
         return None
     check_same_rows(plan, known)

@@ -20,7 +20,7 @@ from lora2_bench.methods.base import Method, load_method
 from lora2_bench.records.store import Store
 from lora2_bench.runner.rows import Rows, held_out_rows, load_rows
 from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.mini import TRAIN_ROWS
 from lora2_bench.tasks.token_cache import encoder
 from lora2_bench.training.device import make_accelerator, pick_device
@@ -34,9 +34,9 @@ class Setup:
     data: TaskData
     rows: Rows
     method: Method
-    train: Encoded
-    selection: dict[str, Encoded]
-    dev: dict[str, Encoded]
+    train: EncodedSplit
+    selection: dict[str, EncodedSplit]
+    dev: dict[str, EncodedSplit]
     accelerator: Accelerator
 
 
@@ -50,7 +50,7 @@ def check_fit(plan: Plan) -> None:
     rows = min(rows, cell.data.max_train or rows)
     kind = load_method(plan.implementation)
     check_schedules(cell, kind, kind.parse(cell.method), cell.train.total_steps(rows - held_out_rows(cell, rows)))
-    pick_device(plan.place)
+    pick_device(plan.run_options)
 
 
 def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: int) -> None:
@@ -65,7 +65,7 @@ def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: i
 
 def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
-    cell, place = plan.cell, plan.place
+    cell, place = plan.cell, plan.run_options
     set_up_process(place.threads)
     with ThreadPoolExecutor(1) as executor:  # loading rows draws nothing from torch's generator
         loading = executor.submit(load_rows, plan)

@@ -33,7 +33,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
 
     Raises CellFailed where the record cannot be written: what was trained is then in the last checkpoint.
     """
-    cell, place = plan.cell, plan.place
+    cell, place = plan.cell, plan.run_options
     started = time.perf_counter()
     setup = set_up(plan)
     origin = store.read(cell.init_from) if cell.init_from else None
@@ -95,7 +95,9 @@ def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any
     if plan.cell.protocol.name == "paper":
         return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last}), {}
     spec, model = plan.cell.spec, setup.method.backbone.model
-    logits, metrics = score(model, spec, setup.dev, setup.accelerator, plan.place.eval_batch_size, outcome.best_step)
+    logits, metrics = score(
+        model, spec, setup.dev, setup.accelerator, plan.run_options.eval_batch_size, outcome.best_step
+    )
     best = {"step": outcome.best_step, "score": main_score(spec, metrics), "metrics": metrics}
     return prediction_table(setup.rows.dev, {"best": logits}), {"best": best, "last": None}
 

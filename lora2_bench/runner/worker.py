@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.config.compose import plan_of
-from lora2_bench.errors import Busy, CellFailed, Interrupted, UserError, first_line
+from lora2_bench.errors import CellFailed, Interrupted, LockHeld, UserError, first_line
 from lora2_bench.runner.run import run
 
 
@@ -63,7 +63,7 @@ def _run(cell_id: str, overrides: list[str]) -> tuple[str, str | None, bool]:
                 "the package changed, so send them again"
             )
         run(plan)
-    except Busy as error:
+    except LockHeld as error:
         return "busy", str(error), True
     except Interrupted as error:
         return "interrupted", str(error), False

@@ -1,1 +1,1 @@
-"""Hundreds of cells at once: planned, sent to this machine or to Slurm, and told where they are. Imports no torch."""
+"""Sweeps of hundreds of cells: planning, sending to this machine or to Slurm, running, status. Imports no torch."""

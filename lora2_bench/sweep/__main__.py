@@ -6,7 +6,7 @@ import sys
 
 from lora2_bench.errors import UserError
 from lora2_bench.sweep.batches import LOCAL, SLURM
-from lora2_bench.sweep.cells import home_of, results_of
+from lora2_bench.sweep.cells import results_dir_of, sweep_dir_of
 from lora2_bench.sweep.follow import wait
 from lora2_bench.sweep.local import Local
 from lora2_bench.sweep.options import parse
@@ -25,25 +25,25 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
   partition= account=  as sbatch has them                 memory=16G gpus=N cpus=N   of one job
   slurm.KEY=VALUE      any other sbatch option
   --wait               follow with a progress bar; exit code 1 unless all cells are done
-  --dry-run            tell what would be sent
+  --dry-run            print what would be sent
 """
 
-_PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # Slurm's controller is everybody's
+_PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # all users share Slurm's controller
 
 
 def main() -> None:
     """The command-line entry point. Exit codes: 0, 1 where --wait ends without all cells done, 2 for bad input."""
-    words = sys.argv[1:]
-    if not words or "--help" in words or "-h" in words:
+    arguments = sys.argv[1:]
+    if not arguments or "--help" in arguments or "-h" in arguments:
         print(HELP, end="")
         return
     try:
-        options, overrides = parse(words)
-        home = home_of(overrides, options.name)
-        make = submitit_executor(options, home / "slurm") if options.cluster == SLURM else None
+        options, overrides = parse(arguments)
+        sweep_dir = sweep_dir_of(overrides, options.name)
+        make = submitit_executor(options, sweep_dir / "slurm") if options.cluster == SLURM else None
         slurm = Slurm(options, make, array_limit()) if make else None
         cells = sweep(options, overrides, slurm or Local(options), squeue)
-        code = wait(cells, results_of(overrides), squeue, _PAUSE[options.cluster]) if options.wait else 0
+        code = wait(cells, results_dir_of(overrides), squeue, _PAUSE[options.cluster]) if options.wait else 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2

@@ -10,19 +10,19 @@ from pathlib import Path
 from tqdm import tqdm
 
 from lora2_bench.records.record import DONE, FAILED
-from lora2_bench.sweep.batches import Squeue
-from lora2_bench.sweep.cells import Planned
+from lora2_bench.sweep.batches import QueueReader
+from lora2_bench.sweep.cells import SweepCell
 from lora2_bench.sweep.states import QUEUED, RUNNING, count, states
 
 
-def wait(cells: Sequence[Planned], results: Path, squeue: Squeue, pause: float) -> int:
-    """Follow with a progress bar until no cell is queued or running; 0 if all are done, else 1.
+def wait(cells: Sequence[SweepCell], results: Path, squeue: QueueReader, pause: float) -> int:
+    """Show a progress bar until no cell is queued or running; returns 0 if all are done, else 1.
 
-    `pause` is the time between two looks, in seconds.
+    `pause` is the time between two looks at the cells' states, in seconds.
     """
     with tqdm(total=len(cells), desc="cells", unit="cell") as bar:
         while True:
-            began = time.monotonic()
+            started = time.monotonic()
             found = states(cells, results, squeue)
             counts = count(found)
             bar.n = counts[DONE]
@@ -31,7 +31,7 @@ def wait(cells: Sequence[Planned], results: Path, squeue: Squeue, pause: float) 
             bar.refresh()
             if not counts[RUNNING] + counts[QUEUED]:
                 break
-            time.sleep(max(pause, 10 * (time.monotonic() - began)))
+            time.sleep(max(pause, 10 * (time.monotonic() - started)))
     for state in found:
         if state.state == FAILED:
             print(f"failed: {state.label}: {state.reason}" + (f" | {state.log}" if state.log else ""), file=sys.stderr)

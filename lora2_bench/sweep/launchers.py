@@ -1,4 +1,4 @@
-"""Where a sweep's jobs go: processes of this machine, or Slurm through submitit."""
+"""What sends a sweep's jobs: `Local` to this machine, `Slurm` through submitit."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Protocol
 from lora2_bench.sweep.batches import Batch
 
 JobCells = dict[str, list[str]]
-"""Id -> overrides of the cells of one job."""
+"""Cell id -> overrides, for the cells of one job."""
 
 
 class Launcher(Protocol):
-    """Sends cells, as batches that are on disk before they are sent."""
+    """Sends cells in batches, each of which is on disk before it is sent."""
 
     def split(self, cells: JobCells) -> list[list[JobCells]]:
         """Cells -> batches -> jobs -> cells."""
 
-    def batch(self, name: str, results: Path, jobs: list[JobCells]) -> Batch:
+    def make_batch(self, name: str, results: Path, jobs: list[JobCells]) -> Batch:
         """The batch of these jobs."""
 
     def send(self, batch: Batch, path: Path) -> str:
-        """Send the batch that `path` holds; returns where it went, for the user. Raises UserError."""
+        """Send the batch that `path` holds; returns a description of where it went. Raises UserError."""

@@ -1,4 +1,4 @@
-"""Jobs run by processes of this machine."""
+"""Jobs that run as processes of this machine."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora2_bench.errors import UserError
-from lora2_bench.records.lock import read_owner
-from lora2_bench.sweep.batches import LOCAL, Batch, owner_folder
+from lora2_bench.records.lock import read_holder
+from lora2_bench.sweep.batches import LOCAL, Batch, lock_folder
 from lora2_bench.sweep.launchers import JobCells
 from lora2_bench.sweep.options import Options
 
-_SOON = 60.0
+START_SECONDS = 60.0
+"""Seconds that the process has to load and lock its batch."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,13 @@ class Local:
         """One job."""
         return [[cells]]
 
-    def batch(self, name: str, results: Path, jobs: list[JobCells]) -> Batch:
+    def make_batch(self, name: str, results: Path, jobs: list[JobCells]) -> Batch:
         """A batch of one-thread cells."""
         parallel = min(self.options.parallel or len(os.sched_getaffinity(0)), len(jobs[0]))
         return Batch(name, LOCAL, time.time(), str(Path.cwd()), str(results), parallel, 1, jobs)
 
     def send(self, batch: Batch, path: Path) -> str:
-        """Start the process and wait until it owns the batch."""
+        """Start the process and wait until it holds the batch's lock."""
         log = path.with_suffix(".log")
         root = str(Path(__file__).resolve().parents[2])
         environment = {
@@ -50,10 +51,10 @@ class Local:
                 env=environment,
                 start_new_session=True,  # the terminal may be closed
             )
-        end = time.monotonic() + _SOON
-        while process.poll() is None and time.monotonic() < end:
-            owner = read_owner(owner_folder(path))
-            if owner is not None and owner.pid == process.pid:
+        deadline = time.monotonic() + START_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            holder = read_holder(lock_folder(path))
+            if holder is not None and holder.pid == process.pid:
                 break
             time.sleep(0.05)
         if process.poll() not in (None, 0):

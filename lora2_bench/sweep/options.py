@@ -1,4 +1,4 @@
-"""What a sweep's command line says beside Hydra's overrides."""
+"""The options of a sweep's command line; all else on it is a Hydra override."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Options:
         parallel: cells at once, on this machine or in one job; None = as many as cores (local) or one (slurm).
         cells_per_job: cells that one job runs, one after another or `parallel` at once.
         array_max: jobs per array at most, where that is less than the cluster's MaxArraySize.
-        throttle: jobs of this call that run at once, over all its arrays; None = no limit of ours.
+        throttle: jobs of this call that run at once, over all its arrays; None = no limit.
         partition, account, memory: as sbatch has them (memory per node, as in 16G).
         time: minutes of one job, from MINUTES, H:MM:SS or D-HH[:MM[:SS]]; None = an hour.
         gpus, cpus: per job.
         sbatch: any other sbatch option, from slurm.KEY=VALUE.
         wait: follow with a progress bar until nothing runs.
-        dry_run: tell what would be sent, and send nothing.
+        dry_run: print what would be sent, and send nothing.
         json: print JSON (status only).
     """
 
@@ -62,26 +62,26 @@ class Options:
             raise UserError(f"slurm.{next(iter(self.sbatch))} is for Slurm: leave it out, or give cluster=slurm")
 
 
-def parse(words: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
-    """A command line as options and Hydra overrides. Raises UserError in one line for a word that is neither."""
+def parse(arguments: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
+    """A command line as options and Hydra overrides. Raises UserError for an argument that is neither."""
     names = {one.name for one in fields(Options)} - {"sbatch", *FLAGS.values()}
     values: dict[str, object] = {}
     sbatch: dict[str, str | bool] = {}
     overrides: list[str] = []
-    for word in words:
-        name, equals, value = word.partition("=")
-        if word in FLAGS:
-            values[FLAGS[word]] = True
-        elif word.startswith("-"):
-            raise UserError(f"{word} is not an option: choose one of {', '.join(FLAGS)}, or give NAME=VALUE")
-        elif not equals and not word.startswith("~"):
-            raise UserError(f"{word} cannot be read: give NAME=VALUE, as in suite=table1")
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if argument in FLAGS:
+            values[FLAGS[argument]] = True
+        elif argument.startswith("-"):
+            raise UserError(f"{argument} is not an option: choose one of {', '.join(FLAGS)}, or give NAME=VALUE")
+        elif not equals and not argument.startswith("~"):
+            raise UserError(f"{argument} cannot be read: give NAME=VALUE, as in suite=table1")
         elif name.startswith("slurm."):
             sbatch[name.removeprefix("slurm.").replace("-", "_")] = value or True
         elif name in names:
             values[name] = _value(name, value)
         else:
-            overrides.append(word)
+            overrides.append(argument)
     return replace(Options(cluster=str(values.get("cluster", "local"))), sbatch=sbatch, **values), tuple(overrides)  # type: ignore[arg-type]
 
 
@@ -99,12 +99,12 @@ def _value(name: str, text: str) -> object:
 
 
 def _minutes(text: str) -> int:
-    """Minutes of a Slurm time, a broken minute as a whole one."""
-    known = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+))", text)
-    require(known is not None, "time", text, "minutes (90), hours (12:00:00) or days (1-12:00:00)")
-    assert known is not None
+    """Minutes of a time as Slurm writes it, rounded up."""
+    found = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+))", text)
+    require(found is not None, "time", text, "minutes (90), hours (12:00:00) or days (1-12:00:00)")
+    assert found is not None
     days, day_hours, day_minutes, day_seconds, hours, minutes, seconds, plain = (
-        int(one or 0) for one in known.groups()
+        int(one or 0) for one in found.groups()
     )
     total = plain + 60 * (24 * days + day_hours + hours) + day_minutes + minutes + (day_seconds + seconds + 59) // 60
     require(total > 0, "time", text, "at least a minute")

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora2_bench.records.lock import read_owner
+from lora2_bench.records.lock import read_holder
 from lora2_bench.records.progress import read_progress
 from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.records.store import Store
-from lora2_bench.sweep.batches import SLURM, Alive, Batch, Squeue, batches, failures, live
-from lora2_bench.sweep.cells import Planned
+from lora2_bench.sweep.batches import SLURM, Batch, LiveJobs, QueueReader, latest_failures, live_jobs, read_batches
+from lora2_bench.sweep.cells import SweepCell
 
 RUNNING, QUEUED, INTERRUPTED, MISSING = "running", "queued", "interrupted", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, MISSING)
@@ -50,17 +50,17 @@ class State:
     log: str | None = None
 
 
-def states(cells: Sequence[Planned], results: Path, squeue: Squeue) -> list[State]:
+def states(cells: Sequence[SweepCell], results: Path, squeue: QueueReader) -> list[State]:
     """Every cell's state, in the given order. Raises UserError where Slurm is needed and does not answer."""
-    known = batches(results)
-    return states_of(cells, results, known, live(known, squeue))
+    known = read_batches(results)
+    return states_of(cells, results, known, live_jobs(known, squeue))
 
 
-def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch], alive: Alive) -> list[State]:
+def states_of(cells: Sequence[SweepCell], results: Path, known: dict[Path, Batch], alive: LiveJobs) -> list[State]:
     """Every cell's state, given what is queued."""
     store = Store(results)
     kept, begun = _names(store.cells), _names(results / "running")
-    notes = failures(results)
+    notes = latest_failures(results)
     queued = {
         cell_id: (known[path].submitted, words)
         for path, jobs in alive.items()
@@ -74,7 +74,7 @@ def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch],
         for cell_id in job
     }
 
-    def of(cell: Planned) -> State:
+    def of(cell: SweepCell) -> State:
         record = store.path(cell.id)
         status = _status(record) if cell.id in kept else None
         if status == DONE:
@@ -83,7 +83,7 @@ def states_of(cells: Sequence[Planned], results: Path, known: dict[Path, Batch],
         log = note["log"] if note else None
         told = read_progress(store.running(cell.id)) if cell.id in begun else None
         at = {name: told.get(name) for name in ("step", "total", "score", "best")} if told else {}
-        owner = read_owner(store.running(cell.id)) if cell.id in begun else None
+        owner = read_holder(store.running(cell.id)) if cell.id in begun else None
         if owner is not None and owner.is_alive:
             pace = told.get("seconds_per_step") if told else None
             left = pace * (told["total"] - told["step"]) if told and pace is not None else None

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.record import DONE, FAILED
-from lora2_bench.sweep.cells import asked_for, home_of, plan, results_of
+from lora2_bench.sweep.cells import plan_cells, requested_cells, results_dir_of, sweep_dir_of
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import INTERRUPTED, QUEUED, RUNNING, State, count, states
@@ -18,62 +18,68 @@ from lora2_bench.sweep.states import INTERRUPTED, QUEUED, RUNNING, State, count,
 HELP = """python -m lora2_bench.status suite=NAME [name=NAME] [results=DIR] [OVERRIDES] [--json]
 
 Where the cells of a sweep are: done, running, queued, failed, interrupted or missing. With the suite's or the sweep's
-name alone these are all cells that the sweep was asked for; with overrides, the cells that these mean.
+name alone these are all cells that were requested of the sweep; with overrides, the cells of these overrides.
 """
 _NAMES = ("suite=", "results=")
 
 
 def main() -> None:
     """The command-line entry point. Exit codes: 0, 2 for bad input."""
-    words = sys.argv[1:]
-    if not words or "--help" in words or "-h" in words:
+    arguments = sys.argv[1:]
+    if not arguments or "--help" in arguments or "-h" in arguments:
         print(HELP, end="")
         return
     try:
-        options, overrides = parse(words)
-        home, results = home_of(overrides, options.name), results_of(overrides)
-        by_name = all(word.startswith(_NAMES) for word in overrides)
-        cells = asked_for(home) if by_name else []
-        found = states(cells or plan(overrides, home), results, squeue)
+        options, overrides = parse(arguments)
+        sweep_dir, results = sweep_dir_of(overrides, options.name), results_dir_of(overrides)
+        by_name = all(override.startswith(_NAMES) for override in overrides)
+        cells = requested_cells(sweep_dir) if by_name else []
+        found = states(cells or plan_cells(overrides, sweep_dir), results, squeue)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if options.json:
-        print(json.dumps({"sweep": home.name, "counts": count(found), "cells": [asdict(state) for state in found]}))
+        print(
+            json.dumps({"sweep": sweep_dir.name, "counts": count(found), "cells": [asdict(state) for state in found]})
+        )
     else:
-        print("\n".join(page(home.name, found)))
+        print("\n".join(page(sweep_dir.name, found)))
 
 
 def page(name: str, found: Sequence[State]) -> list[str]:
-    """The lines of a status page: counts, then what runs, failed or was interrupted, one line a cell."""
+    """The lines that the command prints: counts, then the cells that run, failed or were interrupted, one a line."""
     counts = count(found)
     lines = [f"{name}: {len(found)} cells: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
-    words = Counter(state.reason for state in found if state.state == QUEUED and state.reason)
-    if words:
-        lines += ["", "queued, in Slurm's words:", *(f"  {number} {word}" for word, number in words.most_common())]
-    for title, tell in ((RUNNING, _running), (FAILED, _ended), (INTERRUPTED, _ended)):
+    reasons = Counter(state.reason for state in found if state.state == QUEUED and state.reason)
+    if reasons:
+        lines += [
+            "",
+            "queued, in Slurm's words:",
+            *(f"  {number} {reason}" for reason, number in reasons.most_common()),
+        ]
+    for title, describe in ((RUNNING, _running), (FAILED, _ended), (INTERRUPTED, _ended)):
         shown = [state for state in found if state.state == title]
         if shown:
-            lines += ["", f"{title}:", *(f"  {state.label} | {tell(state)}" for state in shown)]
+            lines += ["", f"{title}:", *(f"  {state.label} | {describe(state)}" for state in shown)]
     if counts[DONE] < len(found) and not counts[RUNNING] + counts[QUEUED]:
         lines += [
             "",
-            f"{len(found) - counts[DONE]} to do: python -m lora2_bench.sweep, with the same words, sends them",
+            f"{len(found) - counts[DONE]} to do: python -m lora2_bench.sweep, with the same arguments, sends them",
         ]
     return lines
 
 
 def _running(state: State) -> str:
     left = "time left not known yet" if state.seconds_left is None else f"{duration(state.seconds_left)} left"
-    return f"{_at(state)}, {left}, on {state.host} (process {state.pid})"
+    return f"{_progress(state)}, {left}, on {state.host} (process {state.pid})"
 
 
 def _ended(state: State) -> str:
-    at = f"{_at(state)}, " if state.state == INTERRUPTED else ""
+    at = f"{_progress(state)}, " if state.state == INTERRUPTED else ""
     return f"{at}{state.reason}" + (f" | {state.log}" if state.log else "")
 
 
-def _at(state: State) -> str:
+def _progress(state: State) -> str:
     if state.step is None:
         return "no step yet"
     score = "not scored yet" if state.score is None else f"score {state.score:.4f} (best {state.best:.4f})"

@@ -1,4 +1,4 @@
-"""Worker processes that run cells one after another."""
+"""Worker processes, each of which runs cells one after another."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-WORKER = ("-m", "lora2_bench.runner.worker")
-SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+WORKER_ARGUMENTS = ("-m", "lora2_bench.runner.worker")
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class Worker:
     """A worker process and the cell that it runs.
 
     Attributes:
-        cell: id of its cell, or None while it has none.
+        cell: id of the cell that it runs; None while idle.
     """
 
     def __init__(self, cwd: str, threads: int | None) -> None:
@@ -30,10 +30,10 @@ class Worker:
             "TOKENIZERS_PARALLELISM": "false",
             **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
         }
-        command = [sys.executable, *WORKER]
+        command = [sys.executable, *WORKER_ARGUMENTS]
         pipe = subprocess.PIPE
-        # Slurm signals every process of a job: a worker that is still loading must not die of it, so they wait for it.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        # Slurm signals every process of a job. A worker blocks the signals until it has loaded, so that none kills it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=cwd, env=environment)
         finally:
@@ -42,19 +42,19 @@ class Worker:
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.cell: str | None = None
 
-    def give(self, cell_id: str, overrides: list[str], log: Path) -> None:
-        """Let it run a cell. A worker that has just died takes it too, and is found dead."""
+    def run_cell(self, cell_id: str, overrides: list[str], log: Path) -> None:
+        """Send the worker a cell to run. Where the worker has just died, `read_answer` says so."""
         self.cell = cell_id
         with suppress(BrokenPipeError):
             self.stdin.write(json.dumps({"id": cell_id, "overrides": overrides, "log": str(log)}).encode() + b"\n")
             self.stdin.flush()
 
-    def answer(self) -> dict[str, Any] | None:
-        """Its answer, which is one short line; None where it has died instead."""
+    def read_answer(self) -> dict[str, Any] | None:
+        """The worker's answer, one line of JSON; None where the worker has died."""
         line = self.stdout.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 
     def close(self) -> None:
-        """Let it end."""
+        """Close its input, upon which it ends."""
         with suppress(BrokenPipeError):
             self.stdin.close()

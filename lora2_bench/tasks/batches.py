@@ -1,4 +1,4 @@
-"""Which rows make a batch: of similar length, the same for every method."""
+"""Batches of rows of similar length, the same for every method."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
-# Batches are sorted by length within windows of this many batches: little padding, and still shuffled.
-_WINDOW = 32
+# Rows are sorted by length within buckets of this many batches, which keeps padding small and the order shuffled.
+_BUCKET_BATCHES = 32
 
 
 class BucketSampler(Sampler[list[int]]):
-    """Batches of row numbers for one epoch: shuffled, rows of a batch alike in length, the same for a (seed, epoch).
+    """Shuffled batches of row numbers for one epoch, each of rows of similar length.
 
-    The order depends on lengths, batch size, seed and epoch alone: every method sees the same batches.
+    They depend on lengths, batch size, seed and epoch alone: every method sees the same batches.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -26,7 +26,7 @@ class BucketSampler(Sampler[list[int]]):
         self.skip = 0
 
     def begin(self, epoch: int, skip: int = 0) -> None:
-        """Choose the epoch, counted from 0, that the next iteration gives, without its first `skip` batches.
+        """Set the epoch, counted from 0, of the next iteration, and how many of its first batches to skip.
 
         Not called `set_epoch`: Accelerate calls a method of that name with its own count, which starts at 0 again in a
         run that continues.
@@ -39,13 +39,13 @@ class BucketSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
-        window = self.batch_size * _WINDOW
+        bucket_rows = self.batch_size * _BUCKET_BATCHES
         batches: list[list[int]] = []
-        for start in range(0, len(order), window):
-            part = sorted(order[start : start + window], key=lambda row: self.lengths[row])
+        for start in range(0, len(order), bucket_rows):
+            part = sorted(order[start : start + bucket_rows], key=lambda row: self.lengths[row])
             batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
-        for place in torch.randperm(len(batches), generator=generator).tolist()[self.skip :]:
-            yield batches[place]
+        for index in torch.randperm(len(batches), generator=generator).tolist()[self.skip :]:
+            yield batches[index]
 
 
 def by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""Tokenised rows, without padding, ready to be put into batches."""
+"""Tokenised splits, kept without padding, and their collation into padded batches."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from lora2_bench.tasks.spec import TaskSpec
 
 
 @dataclass(frozen=True)
-class Ragged:
-    """Rows of numbers of different lengths, in one array.
+class RaggedRows:
+    """Integer rows of different lengths in one array.
 
     Attributes:
-        values: (numbers,) int32, row after row.
-        ends: (rows,) int64, where each row ends.
+        values: (total length,) int32, row after row.
+        ends: (rows,) int64, the end of each row in `values`.
     """
 
     values: NDArray[np.int32]
     ends: NDArray[np.int64]
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]]) -> Ragged:
-        """From one list per row."""
+    def of(cls, rows: Sequence[Sequence[int]]) -> RaggedRows:
+        """The rows given as sequences of integers."""
         values = np.fromiter(chain.from_iterable(rows), np.int32)
         return cls(values, np.cumsum([len(row) for row in rows], dtype=np.int64))
 
@@ -43,40 +43,44 @@ class Ragged:
         return self.values[self.ends[index - 1] if index else 0 : self.ends[index]]
 
     def lengths(self) -> list[int]:
-        """Numbers per row."""
+        """The length of every row."""
         counts: list[int] = np.diff(self.ends, prepend=0).tolist()
         return counts
 
 
 Row = tuple[NDArray[np.int32], NDArray[np.int32] | None, float]
-"""Token ids, token type ids (where there are any) and label."""
+"""Token ids, token type ids (or None) and label of one row."""
 
 
 @dataclass(frozen=True)
-class Encoded(Dataset[Row]):
+class EncodedSplit(Dataset[Row]):
     """A tokenised split.
 
     Attributes:
-        ids: token ids.
-        types: token type ids, where the tokenizer has them.
-        labels: class ids or scores.
-        pad: id and type id of padding.
+        input_ids: token ids of every row.
+        token_type_ids: token type ids of every row; None where the tokenizer has none.
+        labels: class ids, or scores of a regression.
+        pad: the token id and the token type id of padding.
     """
 
-    ids: Ragged
-    types: Ragged | None
+    input_ids: RaggedRows
+    token_type_ids: RaggedRows | None
     labels: list[int] | list[float]
     pad: tuple[int, int]
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.input_ids)
 
     def __getitem__(self, index: int) -> Row:
-        return self.ids[index], None if self.types is None else self.types[index], self.labels[index]
+        return (
+            self.input_ids[index],
+            None if self.token_type_ids is None else self.token_type_ids[index],
+            self.labels[index],
+        )
 
     def lengths(self) -> list[int]:
         """Tokens per row."""
-        return self.ids.lengths()
+        return self.input_ids.lengths()
 
     def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
         """One batch, padded on the right to its longest row: input_ids, attention_mask (rows, width), labels."""
@@ -88,7 +92,7 @@ class Encoded(Dataset[Row]):
             "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
             "labels": torch.tensor(labels, dtype=dtype),
         }
-        if self.types is not None:
+        if self.token_type_ids is not None:
             batch["token_type_ids"] = _padded(types, self.pad[1])
         return batch
 
@@ -100,13 +104,13 @@ def _padded(rows: Sequence[NDArray[np.int32]], fill: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def encode(split: Split, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Encoded:
+def encode(split: Split, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
     """Tokenise a split, pairs cut to `max_length` tokens from the longer side."""
     pad = check_tokenizer(tokenizer, max_length)
     columns = [split.texts[name] for name in spec.columns]
     coded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
-    types = Ragged.of(coded["token_type_ids"]) if "token_type_ids" in tokenizer.model_input_names else None
-    return Encoded(Ragged.of(coded["input_ids"]), types, split.labels, pad)
+    types = RaggedRows.of(coded["token_type_ids"]) if "token_type_ids" in tokenizer.model_input_names else None
+    return EncodedSplit(RaggedRows.of(coded["input_ids"]), types, split.labels, pad)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[int, int]:

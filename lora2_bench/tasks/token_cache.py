@@ -1,4 +1,4 @@
-"""Tokenised splits, kept by what they were made from: a second cell of a task tokenises nothing."""
+"""A cache of tokenised splits, so that a second cell of a task tokenises nothing."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from transformers import PreTrainedTokenizerBase
 from lora2_bench.files.paths import cache_folder
 from lora2_bench.files.writing import write_bytes
 from lora2_bench.tasks.data import Split
-from lora2_bench.tasks.encoding import Encoded, Ragged, check_tokenizer, encode
+from lora2_bench.tasks.encoding import EncodedSplit, RaggedRows, check_tokenizer, encode
 from lora2_bench.tasks.spec import TaskSpec
 
 
 def encoder(
     tokenizer: PreTrainedTokenizerBase, sha256: str | None, spec: TaskSpec, max_length: int
-) -> Callable[[Split], Encoded]:
-    """A function that tokenises splits of one task, or takes from the cache what was tokenised before.
+) -> Callable[[Split], EncodedSplit]:
+    """A function that tokenises splits of one task, or reads them from the cache.
 
-    `sha256` is that of the tokenizer's files; nothing is kept where it is None. A cache that
-    cannot be written is told on stderr, and costs nothing but the time of the next cell.
+    `sha256` is that of the tokenizer's files; None switches the cache off. Where the cache cannot be written, a warning
+    goes to stderr.
     """
     pad = check_tokenizer(tokenizer, max_length)
 
-    def encoded(split: Split) -> Encoded:
+    def encoded(split: Split) -> EncodedSplit:
         if sha256 is None:
             return encode(split, spec, tokenizer, max_length)
         path = cache_folder() / "tokens" / f"{_key(sha256, split, spec, max_length)}.safetensors"
-        if (known := _read(path, split, pad)) is not None:
-            return known
-        made = encode(split, spec, tokenizer, max_length)
-        _write(path, made)
-        return made
+        if (cached := _read(path, split, pad)) is not None:
+            return cached
+        encoded_split = encode(split, spec, tokenizer, max_length)
+        _write(path, encoded_split)
+        return encoded_split
 
     return encoded
 
 
 def _key(tokenizer_sha256: str, split: Split, spec: TaskSpec, max_length: int) -> str:
-    """Of all that token ids depend on: the tokenizer's files and library, the texts, and the length."""
+    """SHA-256 over all that token ids depend on: the tokenizer's files and library, the texts, and the length."""
     versions = f"{transformers.__version__} {tokenizers.__version__}"
     digest = hashlib.sha256(f"1 {versions} {tokenizer_sha256} {max_length} {len(split)}".encode())
     for name in spec.columns:
@@ -54,11 +54,11 @@ def _key(tokenizer_sha256: str, split: Split, spec: TaskSpec, max_length: int) -
     return digest.hexdigest()
 
 
-def _read(path: Path, split: Split, pad: tuple[int, int]) -> Encoded | None:
+def _read(path: Path, split: Split, pad: tuple[int, int]) -> EncodedSplit | None:
     try:
         found = load_file(path)
-        types = Ragged(found["types"], found["ends"]) if "types" in found else None
-        return Encoded(Ragged(found["ids"], found["ends"]), types, split.labels, pad)
+        types = RaggedRows(found["types"], found["ends"]) if "types" in found else None
+        return EncodedSplit(RaggedRows(found["ids"], found["ends"]), types, split.labels, pad)
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError) as error:
@@ -66,10 +66,10 @@ def _read(path: Path, split: Split, pad: tuple[int, int]) -> Encoded | None:
         return None
 
 
-def _write(path: Path, made: Encoded) -> None:
-    values = {"ids": made.ids.values, "ends": made.ids.ends}
-    if made.types is not None:
-        values["types"] = made.types.values
+def _write(path: Path, encoded_split: EncodedSplit) -> None:
+    values = {"ids": encoded_split.input_ids.values, "ends": encoded_split.input_ids.ends}
+    if encoded_split.token_type_ids is not None:
+        values["types"] = encoded_split.token_type_ids.values
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, save(values))

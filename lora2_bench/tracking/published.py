@@ -1,4 +1,4 @@
-"""Which records are mirrored already, and to which project."""
+"""The note `published.json` beside a record: the projects to which it has been mirrored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def is_published(store: Store, cell_id: str, project: str) -> bool:
 
 
 def mark_published(store: Store, cell_id: str, project: str) -> None:
-    """Note beside a cell's record that it has been mirrored: the note goes where the record is replaced."""
+    """Note that a cell's record has been mirrored. The note is lost with the record that it stands beside."""
     if project not in (known := _projects(store, cell_id)):
         write_json(_marker(store, cell_id), {"projects": [*known, project]})
 

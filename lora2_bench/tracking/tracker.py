@@ -1,4 +1,4 @@
-"""An optional mirror of a run; the record on disk stays the truth, and a failing tracker never fails a cell."""
+"""An optional mirror of a run. The record on disk stays the reference, and a failing tracker never fails a cell."""
 
 from __future__ import annotations
 
@@ -30,37 +30,37 @@ class WandbTracker(Tracker):
     """Weights & Biases: online with WANDB_API_KEY, else offline below `results/wandb`. Off after its first error."""
 
     def __init__(self, plan: Plan) -> None:
-        self._results = plan.place.results
-        self._project = plan.place.tracker["project"]
+        self._results = plan.run_options.results
+        self._project = plan.run_options.tracker["project"]
         self._run: Any = None
         cell = plan.cell
 
         def start() -> None:
-            group = plan.place.tracker.get("group") or default_group(cell.task, cell.method_label, plan.command)
-            tags = plan.place.tracker.get("tags") or ()
+            group = plan.run_options.tracker.get("group") or default_group(cell.task, cell.method_label, plan.command)
+            tags = plan.run_options.tracker.get("tags") or ()
             self._run = start_run(
                 self._results, cell.id, cell.to_dict(), cell.method_label, self._project, group=group, tags=tags
             )
 
-        self._shielded(start)
+        self._guarded(start)
 
     def evaluation(self, evaluation: Any) -> None:
         """Log one evaluation at its step."""
         if self._run is not None:
-            self._shielded(lambda: log_evaluation(self._run, asdict(evaluation)))
+            self._guarded(lambda: log_evaluation(self._run, asdict(evaluation)))
 
     def finish(self, record: Record) -> None:
         """Close the run with the record's numbers."""
         if self._run is not None:
-            self._shielded(lambda: self._close(record))
+            self._guarded(lambda: self._close(record))
 
     def _close(self, record: Record) -> None:
         finish_run(self._run, record)
-        if record.is_done and record.run.get("continued_from") is None:  # else what came before may be missing
+        if record.is_done and record.run.get("continued_from") is None:  # else earlier evaluations may be missing
             mark_published(Store(self._results), record.id, self._project)
 
-    def _shielded(self, step: Callable[[], None]) -> None:
-        """Do one thing; an error is told in one line, and nothing more is mirrored of this run."""
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Call `step`; an error becomes a one-line warning, and nothing more of this run is mirrored."""
         try:
             step()
         except Exception as error:
@@ -71,4 +71,4 @@ class WandbTracker(Tracker):
 
 def make_tracker(plan: Plan) -> Tracker:
     """The tracker that the config names."""
-    return WandbTracker(plan) if plan.place.tracker["name"] == "wandb" else Tracker()
+    return WandbTracker(plan) if plan.run_options.tracker["name"] == "wandb" else Tracker()

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from lora2_bench.tasks.batches import BucketSampler
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 
 
-def training_batches(rows: Encoded, batch_size: int, seed: int, after_step: int) -> Iterator[dict[str, Tensor]]:
+def training_batches(rows: EncodedSplit, batch_size: int, seed: int, after_step: int) -> Iterator[dict[str, Tensor]]:
     """The padded batches of the steps after `after_step`, epoch after epoch, without end.
 
     The start of each epoch draws one number from torch's global generator, as iter(DataLoader) does, so

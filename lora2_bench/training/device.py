@@ -9,17 +9,17 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 
 from lora2_bench.errors import UserError
-from lora2_bench.experiment.plan import Place
+from lora2_bench.experiment.plan import RunOptions
 
 
-def pick_device(place: Place) -> str:
+def pick_device(run_options: RunOptions) -> str:
     """`cpu` or `cuda`. Raises UserError where a GPU is asked for and there is none."""
     import torch
 
     found = torch.cuda.is_available()
-    if place.device == "cuda" and not found:
+    if run_options.device == "cuda" and not found:
         raise UserError("device=cuda: torch finds no GPU here: give device=cpu, or device=auto to take what there is")
-    return "cuda" if found and place.device != "cpu" else "cpu"
+    return "cuda" if found and run_options.device != "cpu" else "cpu"
 
 
 def make_accelerator(precision: str, device: str) -> Accelerator:

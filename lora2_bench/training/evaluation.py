@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from lora2_bench.tasks.batches import by_length
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.metrics import glue_metric, main_score
 from lora2_bench.tasks.spec import TaskSpec
 from lora2_bench.training.memory import batch_size_in_words, explain_out_of_memory
@@ -47,7 +47,7 @@ def loss_of(logits: Tensor, labels: Tensor) -> Tensor:
 def evaluate(
     model: nn.Module,
     spec: TaskSpec,
-    splits: Mapping[str, Encoded],
+    splits: Mapping[str, EncodedSplit],
     accelerator: Accelerator,
     batch_size: int,
     step: int,
@@ -63,7 +63,7 @@ def evaluate(
 def score(
     model: nn.Module,
     spec: TaskSpec,
-    splits: Mapping[str, Encoded],
+    splits: Mapping[str, EncodedSplit],
     accelerator: Accelerator,
     batch_size: int,
     step: int,

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from lora2_bench.errors import CellFailed, Interrupted
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.methods.base import Method
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.training.batches import training_batches
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits, evaluate
@@ -53,8 +53,8 @@ class Outcome:
 def train(
     cell: Cell,
     method: Method,
-    train_rows: Encoded,
-    eval_rows: Mapping[str, Encoded],
+    train_rows: EncodedSplit,
+    eval_rows: Mapping[str, EncodedSplit],
     accelerator: Accelerator,
     *,
     eval_batch_size: int,

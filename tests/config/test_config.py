@@ -339,11 +339,11 @@ def test_kr_sets_the_methods_own_size() -> None:
     assert plan_of(changes={"kr": 8, "method.k": 8}).cell.size_value == 8
 
 
-def test_the_place_of_a_plan_is_what_was_asked_for(tmp_path: Path) -> None:
+def test_the_run_options_of_a_plan_are_those_of_the_config(tmp_path: Path) -> None:
     changes = {"results": str(tmp_path), "device": "cpu", "threads": 1, "eval_batch_size": 7, "rerun": True}
-    place = plan_of(changes={**changes, "data.dir": "/glue"}).place
-    assert (place.results, place.device, place.threads, place.eval_batch_size) == (tmp_path, "cpu", 1, 7)
-    assert (place.rerun, place.data_dir) == (True, "/glue")
+    options = plan_of(changes={**changes, "data.dir": "/glue"}).run_options
+    assert (options.results, options.device, options.threads) == (tmp_path, "cpu", 1)
+    assert (options.eval_batch_size, options.rerun, options.data_dir) == (7, True, "/glue")
 
 
 def test_a_good_command_reaches_the_run_with_its_overrides_as_typed(command: Callable[..., Told]) -> None:

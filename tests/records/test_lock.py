@@ -1,4 +1,4 @@
-"""One live owner per folder: races, dead owners, other machines."""
+"""One live holder per lock: races, dead holders, other machines."""
 
 from __future__ import annotations
 
@@ -14,59 +14,59 @@ import pytest
 
 import lora2_bench.records.lock
 from lora2_bench.errors import UserError
-from lora2_bench.records.lock import SILENCE, born_of, owned, read_owner
+from lora2_bench.records.lock import STALE_AFTER, locked, process_start, read_holder
 
 
-def test_a_folder_has_one_owner_and_is_gone_after_it(tmp_path: Path) -> None:
+def test_a_lock_has_one_holder_and_its_folder_is_gone_after_it(tmp_path: Path) -> None:
     folder = tmp_path / "cell"
-    with owned(folder, "cell x"):
-        owner = read_owner(folder)
-        assert owner is not None and owner.is_alive
-        assert (owner.host, owner.pid) == (socket.gethostname(), os.getpid())
+    with locked(folder, "cell x is being trained"):
+        holder = read_holder(folder)
+        assert holder is not None and holder.is_alive
+        assert (holder.host, holder.pid) == (socket.gethostname(), os.getpid())
         with (
             pytest.raises(UserError, match=f"cell x is being trained by process {os.getpid()} on"),
-            owned(folder, "cell x"),
+            locked(folder, "cell x is being trained"),
         ):
             pass
     assert not folder.exists()
-    assert read_owner(folder) is None
+    assert read_holder(folder) is None
 
 
 def leave(folder: Path, **changes: object) -> None:
-    """An owner's file as another process left it."""
+    """A lock file as another process left it."""
     folder.mkdir(exist_ok=True)
-    values = {"host": socket.gethostname(), "pid": os.getpid(), "born": born_of(os.getpid()), **changes}
+    values = {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start(os.getpid()), **changes}
     (folder / "owner.json").write_text(json.dumps(values))
 
 
-def test_a_dead_owner_holds_nothing(tmp_path: Path) -> None:
+def test_the_lock_of_a_dead_process_counts_for_nothing(tmp_path: Path) -> None:
     leave(tmp_path / "a", born="another process had this number")
-    with owned(tmp_path / "a", "a"):
+    with locked(tmp_path / "a", "a is being trained"):
         pass
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "owner.json").write_text('{"host": "x"')  # a writer killed half way
-    with owned(tmp_path / "b", "b"):
+    with locked(tmp_path / "b", "b"):
         pass
 
 
 def test_on_another_machine_the_heartbeat_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lora2_bench.records.lock, "BEAT", 0.05)
+    monkeypatch.setattr(lora2_bench.records.lock, "HEARTBEAT_SECONDS", 0.05)
     leave(tmp_path / "a", host="elsewhere")
-    with pytest.raises(UserError, match="on elsewhere: wait for it"), owned(tmp_path / "a", "a"):
+    with pytest.raises(UserError, match="on elsewhere: wait for it"), locked(tmp_path / "a", "a is being trained"):
         pass
-    long_ago = time.time() - SILENCE - 5
+    long_ago = time.time() - STALE_AFTER - 5
     os.utime(tmp_path / "a" / "owner.json", (long_ago, long_ago))
-    with owned(tmp_path / "a", "a"):
-        owner = read_owner(tmp_path / "a")
-        assert owner is not None and owner.pid == os.getpid()
+    with locked(tmp_path / "a", "a is being trained"):
+        holder = read_holder(tmp_path / "a")
+        assert holder is not None and holder.pid == os.getpid()
 
 
 @pytest.mark.parametrize("jump", [-86_400, 86_400])
-def test_a_clock_that_jumps_neither_robs_a_live_owner_nor_keeps_a_dead_one(
+def test_a_clock_that_jumps_neither_takes_a_live_lock_nor_keeps_a_stale_one(
     jump: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file system's clock moves by a day under another machine's owner: only whether it beats counts."""
-    monkeypatch.setattr(lora2_bench.records.lock, "BEAT", 0.2)
+    """The file system's clock moves by a day under a holder on another machine: only its heartbeat counts."""
+    monkeypatch.setattr(lora2_bench.records.lock, "HEARTBEAT_SECONDS", 0.2)
     leave(tmp_path / "a", host="elsewhere")
     path, over = tmp_path / "a" / "owner.json", threading.Event()
 
@@ -79,11 +79,11 @@ def test_a_clock_that_jumps_neither_robs_a_live_owner_nor_keeps_a_dead_one(
     os.utime(path, (time.time() + jump, time.time() + jump))
     other = threading.Thread(target=beat)
     other.start()
-    with pytest.raises(UserError, match="on elsewhere: wait for it"), owned(tmp_path / "a", "a"):
+    with pytest.raises(UserError, match="on elsewhere: wait for it"), locked(tmp_path / "a", "a is being trained"):
         pass
     over.set()
     other.join()
-    with owned(tmp_path / "a", "a"):
+    with locked(tmp_path / "a", "a is being trained"):
         assert json.loads(path.read_text())["pid"] == os.getpid()
 
 
@@ -91,9 +91,9 @@ def compete(folder: Path, turns: int, won: Path) -> None:
     """Own the folder as often as possible; each time, no other process may be inside."""
     for turn in range(turns):
         try:
-            with owned(folder, "x"):
+            with locked(folder, "x"):
                 inside = won / "inside"
-                inside.mkdir()  # fails if another owner is in
+                inside.mkdir()  # fails if another holder is in
                 (won / f"{os.getpid()}.{turn}").touch()
                 inside.rmdir()
         except UserError:

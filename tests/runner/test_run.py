@@ -289,7 +289,7 @@ def test_a_killed_process_of_a_multirun_is_among_its_failures(tmp_path: Path) ->
         env={**os.environ, "PYTHONPATH": root},
     )
     assert done.returncode == 1, done.stderr
-    assert re.search(r"seed=0 .*: no end was told: its process was killed or ran out of memory", done.stderr)
+    assert re.search(r"seed=0 .*: it reported no outcome: its process was killed or ran out of memory", done.stderr)
 
 
 @pytest.mark.parametrize("task", ["stsb", "mnli", "qqp", "cola"])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.records.lock import read_owner
-from lora2_bench.sweep.cells import plan
+from lora2_bench.records.lock import read_holder
+from lora2_bench.sweep.cells import plan_cells
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import count, states
 from tests.conftest import Told
@@ -36,8 +36,10 @@ class Chaos:
 
     def strike(self) -> None:
         """The next one, if there is something to hit."""
-        owners = {path.parent.parent for path in self.results.glob("running/*/checkpoints/step-*.pt")}
-        alive = [owner for folder in sorted(owners) if (owner := read_owner(folder)) is not None and owner.is_alive]
+        folders = {path.parent.parent for path in self.results.glob("running/*/checkpoints/step-*.pt")}
+        alive = [
+            holder for folder in sorted(folders) if (holder := read_holder(folder)) is not None and holder.is_alive
+        ]
         running = jobs("RUNNING")
         if not (self.to_come and alive and running):
             return
@@ -70,7 +72,7 @@ def test_forty_cells_and_fourteen_disturbances(
         told = command("sweep", *chaotic, *JOBS, "cluster=slurm", "name=chaos")
         assert told.returncode == 0, told.stderr
         sent += "sent" in told.stdout
-        cells = plan(chaotic, results / "sweeps" / "chaos")
+        cells = plan_cells(chaotic, results / "sweeps" / "chaos")
         while True:
             chaos.strike()
             counts = count(states(cells, results, squeue))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.sweep.cells import plan
+from lora2_bench.sweep.cells import plan_cells
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import State, states
 from tests.slurm.conftest import ask, facts, jobs, multirun, status, until
@@ -60,7 +60,7 @@ def test_each_cell_is_sent_once_and_slurm_gets_what_the_user_gives(words: tuple[
     assert {cell["reason"] for cell in found["cells"]} == {"PENDING (JobHeldUser)"}
 
     ask("scontrol", "release", first, second)
-    results, cells = tmp_path / "results", plan(words, tmp_path / "results" / "sweeps" / "smoke")
+    results, cells = tmp_path / "results", plan_cells(words, tmp_path / "results" / "sweeps" / "smoke")
     seen: set[str] = set()
 
     def all_seen() -> bool:
@@ -120,7 +120,7 @@ def test_signals_of_slurm_keep_a_cell_and_it_continues(words: tuple[str, ...], t
     """A time limit, a preemption and scancel, one after another, of a cell that is much longer than all of them."""
     words = (*words, *LONG)
     results = tmp_path / "results"
-    (cell,) = plan(words, results / "sweeps" / "cells")
+    (cell,) = plan_cells(words, results / "sweeps" / "cells")
 
     def state() -> State:
         return states([cell], results, squeue)[0]

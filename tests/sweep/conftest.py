@@ -11,7 +11,7 @@ import pytest
 
 from lora2_bench.sweep import workers
 from lora2_bench.sweep.batches import LOCAL, Batch
-from lora2_bench.sweep.cells import Planned
+from lora2_bench.sweep.cells import SweepCell
 
 STUB = """
 import json, os, signal, sys, time
@@ -53,7 +53,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Workers are the small script; returns it."""
     script = tmp_path / "stub.py"
     script.write_text(STUB)
-    monkeypatch.setattr(workers, "WORKER", (str(script),))
+    monkeypatch.setattr(workers, "WORKER_ARGUMENTS", (str(script),))
     return script
 
 
@@ -63,15 +63,15 @@ def batch(tmp_path: Path) -> Callable[..., Path]:
 
     def make(results: Path, cells: dict[str, list[str]], *, parallel: int = 2, cluster: str = LOCAL) -> Path:
         jobs = [{cell: [str(results), *ways] for cell, ways in cells.items()}]
-        home = results / "sweeps" / "x"
-        return Batch("x-1of1", cluster, time.time(), str(tmp_path), str(results), parallel, None, jobs).write(home)
+        sweep_dir = results / "sweeps" / "x"
+        return Batch("x-1of1", cluster, time.time(), str(tmp_path), str(results), parallel, None, jobs).write(sweep_dir)
 
     return make
 
 
-def planned(*ids: str) -> list[Planned]:
+def planned(*ids: str) -> list[SweepCell]:
     """Cells that were never composed."""
-    return [Planned(id_, (f"seed={number}",)) for number, id_ in enumerate(ids)]
+    return [SweepCell(id_, (f"seed={number}",)) for number, id_ in enumerate(ids)]
 
 
 def runs(results: Path) -> dict[str, int]:

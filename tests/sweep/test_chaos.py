@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.sweep.cells import plan
+from lora2_bench.sweep.cells import plan_cells
 from lora2_bench.sweep.states import count, states
 from tests.conftest import Told
 
@@ -119,7 +119,7 @@ def test_killed_workers_and_a_killed_sweep_change_nothing(
         told = command("sweep", *chaotic, "name=chaos", "cluster=local", "parallel=2")
         assert told.returncode == 0, told.stderr
         sent += "sent" in told.stdout
-        cells = plan(chaotic, results / "sweeps" / "chaos")
+        cells = plan_cells(chaotic, results / "sweeps" / "chaos")
         while True:
             begun = [path.parent.parent for path in results.glob("running/*/checkpoints/step-*.pt")]
             if victims and begun:

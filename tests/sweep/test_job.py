@@ -1,4 +1,4 @@
-"""One job: crashes, failures, signals and other owners end no cell but their own."""
+"""One job: crashes, failures, signals and other lock holders end no cell but their own."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.records.lock import born_of, owned
+from lora2_bench.records.lock import locked, process_start
 from lora2_bench.sweep import job as sweep_job
 from lora2_bench.sweep.batches import SLURM
 from lora2_bench.sweep.job import SlurmJobs, run_job
@@ -58,8 +58,8 @@ def test_a_job_that_is_queued_again_passes_over_what_failed_in_it(stub: Path, ba
 def test_a_signal_to_a_worker_that_is_loading_waits_until_it_listens(tmp_path: Path) -> None:
     worker = Worker(str(tmp_path), None)
     worker.process.send_signal(signal.SIGUSR2)  # as Slurm does with every process of a job
-    worker.give("a", ["method=nope"], tmp_path / "log")
-    assert worker.answer() == {"id": "a", "state": "interrupted", "cause": None}
+    worker.run_cell("a", ["method=nope"], tmp_path / "log")
+    assert worker.read_answer() == {"id": "a", "state": "interrupted", "cause": None}
     worker.close()
     worker.stdout.close()
     assert worker.process.wait() == 0
@@ -68,15 +68,15 @@ def test_a_signal_to_a_worker_that_is_loading_waits_until_it_listens(tmp_path: P
 def test_a_cell_in_other_hands_is_left_there_or_taken_over(
     stub: Path, batch: MakeBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweep_job, "SILENCE", 0.5)
-    monkeypatch.setattr(sweep_job, "BEAT", 0.0)
-    with owned(tmp_path / "running" / "here", "x"):  # a live process of this machine
+    monkeypatch.setattr(sweep_job, "STALE_AFTER", 0.5)
+    monkeypatch.setattr(sweep_job, "HEARTBEAT_SECONDS", 0.0)
+    with locked(tmp_path / "running" / "here", "x"):  # a live process of this machine
         elsewhere = tmp_path / "running" / "elsewhere"  # one of another machine, whose heart beats
         elsewhere.mkdir()
         (elsewhere / "owner.json").write_text(json.dumps({"host": "far", "pid": 1, "born": "1"}))
         dead = tmp_path / "running" / "dead"
         dead.mkdir()
-        gone = {"host": socket.gethostname(), "pid": os.getpid(), "born": f"{born_of(os.getpid())}0"}
+        gone = {"host": socket.gethostname(), "pid": os.getpid(), "born": f"{process_start(os.getpid())}0"}
         (dead / "owner.json").write_text(json.dumps(gone))
         assert run_job(batch(tmp_path, {"here": [], "elsewhere": [], "dead": []}), 0) == {"elsewhere": 2, "done": 1}
     assert runs(tmp_path) == {"dead": 1}
@@ -97,7 +97,7 @@ def test_a_signal_keeps_the_cells_and_the_job_begins_no_other(stub: Path, batch:
     thread.join()
     assert stopped.value.code == 3 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert runs(tmp_path) == {"a": 1, "b": 1}
-    assert not list(tmp_path.glob("sweeps/x/failed/*"))  # told to stop is no failure
+    assert not list(tmp_path.glob("sweeps/x/failed/*"))  # a signal is no failure
     assert run_job(path, 0) == {"done": 3}
 
 
@@ -111,7 +111,7 @@ def test_submitit_puts_a_signalled_job_back_and_it_continues(batch: MakeBatch, t
         "import os, sys\n"
         "if 'SUBMITIT_EXECUTOR' in os.environ and 'stub.py' not in ' '.join(sys.orig_argv):\n"
         "    from lora2_bench.sweep import workers\n"
-        f"    workers.WORKER = ({str(tmp_path / 'stub.py')!r},)\n"
+        f"    workers.WORKER_ARGUMENTS = ({str(tmp_path / 'stub.py')!r},)\n"
     )
     executor = submitit.LocalExecutor(tmp_path / "submitit")
     executor.update_parameters(timeout_min=2)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.records.lock import owned
+from lora2_bench.records.lock import locked
 from lora2_bench.records.progress import Progress, read_progress
 from lora2_bench.records.store import Store
 from lora2_bench.sweep import status
-from lora2_bench.sweep.batches import LOCAL, SLURM, Batch, note_failure, owner_folder
-from lora2_bench.sweep.cells import asked_for, home_of, mark_sent, plan
+from lora2_bench.sweep.batches import LOCAL, SLURM, Batch, lock_folder, write_failure
+from lora2_bench.sweep.cells import mark_requested, plan_cells, requested_cells, sweep_dir_of
 from lora2_bench.sweep.states import states
 from lora2_bench.training.evaluation import Evaluation
 from tests.made_records import make_cell, make_failed, make_record
@@ -31,21 +31,21 @@ def told(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *w
 
 def test_every_state(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     overrides = ("suite=smoke", "seed=0,1", f"results={tmp_path}")
-    home = home_of(overrides, None)
-    cells = plan(overrides, home)
+    sweep_dir = sweep_dir_of(overrides, None)
+    cells = plan_cells(overrides, sweep_dir)
     done, running, queued, failed, noted, killed, gone, _ = (cell.id for cell in cells)
     store = Store(tmp_path)
     for cell_id, record in ((done, make_record(make_cell())), (failed, make_failed(make_cell()))):
         store.folder(cell_id).mkdir(parents=True)
         store.path(cell_id).write_text(json.dumps(record.to_dict() | {"id": cell_id}, indent=1))
-    note_failure(home, noted, "kr=2 does not fit", killed=False)
-    note_failure(home, killed, "its process ended by signal 9", killed=True)
+    write_failure(sweep_dir, noted, "kr=2 does not fit", killed=False)
+    write_failure(sweep_dir, killed, "its process ended by signal 9", killed=True)
     store.running(gone).mkdir(parents=True)
     Progress(store.running(gone)).step(5, 20, [])
     batch = Batch("b-1of1", LOCAL, time.time(), "", str(tmp_path), 1, 1, [{queued: [], done: [], noted: []}])
-    path = batch.write(home)
-    note_failure(home, noted, "kr=2 does not fit", killed=False)  # after it was sent: it has been tried
-    with owned(store.running(running), "x"), owned(owner_folder(path), "y"):
+    path = batch.write(sweep_dir)
+    write_failure(sweep_dir, noted, "kr=2 does not fit", killed=False)  # after it was sent: it has been tried
+    with locked(store.running(running), "x"), locked(lock_folder(path), "y"):
         progress = Progress(store.running(running))
         progress.step(10, 40, [])
         time.sleep(0.05)
@@ -79,14 +79,14 @@ def test_slurms_words_on_what_is_queued_and_what_a_lost_job_leaves(tmp_path: Pat
 
 
 def test_by_name_are_the_cells_that_were_sent(tmp_path: Path) -> None:
-    home = tmp_path / "sweeps" / "x"
+    sweep_dir = tmp_path / "sweeps" / "x"
     one, two = (("method=lora", f"task={task}", f"results={tmp_path}") for task in ("rte", "cola"))
-    plan(one, home)
-    assert asked_for(home) == []
-    cells = plan(two, home)
-    mark_sent(two, home)
-    mark_sent(two, home)
-    assert asked_for(home) == cells
+    plan_cells(one, sweep_dir)
+    assert requested_cells(sweep_dir) == []
+    cells = plan_cells(two, sweep_dir)
+    mark_requested(two, sweep_dir)
+    mark_requested(two, sweep_dir)
+    assert requested_cells(sweep_dir) == cells
 
 
 def test_a_reader_may_look_at_any_time(tmp_path: Path) -> None:

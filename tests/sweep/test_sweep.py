@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from lora2_bench.errors import UserError
-from lora2_bench.records.lock import owned
+from lora2_bench.records.lock import locked
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.__main__ import main
-from lora2_bench.sweep.batches import note_failure, read_batch
-from lora2_bench.sweep.cells import Planned, home_of, plan
+from lora2_bench.sweep.batches import read_batch, write_failure
+from lora2_bench.sweep.cells import SweepCell, plan_cells, sweep_dir_of
 from lora2_bench.sweep.follow import wait
 from lora2_bench.sweep.options import Options, parse
 from lora2_bench.sweep.send import sweep
-from lora2_bench.sweep.slurm import ARRAY_MAX, Slurm, array_limit, squeue, submitit_executor
+from lora2_bench.sweep.slurm import DEFAULT_ARRAY_MAX, Slurm, array_limit, squeue, submitit_executor
 from tests.composed import plan_of, weights_folder
 from tests.made_records import make_cell, make_record
 
@@ -58,14 +58,14 @@ class FakeSlurm:
         return dict.fromkeys(self.queued, "PENDING (Priority)")
 
 
-def send(slurm: FakeSlurm, results: Path, *words: str, **options: Any) -> tuple[list[Planned], list[str]]:
+def send(slurm: FakeSlurm, results: Path, *words: str, **options: Any) -> tuple[list[SweepCell], list[str]]:
     told: list[str] = []
     chosen = Options(cluster="slurm", **options)
     overrides = (*WORDS, f"results={results}", *words)
     return sweep(chosen, overrides, Slurm(chosen, slurm.executor), slurm.squeue, told.append), told
 
 
-def finish(results: Path, cell: Planned) -> None:
+def finish(results: Path, cell: SweepCell) -> None:
     """Leave a finished record; only its head is looked at."""
     record = make_record(make_cell()).to_dict() | {"id": cell.id}
     path = Store(results).path(cell.id)
@@ -78,7 +78,7 @@ def test_finished_queued_and_running_cells_are_never_sent(tmp_path: Path) -> Non
     cells, _ = send(slurm, tmp_path, dry_run=True)
     assert len(cells) == 12 and slurm.arrays == {}
     finish(tmp_path, cells[0])
-    with owned(tmp_path / "running" / cells[1].id, "x"):
+    with locked(tmp_path / "running" / cells[1].id, "x"):
         _, told = send(slurm, tmp_path, cells_per_job=3, array_max=3, throttle=7)
     assert told[0] == "smoke: 12 cells: 1 done, 1 running, 10 missing"
     assert list(slurm.arrays.values()) == [3, 1] and slurm.throttles == [3, 3]
@@ -127,8 +127,8 @@ def test_a_sender_that_dies_or_is_refused_leaves_nothing_to_send_twice(tmp_path:
 
 def test_two_senders_take_turns(tmp_path: Path) -> None:
     with (
-        owned(tmp_path / "sweeps" / ".sending", "x"),
-        pytest.raises(UserError, match=r"the sending of cells to .* by process"),
+        locked(tmp_path / "sweeps" / ".sending", "x"),
+        pytest.raises(UserError, match=r"cells are being sent to .* by process"),
     ):
         send(FakeSlurm(), tmp_path)
 
@@ -144,19 +144,19 @@ def test_two_senders_take_turns(tmp_path: Path) -> None:
 )
 def test_the_planned_ids_are_those_of_single_runs(words: tuple[str, ...], tmp_path: Path) -> None:
     overrides = (*words, f"results={tmp_path}")
-    cells = plan(overrides, home_of(overrides, "x"))
+    cells = plan_cells(overrides, sweep_dir_of(overrides, "x"))
     assert len({cell.id for cell in cells}) == len(cells) > 0
     for cell in cells[:: max(1, len(cells) // 5)]:
         assert plan_of(*cell.overrides).cell.id == cell.id
-    assert plan(overrides, home_of(overrides, "x")) == cells  # from disk
+    assert plan_cells(overrides, sweep_dir_of(overrides, "x")) == cells  # from disk
 
 
 def test_a_changed_backbone_is_planned_anew(tmp_path: Path) -> None:
     folder = weights_folder(tmp_path / "backbone")
     overrides = ("model=local", f"model.path={folder}", f"results={tmp_path}")
-    before = plan(overrides, home_of(overrides, None))
+    before = plan_cells(overrides, sweep_dir_of(overrides, None))
     (folder / "model.safetensors").write_bytes(b"other weights")
-    assert plan(overrides, home_of(overrides, None)) != before
+    assert plan_cells(overrides, sweep_dir_of(overrides, None)) != before
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_changed_backbone_is_planned_anew(tmp_path: Path) -> None:
 )
 def test_what_cannot_be_planned_is_told_in_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        plan(words, tmp_path)
+        plan_cells(words, tmp_path)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
@@ -255,7 +255,7 @@ def test_slurms_own_limit_of_an_array_is_kept(tmp_path: Path, monkeypatch: pytes
         slurm = Slurm(Options(cluster="slurm", array_max=asked), FakeSlurm().executor, 3)
         assert [len(jobs) for jobs in slurm.split(cells)] == sizes
     program.write_text("#!/bin/sh\nexit 1\n")
-    assert array_limit() == ARRAY_MAX
+    assert array_limit() == DEFAULT_ARRAY_MAX
 
 
 def test_a_time_limit_of_which_nothing_would_be_left_is_refused(tmp_path: Path) -> None:
@@ -270,10 +270,10 @@ def test_waiting_ends_with_the_last_cell_and_tells_what_failed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     overrides = (*WORDS, "task=rte", "row=lora_r1", f"results={tmp_path}")
-    cells = plan(overrides, home_of(overrides, None))
+    cells = plan_cells(overrides, sweep_dir_of(overrides, None))
     for cell in cells[1:]:
         finish(tmp_path, cell)
-    note_failure(home_of(overrides, None), cells[0].id, "step 3: no luck", killed=False)
+    write_failure(sweep_dir_of(overrides, None), cells[0].id, "step 3: no luck", killed=False)
     assert wait(cells, tmp_path, dict, 0.0) == 1
     err = capsys.readouterr().err
     assert "failed: row=lora_r1 task=rte seed=0: step 3: no luck | " in err

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lora2_bench.errors import UserError
 from lora2_bench.tasks.batches import BucketSampler, by_length
 from lora2_bench.tasks.data import Split
-from lora2_bench.tasks.encoding import Encoded, Ragged, encode
+from lora2_bench.tasks.encoding import EncodedSplit, RaggedRows, encode
 from lora2_bench.tasks.spec import task_spec
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=300)
@@ -54,13 +54,13 @@ def test_evaluation_takes_the_longest_first(lengths: list[int], size: int) -> No
 
 
 def test_padding_is_on_the_right_and_masked() -> None:
-    rows = Encoded(Ragged.of([[5, 6, 7], [8]]), Ragged.of([[0, 0, 1], [0]]), [1, 0], (9, 3))
+    rows = EncodedSplit(RaggedRows.of([[5, 6, 7], [8]]), RaggedRows.of([[0, 0, 1], [0]]), [1, 0], (9, 3))
     batch = rows.collate([rows[1], rows[0]])
     assert batch["input_ids"].tolist() == [[8, 9, 9], [5, 6, 7]]
     assert batch["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert batch["token_type_ids"].tolist() == [[0, 3, 3], [0, 0, 1]]
     assert batch["labels"].tolist() == [0, 1] and batch["labels"].dtype == torch.int64
-    scores = Encoded(Ragged.of([[1]]), None, [2.5], (0, 0))
+    scores = EncodedSplit(RaggedRows.of([[1]]), None, [2.5], (0, 0))
     assert scores.collate([scores[0]])["labels"].dtype == torch.float32
 
 
@@ -75,7 +75,7 @@ def test_pairs_are_cut_to_length_and_joined(tiny_folders, architecture: str) -> 
     rows = encode(split, task_spec("rte"), tokenizer, 20)
     assert max(rows.lengths()) == 20 and min(rows.lengths()) < 20
     joined = tokenizer("Anna left.", "Yes.")
-    assert rows.ids[1].tolist() == joined["input_ids"]
-    assert (rows.types is not None) == ("token_type_ids" in tokenizer.model_input_names)
+    assert rows.input_ids[1].tolist() == joined["input_ids"]
+    assert (rows.token_type_ids is not None) == ("token_type_ids" in tokenizer.model_input_names)
     with pytest.raises(UserError, match=r"train.max_length=65 is above the backbone's 64 tokens"):
         encode(split, task_spec("rte"), tokenizer, 65)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from lora2_bench.errors import UserError
 from lora2_bench.tasks import token_cache as tokens
 from lora2_bench.tasks.data import Split
-from lora2_bench.tasks.encoding import Encoded
+from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.spec import task_spec
 from tests.conftest import ARCHITECTURES, Told
 
@@ -27,14 +27,14 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "tokens"
 
 
-def encoder(folder: Path, max_length: int = 20, sha256: str | None = "ab") -> Callable[[Split], Encoded]:
+def encoder(folder: Path, max_length: int = 20, sha256: str | None = "ab") -> Callable[[Split], EncodedSplit]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = 64
     return tokens.encoder(tokenizer, sha256, SPEC, max_length)
 
 
-def same(one: Encoded, other: Encoded) -> bool:
-    def plain(rows: Encoded) -> list[Any]:
+def same(one: EncodedSplit, other: EncodedSplit) -> bool:
+    def plain(rows: EncodedSplit) -> list[Any]:
         return [
             [part.tolist() if part is not None and not isinstance(part, int) else part for part in rows[i]]
             for i in range(len(rows))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora2_bench.experiment.plan import Place, Plan
+from lora2_bench.experiment.plan import Plan, RunOptions
 from lora2_bench.tracking.tracker import make_tracker
 from tests.made_records import make_cell
 from tests.runner.test_run import QUICK, Bench, Folders, records_of, science_of, tiny
@@ -83,6 +83,6 @@ def test_group_and_tags_can_be_chosen(
 def test_a_suite_gives_the_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb = Runs()
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    place = Place(tmp_path, tracker={"name": "wandb", "project": "p", "group": None, "tags": []})
-    make_tracker(Plan(make_cell(), "x.Y", place, command=("suite=table1", "task=rte")))
+    run_options = RunOptions(tmp_path, tracker={"name": "wandb", "project": "p", "group": None, "tags": []})
+    make_tracker(Plan(make_cell(), "x.Y", run_options, command=("suite=table1", "task=rte")))
     assert wandb.runs[0]["group"] == "table1 lora2 k=1"

@@ -12,7 +12,7 @@ from torch import Tensor
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.methods.base import Method
-from lora2_bench.tasks.encoding import Encoded, Ragged
+from lora2_bench.tasks.encoding import EncodedSplit, RaggedRows
 from lora2_bench.tasks.spec import TASKS
 from lora2_bench.training.device import make_accelerator
 from lora2_bench.training.evaluation import predictions_of
@@ -52,13 +52,13 @@ def make_cell(task: str = "rte", seed: int = 0, **changes: Any) -> Cell:
     )
 
 
-def make_rows(count: int = 20, labels: int = 2, seed: int = 0) -> Encoded:
+def make_rows(count: int = 20, labels: int = 2, seed: int = 0) -> EncodedSplit:
     generator = torch.Generator().manual_seed(seed)
     sizes = torch.randint(4, 12, (count,), generator=generator).tolist()
     ids = [torch.randint(5, 300, (size,), generator=generator).tolist() for size in sizes]
     if labels == 1:
-        return Encoded(Ragged.of(ids), None, [float(row[0] % 6) for row in ids], (0, 0))
-    return Encoded(Ragged.of(ids), None, [row[0] % labels for row in ids], (0, 0))
+        return EncodedSplit(RaggedRows.of(ids), None, [float(row[0] % 6) for row in ids], (0, 0))
+    return EncodedSplit(RaggedRows.of(ids), None, [row[0] % labels for row in ids], (0, 0))
 
 
 def run(cell: Cell, method_name: str = "lora2", dropout: bool = True, **changes: Any) -> tuple[Outcome, Method]:

@@ -17,7 +17,7 @@ import torch
 
 from lora2_bench.config.compose import CONF
 from lora2_bench.errors import CellFailed
-from lora2_bench.records.lock import born_of
+from lora2_bench.records.lock import process_start
 from tests import forked
 from tests.conftest import Told
 
@@ -200,7 +200,7 @@ def test_signals_locks_and_a_real_kill(bench: Bench, tiny_folders: Folders, tmp_
     wait_for_checkpoint(results, first)
     (running,) = (results / "running").iterdir()
     owner = json.loads((running / "owner.json").read_text())
-    assert owner["pid"] == first.pid and owner["born"] == born_of(first.pid)
+    assert owner["pid"] == first.pid and owner["born"] == process_start(first.pid)
 
     second = bench(*command)  # the same cell, while the first one trains it
     assert (second.code, second.out) == (2, "")

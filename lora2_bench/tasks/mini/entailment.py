@@ -21,9 +21,9 @@ def rte(label: str, source: Source) -> tuple[str, str]:
     details = source.rng.choice((["place"], ["time"], []))
     touched = source.rng.sample(["person", "item", *details], 2)
     changed = [] if label == "entailment" else near_or_far(touched, source)
-    told = first_wording(event)
-    retold = retell(event, told, source, world=_RTE, reworded=touched, changed=changed)
-    return active(told, *details), active(retold, *(slot for slot in details if slot in touched))
+    original = first_wording(event)
+    retold = retell(event, original, source, world=_RTE, reworded=touched, changed=changed)
+    return active(original, *details), active(retold, *(slot for slot in details if slot in touched))
 
 
 _TOWN: World = {
@@ -54,9 +54,9 @@ def mnli(label: str, source: Source) -> tuple[str, str]:
     # a quick run.
     reworded = [actor, "place", "time"] if source.rng.random() < 1 / 5 else [actor]
     changed = near_or_far([given, actor], source) if label == "contradiction" else []
-    told = first_wording(event)
-    retold = retell(event, told, source, world=world, reworded=reworded, changed=changed)
-    return active(told, given), active(retold, left_open if label == "neutral" else given)
+    original = first_wording(event)
+    retold = retell(event, original, source, world=world, reworded=reworded, changed=changed)
+    return active(original, given), active(retold, left_open if label == "neutral" else given)
 
 
 def wnli(label: str, source: Source) -> tuple[str, str]:

@@ -31,7 +31,7 @@ def draw_wording(event: Event, source: Source) -> Wording:
 
 def retell(
     event: Event,
-    told: Wording,
+    original: Wording,
     source: Source,
     *,
     world: World,
@@ -41,13 +41,13 @@ def retell(
     """Tell the event again: in other words in the `reworded` slots, with another meaning in the `changed` ones.
 
     A changed slot takes the wording of its new meaning that stands where the reworded one would: neither the number of
-    words shared with `told` nor any word alone then tells whether a meaning has changed.
+    words shared with `original` nor any word alone then tells whether a meaning has changed.
     """
-    retold = dict(told)
+    retold = dict(original)
     for slots, differs in ((reworded, False), (changed, True)):
         for slot in slots:
             meaning = world[slot].draw(source, other_than=event[slot]) if differs else event[slot]
-            retold[slot] = meaning[1 - event[slot].index(told[slot])]
+            retold[slot] = meaning[1 - event[slot].index(original[slot])]
     return retold
 
 

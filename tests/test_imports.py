@@ -1,0 +1,77 @@
+"""Commands that neither train nor build a model load no torch, which takes seconds.
+
+import-linter checks this package's own imports (pyproject.toml) and does not see what other libraries import in turn.
+So each command runs here as a user runs it, and the test looks at what is loaded at its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lora2_bench.records.store import Store
+from tests.composed import plan_of
+from tests.made_records import make_cell, make_record
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "evaluate")
+RUN = """
+import json, runpy, sys
+_, loaded, *sys.argv = sys.argv
+try:
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+finally:
+    with open(loaded, "w") as stream:
+        json.dump(sorted(sys.modules), stream)
+"""
+# Command -> a part of what it prints when it has done its work.
+COMMANDS = {
+    "lora2_bench.publish --results {results}": "lora2-bench: 2 records published, 0 were there already",
+    "lora2_bench.status suite=smoke seed=0 results={results}": "smoke: 4 cells: 1 done, 0 running",
+    "lora2_bench.report tables --results {results}": "# minilm on mini data",
+    "lora2_bench.report audit --results {results}": "written: {results}/audit/audit.csv",
+    "lora2_bench.sweep suite=smoke seed=0 results={results} --dry-run": "3 to send",
+    "lora2_bench --help": "python -m lora2_bench",
+    "lora2_bench row=lora_r1 task=rte train.max_steps=40 results={results}": "rte | minilm | lora r=1 | seed 0",
+    "lora2_bench.runner.worker": "",
+}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with two finished cells, one of them a suite's."""
+    evaluations = [
+        {"step": step, "epoch": step / 63, "score": 0.5, "metrics": {"dev": {"accuracy": 0.5}}, "train_loss": 0.7}
+        for step in (63, 126)
+    ]
+    store = Store(tmp_path_factory.mktemp("results"))
+    for cell in (plan_of("row=lora_r1", "task=rte", "train.max_steps=40").cell, make_cell("mrpc")):
+        store.write(make_record(cell, evaluations=evaluations))
+    return store.results
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_that_does_not_train_loads_no_torch(command: str, results: Path, tmp_path: Path) -> None:
+    loaded = tmp_path / "loaded.json"
+    arguments = command.format(results=results).split()
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, str(loaded), *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+        input="",
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert COMMANDS[command].format(results=results) in done.stdout
+    modules = json.loads(loaded.read_text())
+    assert "lora2_bench" in modules
+    assert [name for name in HEAVY if name in modules] == []
