@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
 
 from lora2_bench.errors import UserError
@@ -18,7 +19,7 @@ _CLOSED = ("task", "recipe", "tracker")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise UserError for an unknown option, one that runs code, and settings that contradict or change nothing."""
+    """Raise UserError for an unknown option, one that runs code, and settings that change nothing; warn of doubled ones."""
     for argument in arguments:
         if argument.startswith("-"):
             _check_option(argument)
@@ -58,8 +59,9 @@ def _check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{override} adds {name}, which is not a setting: leave it out, or mend its name")
         if value == "{}":
             raise UserError(f"{override} changes nothing: give {name}.NAME=VALUE, or leave it out")
-        if given.setdefault(name, value) != value:
-            raise UserError(f"{name} is given twice, as {given[name]} and as {value}: give one value, or -m {name}=A,B")
+        if given.get(name, value) != value:  # as scripts do that append to a command
+            print(f"warning: {name} is given as {given[name]} and as {value}: the last one counts", file=sys.stderr)
+        given[name] = value
 
 
 def check_processes(environment: Mapping[str, str]) -> None:

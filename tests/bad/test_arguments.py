@@ -19,9 +19,6 @@ WRONG = [
     (["--multrun", "seed=1,2"], r"--multrun is not an option: did you mean --multirun\?"),
     (["--conf-dir=x"], r"--conf-dir is not an option: did you mean --config-dir\?"),
     (["-x"], r"-x is not an option"),
-    (["seed=1", "seed=2"], r"seed is given twice, as 1 and as 2: give one value, or -m seed=A,B"),
-    (["task=rte", "method=lora", "task=cola"], r"task is given twice, as rte and as cola"),
-    (["train.lr=1e-3", "++train.lr=1e-4"], r"train\.lr is given twice"),
     (["+task.foo=1"], r"\+task\.foo=1 adds task\.foo, which is not a setting"),
     (["+recipe.foo=1"], r"adds recipe\.foo, which is not a setting"),
     (["tracker=wandb", "+tracker.projct=x"], r"adds tracker\.projct, which is not a setting"),
@@ -73,3 +70,17 @@ def test_variables_that_no_launcher_set_end_at_once(
 def test_an_option_may_stand_anywhere(bench: Callable[..., Told], tmp_path: Path) -> None:
     told = bench("task=rte", "--cfg", "job", "--resolve", "seed=7", f"results={tmp_path}")
     assert told.code == 0 and "seed: 7" in told.out and sys.argv[1:4] == ["--cfg", "job", "--resolve"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["seed=1", "seed=2"], "warning: seed is given as 1 and as 2: the last one counts"),
+        (["task=rte", "method=lora", "task=cola"], "warning: task is given as rte and as cola: the last one counts"),
+        (["train.lr=1e-3", "++train.lr=2e-3"], "warning: train.lr is given as 1e-3 and as 2e-3: the last one counts"),
+        (["seed=1", "seed=1"], ""),
+    ],
+)
+def test_a_setting_given_twice_is_told(arguments: list[str], line: str, bench: Callable[..., Told]) -> None:
+    told = bench("--cfg", "job", *arguments)
+    assert told.code == 0 and told.err.strip() == line
