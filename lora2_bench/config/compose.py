@@ -21,7 +21,7 @@ from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
 from lora2_bench.experiment.plan import Cadence, Place, Plan
 from lora2_bench.files.digests import hash_folder
-from lora2_bench.files.paths import CONF
+from lora2_bench.files.paths import CONF, user_path
 from lora2_bench.tasks.spec import task_spec
 
 # The composed config's names; `hydra` itself is not among them where a plan is made.
@@ -61,7 +61,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     model = dict(values["model"])
     package, folder, path = (model.pop(name, None) for name in ("package", "folder", "path"))
     if model.get("source") == "local":
-        model["sha256"] = hash_folder(Path(path).expanduser())
+        model["sha256"] = hash_folder(user_path(path, "model.path"))
     data = dict(values["data"])
     data_dir = data.pop("dir", None)
 
