@@ -33,10 +33,13 @@ def hash_folder(path: Path) -> str:
         raise UserError(
             f"model.path={path.name} is not a folder: give one with config.json, tokenizer files and weights"
         )
-    if not any((path / name).is_file() for name in _WEIGHTS):
-        raise UserError(f"model.path={path.name} has no model.safetensors: save the weights with save_pretrained first")
     kinds = (".json", ".txt", ".model", ".safetensors")
     try:
+        if not any((path / name).is_file() for name in _WEIGHTS):
+            raise UserError(
+                f"model.path={path.name} has no model.safetensors: where you trust its other weights, write it with "
+                "AutoModel.from_pretrained(DIR).save_pretrained(DIR)"
+            )
         files = sorted(file for file in path.iterdir() if file.suffix in kinds)
         for file in files:
             if not file.is_file():  # to open a pipe would wait for ever

@@ -290,3 +290,20 @@ def test_another_number_of_rows_is_told_and_noted(bench: Bench, tiny_folders: Fo
     assert told.err.count(f"warning: {note}: its scores are not GLUE's\n") == 1
     (path,) = tmp_path.glob("r/cells/*/record.json")
     assert json.loads(path.read_text())["result"]["data"]["notes"] == [note]
+
+
+@pytest.mark.parametrize("closed", ["glue", "RTE"])
+def test_a_folder_that_may_not_be_entered_is_refused(
+    closed: str, refused: Callable[[str, Path], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "glue"
+    (folder / "RTE").mkdir(parents=True)
+    look = Path.stat
+
+    def forbidden(self: Path, **options: Any) -> Any:
+        if self.parent.name == closed:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return look(self, **options)
+
+    monkeypatch.setattr(Path, "stat", forbidden)
+    assert "cannot be read (Permission denied): mend its rights" in refused("rte", folder)
