@@ -17,8 +17,8 @@ def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
 
     TSV: `<spec.folder>/{train,dev}.tsv` (MNLI: train, dev_matched, dev_mismatched). Parquet:
     `<spec.name>/{train,validation}-*.parquet` (MNLI: train, validation_matched, validation_mismatched).
-    Texts are kept as they are, empty ones and outer spaces too, as in the hub's copy. Another number of rows than GLUE's
-    is told on stderr, and in the notes.
+    Texts are kept as they are, empty ones and outer spaces too, as in the hub's copy. Another number of rows than
+    GLUE's is told on stderr, and in the notes.
 
     Raises:
         UserError: a folder or file is missing, or a row is malformed (file, line and reason in one line).
