@@ -18,8 +18,14 @@ _FEED_FORWARD = {"attention.output.dense": "o", "intermediate.dense": "f1", "out
 _BERT = {"attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v", **_FEED_FORWARD}
 _DEBERTA = {f"{name}_proj" if ".self." in name else name: short for name, short in _BERT.items()}
 _MAPS_BY_TYPE = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
+ENCODERS = tuple(_MAPS_BY_TYPE)
 _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(.+)$")
 _HEAD = re.compile(r"(?:^|\.)(pooler|classifier)(?=\.)")
+
+
+def is_head(name: str) -> bool:
+    """Whether a parameter of this name is the head's: in the pooler or the classifier."""
+    return _HEAD.search(name) is not None
 
 
 MapKey = tuple[int, str]
@@ -71,7 +77,7 @@ class Backbone:
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """Name -> parameter of the head."""
-        return {name: p for name, p in self.model.named_parameters() if _HEAD.search(name)}
+        return {name: p for name, p in self.model.named_parameters() if is_head(name)}
 
 
 def random_backbone(config: PretrainedConfig, name: str = "random") -> Backbone:

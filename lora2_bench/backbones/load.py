@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
-from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, AutoTokenizer, PretrainedConfig
+from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, PretrainedConfig
 
-from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.errors import UserError
+from lora2_bench.backbones.backbone import ENCODERS, Backbone
+from lora2_bench.backbones.folder import read_config, read_index, weights_files
+from lora2_bench.backbones.tokenizer import hash_tokenizer, load_tokenizer
+from lora2_bench.backbones.weights import check_layers, fitted, read_weights
+from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.cell import Model
-from lora2_bench.files.digests import Stamped, hash_files, stamped
+from lora2_bench.files.digests import hash_files, stamped
+from lora2_bench.files.paths import user_path
 
-_TOKENIZER_FILES = (
-    "tokenizer*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-)
+# How the names of transformers' classes of a type begin.
+_FAMILIES = {"bert": "Bert", "roberta": "Roberta", "deberta-v2": "DebertaV2"}
+# What the pinned models' names stand for: type, layers and width.
+_PINNED = {
+    "minilm": ("bert", 6, 384),
+    "roberta_base": ("roberta", 12, 768),
+    "roberta_large": ("roberta", 24, 1024),
+    "deberta_v3_base": ("deberta-v2", 12, 768),
+}
 
 
 def load_backbone(
@@ -38,44 +42,76 @@ def load_backbone(
 ) -> Backbone:
     """The pinned backbone with a head of `num_labels` outputs, initialised from torch's global generator.
 
-    Backbones of one process share the tensors read from the files, so `copy_trained_parameters` must come before
-    training. Raises UserError where the files are missing or their hash is not the pinned one.
+    Backbones of one process share the tensors read from the files, so
+    `copy_trained_parameters` must come before training. Every weight
+    of the encoder comes from the files; what of the head is not there is new. No code of the folder is run.
+
+    Raises UserError where the files are missing, broken or not of one encoder, or their hash is not the pinned one.
     """
     root = find_folder(model, path=path, package=package, folder=folder)
-    weights = stamped(_weights_files(root))
-    digest = hash_files(weights)
+    where = f"model.path={root.name}" if model.source == "local" else f"model={model.name}"
+    values = read_config(root, where)
+    files = stamped(weights_files(root, where, is_pinned=model.source == "hub"))
+    digest = hash_files(files)
     if model.source == "package" and digest != model.sha256:
         raise UserError(
             f"model={model.name}: sha256 of model.safetensors is {digest}, not the published {model.sha256}: reinstall "
             f"the package {package}"
         )
+    _check_type(values, model.name, where)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    config = AutoConfig.from_pretrained(root, num_labels=num_labels)
+    config = _config(root, num_labels, where)
     if cls_dropout is not None:
         config.classifier_dropout = config.cls_dropout = cls_dropout
-    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
-        raise UserError(f"model={model.name} is of type {config.model_type}, which classifies no text: give an encoder")
+    tensors = read_weights(files)
+    if (index := read_index(root, where)) and index.keys() != tensors.keys():
+        raise UserError(f"{where}: the index and the weights name other tensors: copy the folder again")
+    check_layers(tensors, config.num_hidden_layers, where)
     kind = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    network = kind.from_pretrained(None, config=config, state_dict=dict(_read_weights(weights)), dtype=torch.float32)
-    tokenizer = AutoTokenizer.from_pretrained(root)
-    if (positions := _max_positions(config)) is not None:  # a tokenizer need not know its model's limit
-        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
-    files = [file for pattern in _TOKENIZER_FILES for file in sorted(root.glob(pattern))]
-    return Backbone(network, tokenizer, model.name, digest, model.hub_id, hash_files(stamped(files)))
+    try:
+        with torch.device("meta"):
+            places = kind(copy.deepcopy(config))
+    except Exception as error:  # sizes that do not fit each other fail in as many ways as there are layers
+        raise _impossible(error, where) from None
+    network = kind.from_pretrained(
+        None, config=config, state_dict=fitted(tensors, places, where), dtype=torch.float32, trust_remote_code=False
+    )
+    tokenizer = load_tokenizer(root, config, where)
+    return Backbone(network, tokenizer, model.name, digest, model.hub_id, hash_tokenizer(root))
 
 
-def _max_positions(config: PretrainedConfig) -> int | None:
-    """The longest input in tokens; None for DeBERTa, whose positions are relative."""
-    if config.model_type == "roberta":  # positions are counted from the padding id on
-        return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
-    return int(config.max_position_embeddings) if config.model_type == "bert" else None
+def _check_type(values: dict[str, Any], name: str, where: str) -> None:
+    """Raise UserError for a model that is no encoder known here, or not the one that its name stands for."""
+    kind = values["model_type"]
+    if kind not in ENCODERS:
+        raise UserError(f"{where} is of type {kind[:80]}: give one of the encoders {', '.join(ENCODERS)}")
+    for architecture in values.get("architectures") or ():
+        if not str(architecture).startswith(_FAMILIES[kind]):
+            raise UserError(f"{where}: config.json says type {kind} and {str(architecture)[:80]}: mend it")
+    if name not in _PINNED:
+        return
+    found = (kind, values.get("num_hidden_layers"), values.get("hidden_size"))
+    if found != _PINNED[name]:
+        told, wanted = ("type {}, {} layers, width {}".format(*sizes) for sizes in (found, _PINNED[name]))
+        raise UserError(f"{where} is not {name} ({wanted}): config.json says {told}: leave model.name out")
+
+
+def _config(root: Path, num_labels: int, where: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(root, num_labels=num_labels, trust_remote_code=False)
+    except Exception as error:  # the checks of transformers' config classes have no common error
+        raise _impossible(error, where) from None
+
+
+def _impossible(error: Exception, where: str) -> UserError:
+    return UserError(f"{where}: config.json is not possible ({first_line(error)[:200]}): give the one of the weights")
 
 
 def find_folder(model: Model, *, path: str | None, package: str | None, folder: str | None) -> Path:
     """The folder that holds a backbone's config, tokenizer and weights. No code of a package is run."""
     if model.source == "local":
-        return Path(str(path)).expanduser()
+        return user_path(str(path), "model.path")
     if model.source == "package":
         spec = importlib.util.find_spec(str(package))
         if spec is None or not spec.submodule_search_locations:
@@ -93,23 +129,3 @@ def copy_trained_parameters(backbone: Backbone) -> None:
     for parameter in backbone.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.clone()
-
-
-def _weights_files(root: Path) -> list[Path]:
-    """The weights files of a folder, in name order."""
-    files = sorted(root.glob("*.safetensors")) or sorted(root.glob("pytorch_model*.bin"))
-    if not files:
-        raise UserError(f"{root.name} has no model.safetensors: give a folder with weights")
-    return files
-
-
-@lru_cache(maxsize=1)
-def _read_weights(files: Stamped) -> dict[str, Tensor]:
-    """Name -> tensor of weights files, read once for all cells of a process. No code in them is run."""
-    found: dict[str, Tensor] = {}
-    for file, _, _ in files:
-        if file.suffix == ".safetensors":
-            found |= load_file(file)
-        else:
-            found |= torch.load(file, map_location="cpu", weights_only=True)
-    return {name: tensor.clone() for name, tensor in found.items()}  # a copy in memory: the file may be replaced

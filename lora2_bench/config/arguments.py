@@ -19,7 +19,7 @@ _CLOSED = ("task", "recipe", "tracker")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise UserError for an unknown option, one that runs code, and settings that change nothing; warn of doubled ones."""
+    """Raise UserError for an unknown option, one that runs code, and settings that change nothing; warn of doubles."""
     for argument in arguments:
         if argument.startswith("-"):
             _check_option(argument)

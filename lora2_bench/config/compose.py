@@ -21,7 +21,7 @@ from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
 from lora2_bench.experiment.plan import CheckpointSchedule, Plan, RunOptions
 from lora2_bench.files.digests import hash_folder
-from lora2_bench.files.paths import CONF
+from lora2_bench.files.paths import CONF, user_path
 from lora2_bench.tasks.spec import task_spec
 
 # The composed config's sections, which are config groups but for `train` and `checkpoint`; Hydra's own `hydra` is not
@@ -109,7 +109,7 @@ def _cell(values: Mapping[str, Any]) -> Cell:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
     model = _without(values["model"], "package", "folder", "path")
     if model.get("source") == "local":
-        model["sha256"] = hash_folder(Path(values["model"]["path"]).expanduser())
+        model["sha256"] = hash_folder(user_path(values["model"]["path"], "model.path"))
     return Cell(
         model=section(Model, model, "model"),
         task=values["task"]["name"],

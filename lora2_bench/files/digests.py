@@ -26,11 +26,21 @@ def hash_folder(path: Path) -> str:
         raise UserError(
             f"model.path={path.name} is not a folder: give one with config.json, tokenizer files and weights"
         )
-    if not any((path / name).is_file() for name in _WEIGHTS):
-        raise UserError(f"model.path={path.name} has no model.safetensors: save the weights with save_pretrained first")
     kinds = (".json", ".txt", ".model", ".safetensors")
-    files = sorted(file for file in path.iterdir() if file.suffix in kinds)
-    return hash_files(stamped(files), named=True)
+    try:
+        if not any((path / name).is_file() for name in _WEIGHTS):
+            raise UserError(
+                f"model.path={path.name} has no model.safetensors: where you trust its other weights, write it with "
+                "AutoModel.from_pretrained(DIR).save_pretrained(DIR)"
+            )
+        files = sorted(file for file in path.iterdir() if file.suffix in kinds)
+        for file in files:
+            if not file.is_file():  # to open a pipe would wait for ever
+                raise UserError(f"model.path={path.name}: {file.name} is no file: give a folder as it was saved")
+        return hash_files(stamped(files), named=True)
+    except OSError as error:
+        name = Path(error.filename or path).name
+        raise UserError(f"model.path={path.name}: {name} cannot be read ({error.strerror}): mend its rights") from None
 
 
 @lru_cache(maxsize=16)

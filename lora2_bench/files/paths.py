@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lora2_bench.errors import UserError
+
 _PACKAGE = Path(__file__).resolve().parent.parent
 # An installed wheel carries conf/ inside the package; a checkout has it at the top level.
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
@@ -15,3 +17,24 @@ def cache_folder() -> Path:
     if own := os.environ.get("LORA2_BENCH_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lora2-bench"
+
+
+def user_path(text: str, setting: str) -> Path:
+    """A path that a user typed for `setting`, with `~` and `~name` expanded; it may point nowhere.
+
+    Raises UserError for a user that there is none of, and for a path that the system cannot look up: a name too long,
+    a NUL byte, a loop of links, a folder on the way that may not be entered.
+    """
+    shown = text if len(text) <= 80 else f"{text[:77]}..."
+    shown = shown if shown.isprintable() else repr(shown)
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+    except RuntimeError:
+        raise UserError(f"{setting}={shown}: there is no such user: give a folder") from None
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it has a NUL byte"
+        raise UserError(f"{setting}={shown} cannot be a folder ({reason}): give another") from None
+    return path

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.files.paths import user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.tasks.sources import load_task
@@ -19,7 +18,7 @@ def check_same_rows(plan: Plan, known: Record) -> None:
     merged record), there is nothing to compare.
     """
     folder = plan.run_options.data_dir
-    if plan.cell.data.source != "local" or not folder or not Path(folder).expanduser().is_dir():
+    if plan.cell.data.source != "local" or not folder or not user_path(folder, "data.dir").is_dir():
         return
     data = load_task(plan.cell.task, "local", glue_dir=folder)
     if data.content_hash() != known.result["data"]["sha256"]:

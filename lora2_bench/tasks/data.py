@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from dataclasses import dataclass, field
 
 from lora2_bench.tasks.spec import TaskSpec
 
 _SCORE_RANGE = (0.0, 5.0)
+_PLAIN_NUMBER = re.compile(r"[0-9A-Za-z.+-]+")
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ def parse_score(value: str | float) -> float:
     """
     low, high = _SCORE_RANGE
     try:
+        if isinstance(value, str) and not _PLAIN_NUMBER.fullmatch(value):  # float() takes 0_1, spaces and other digits
+            raise ValueError
         number = float(value)
     except ValueError:
-        raise ValueError(f"score {value!r} is not a number: must be {low:g} to {high:g}") from None
+        raise ValueError(f"score {str(value)[:40]!r} is not a number: must be {low:g} to {high:g}") from None
     if not low <= number <= high:  # nan fails this too
         raise ValueError(f"score {value} is outside {low:g} to {high:g}")
     (rounded,) = struct.unpack("f", struct.pack("f", number))

@@ -17,6 +17,9 @@ from lora2_bench.errors import UserError
 from lora2_bench.tasks.data import Split
 from lora2_bench.tasks.spec import TaskSpec
 
+# A tokenizer of the language leaves few words unknown; one with an empty or foreign vocabulary nearly all.
+_MOST_UNKNOWN = 0.9
+
 
 @dataclass(frozen=True)
 class RaggedRows:
@@ -110,7 +113,19 @@ def encode(split: Split, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max
     columns = [split.texts[name] for name in spec.columns]
     coded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
     types = RaggedRows.of(coded["token_type_ids"]) if "token_type_ids" in tokenizer.model_input_names else None
-    return EncodedSplit(RaggedRows.of(coded["input_ids"]), types, split.labels, pad)
+    ids = RaggedRows.of(coded["input_ids"])
+    _check_known(ids, tokenizer)
+    return EncodedSplit(ids, types, split.labels, pad)
+
+
+def _check_known(ids: RaggedRows, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError where the tokenizer knows hardly any of the words, as one with another vocabulary does."""
+    unknown = tokenizer.unk_token_id
+    frame = [number for number in tokenizer.all_special_ids if number != unknown]
+    words = ids.values[~np.isin(ids.values, frame)]
+    share = float(np.mean(words == unknown)) if len(words) else 0.0
+    if share > _MOST_UNKNOWN:
+        raise UserError(f"the tokenizer knows {1 - share:.0%} of the words: give the backbone's own tokenizer files")
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> tuple[int, int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.parquet import missing_parquet, read_parquet, shards
+from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, shards
 from lora2_bench.tasks.spec import TaskSpec
 from lora2_bench.tasks.tsv import read_tsv
 
@@ -16,11 +17,25 @@ def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
 
     TSV: `<spec.folder>/{train,dev}.tsv` (MNLI: train, dev_matched, dev_mismatched). Parquet:
     `<spec.name>/{train,validation}-*.parquet` (MNLI: train, validation_matched, validation_mismatched).
-    Texts are kept as they are, empty ones and outer spaces too, as in the hub's copy.
+    Texts are kept as they are, empty ones and outer spaces too, as in the hub's copy. Another number of rows than
+    GLUE's is told on stderr, and in the notes.
 
     Raises:
         UserError: a folder or file is missing, or a row is malformed (file, line and reason in one line).
     """
+    try:
+        data, folder, is_parquet = _read(spec, glue_dir)
+    except OSError as error:
+        path = Path(error.filename or glue_dir)
+        raise UserError(f"{path.parent.name}/{path.name} cannot be read ({error.strerror}): mend its rights") from None
+    if not data.is_official:
+        data.notes.append(_other_counts(data, folder, is_parquet))
+        print(f"warning: {data.notes[-1]}: its scores are not GLUE's", file=sys.stderr)
+    return data
+
+
+def _read(spec: TaskSpec, glue_dir: Path) -> tuple[TaskData, str, bool]:
+    """The rows, the name of their folder, and whether they are parquet."""
     fix = "set GLUE_DIR or data.dir=... to the folder that holds the GLUE files, or use data=mini"
     if not glue_dir.is_dir():
         raise UserError(f"there is no folder {glue_dir}: {fix}")
@@ -42,7 +57,17 @@ def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
         raise UserError(f"{glue_dir} lacks {', '.join(missing)}: add it, or {fix}")
 
     if has_parquet:
-        return TaskData(spec, "local", read_parquet(spec, parquet_dir))
+        return TaskData(spec, "local", read_parquet(spec, parquet_dir)), parquet_dir.name, True
     notes: list[str] = []
     splits = {split: read_tsv(tsv_dir / f"{split}.tsv", spec, split, notes) for split in spec.splits}
-    return TaskData(spec, "local", splits, notes)
+    return TaskData(spec, "local", splits, notes), tsv_dir.name, False
+
+
+def _other_counts(data: TaskData, folder: str, is_parquet: bool) -> str:
+    """Which files have another number of rows than GLUE's."""
+    files = {name: f"{hub_split(name)}-*.parquet" if is_parquet else f"{name}.tsv" for name in data.splits}
+    return "; ".join(
+        f"{folder}/{files[name]} has {rows} rows instead of GLUE's {data.spec.rows[name]}"
+        for name, rows in data.rows.items()
+        if rows != data.spec.rows[name]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,9 @@ from lora2_bench.tasks.data import Split, parse_score
 from lora2_bench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
-    from datasets import Features
+    from pyarrow import Schema
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.parquet")
 
 
 def hub_split(split: str) -> str:
@@ -20,16 +23,19 @@ def hub_split(split: str) -> str:
 
 
 def missing_parquet(spec: TaskSpec, folder: Path) -> list[str]:
-    """File names that `folder` lacks of the task's labelled splits; shard names tell how many belong together."""
+    """File names that `folder` lacks of the task's labelled splits; shard names tell how many belong together.
+
+    Raises UserError as `shards` does.
+    """
     missing: list[str] = []
     for split in spec.splits:
         names = {path.name for path in shards(folder, split)}
         if not names:
             missing.append(f"{hub_split(split)}-*.parquet")
-        totals = {int(number[1]) for name in names if (number := re.search(r"-of-(\d+)\.parquet$", name))}
-        for total in totals:
-            wanted = {f"{hub_split(split)}-{index:05d}-of-{total:05d}.parquet" for index in range(total)}
-            missing += sorted(wanted - names)
+            continue
+        total = int(next(iter(names))[-13:-8])
+        wanted = {f"{hub_split(split)}-{index:05d}-of-{total:05d}.parquet" for index in range(total)}
+        missing += sorted(wanted - names)
     return missing
 
 
@@ -51,31 +57,54 @@ def read_parquet(spec: TaskSpec, folder: Path) -> dict[str, Split]:
 
 
 def shards(folder: Path, split: str) -> list[Path]:
-    """A split's parquet files, sorted by name. is_file is false for a link of the hub cache that points nowhere."""
-    return sorted(path for path in folder.glob(f"{hub_split(split)}-*.parquet") if path.is_file())
+    """A split's parquet files, sorted by name. is_file is false for a link of the hub cache that points nowhere.
+
+    Raises UserError for a file that is named otherwise, and for shards of two sets: rows would count twice.
+    """
+    name = hub_split(split)
+    found = sorted(path for path in folder.glob(f"{name}-*.parquet") if path.is_file())
+    totals: dict[str, str] = {}
+    for path in found:
+        match = _SHARD.fullmatch(path.name.removeprefix(name))
+        if match is None:
+            raise UserError(
+                f"{folder.name}/{path.name} is not named as the hub's files are ({name}-00000-of-00001.parquet): move "
+                "it away, or rename it"
+            )
+        if int(match[1]) >= int(match[2]):
+            raise UserError(f"{folder.name}/{path.name} is one too many by its name: move it away, or rename it")
+        totals[match[2]] = path.name
+    if len(totals) > 1:
+        raise UserError(
+            f"{folder.name} holds {name} in two sets of shards ({', '.join(sorted(totals.values()))}): keep one of them"
+        )
+    return found
 
 
 def _read_shard(path: Path, spec: TaskSpec) -> Split:
     """Read one parquet file after checking its columns, class names, and labels."""
     import pyarrow
     import pyarrow.parquet
-    from datasets import Features
 
     name = f"{path.parent.name}/{path.name}"
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            features = Features.from_arrow_schema(file.schema_arrow)
-            _check_features(features, spec, name)
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_columns(file.schema_arrow, spec, name)
             table = file.read(columns=[*spec.columns, "label"])
-    except (pyarrow.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())
+            table.validate(full=True)  # offsets and UTF-8
+            columns = {column: table[column].to_pylist() for column in (*spec.columns, "label")}
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(f"{name} is not a readable parquet file ({reason}): fetch it again") from None
 
-    columns = {column: table[column].to_pylist() for column in (*spec.columns, "label")}
     for column, values in columns.items():
         if None in values:
             raise UserError(f"{name} row {values.index(None) + 1}: {column} is null: mend the row")
     labels = columns.pop("label")
+    for column, values in columns.items():
+        for row, text in enumerate(values, start=1):
+            if "\0" in text:
+                raise UserError(f"{name} row {row}: {column} has a NUL byte: fetch the file again")
     for row, label in enumerate(labels, start=1):
         if label == -1:
             raise UserError(f"{name} row {row}: label -1 means a row without a label: only labelled splits can be used")
@@ -89,23 +118,43 @@ def _read_shard(path: Path, spec: TaskSpec) -> Split:
     return Split(columns, labels)
 
 
-def _check_features(features: Features, spec: TaskSpec, name: str) -> None:
-    """Raise UserError unless the file has the task's columns and its class names in GLUE's order."""
-    from datasets import ClassLabel
+def _check_columns(schema: Schema, spec: TaskSpec, name: str) -> None:
+    """Raise UserError unless the file has the task's columns once, and its class names in GLUE's order."""
+    from pyarrow import types
 
     for column in (*spec.columns, "label"):
-        if column not in features:
-            raise UserError(f"{name}: no column {column!r} (found: {', '.join(features)})")
+        if (count := schema.names.count(column)) != 1:
+            found = ", ".join(schema.names)[:200]
+            raise UserError(f"{name}: {count or 'no'} column {column!r} (found: {found})")
     for column in spec.columns:
-        kind = getattr(features[column], "dtype", None)
-        if kind not in ("string", "large_string"):
+        kind = schema.field(column).type
+        if not (types.is_string(kind) or types.is_large_string(kind)):
             raise UserError(f"{name}: column {column!r} must hold strings, and holds {kind}")
-    label = features["label"]
+    kind = schema.field("label").type
+    features = _features(schema, name)
     if spec.is_regression:
-        if getattr(label, "dtype", None) not in ("float32", "float64"):
-            raise UserError(f"{name}: label must be a float score, and is {label}")
-    elif not isinstance(label, ClassLabel):
+        if not (types.is_float32(kind) or types.is_float64(kind)):
+            raise UserError(f"{name}: label must be a float score, and is {kind}")
+        return
+    label = features.get("label")
+    names = label.get("names") if isinstance(label, dict) and label.get("_type") == "ClassLabel" else None
+    if not isinstance(names, list) or not types.is_integer(kind):
         # Without names the order of the ids cannot be checked, and a swapped order would go unseen.
         raise UserError(f"{name}: label has no class names: write the file with datasets and ClassLabel, as the hub's")
-    elif tuple(label.names) != spec.labels:
-        raise UserError(f"{name}: class names are {', '.join(label.names)}: must be {', '.join(spec.labels)}")
+    if tuple(names) != spec.labels:
+        shown = ", ".join(map(str, names))[:200]
+        raise UserError(f"{name}: class names are {shown}: must be {', '.join(spec.labels)}")
+
+
+def _features(schema: Schema, name: str) -> dict[str, Any]:
+    """What the file's metadata says of its columns, as `datasets` writes it: read as JSON, nothing is built from it."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return {}
+    try:
+        features = json.loads(text)["info"]["features"]
+    except (ValueError, RecursionError, TypeError, KeyError):
+        features = None
+    if not isinstance(features, dict):
+        raise UserError(f"{name}: its metadata does not name the columns as datasets does: fetch the file again")
+    return features

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.paths import user_path
 from lora2_bench.tasks.data import TaskData
 from lora2_bench.tasks.spec import task_spec
 
@@ -37,7 +37,7 @@ def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed:
             raise UserError(
                 "data=local without a folder: set GLUE_DIR or data.dir=... to the GLUE files, or use data=mini"
             )
-        return load_local(spec, Path(folder).expanduser())
+        return load_local(spec, user_path(folder, "data.dir" if glue_dir else "GLUE_DIR"))
     if source == "hub":
         from lora2_bench.tasks.hub import load_hub
 

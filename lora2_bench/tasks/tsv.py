@@ -13,6 +13,7 @@ from lora2_bench.tasks.data import Split, parse_score
 from lora2_bench.tasks.spec import TASKS, TaskSpec
 
 _DIGITS = ("0", "1")
+_CARRIAGE_RETURNS = "carriage returns (\\r) within the line: save the file with line ends of \\n or \\r\\n"
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,8 @@ def read_tsv(path: Path, spec: TaskSpec, split: str, notes: list[str]) -> Split:
     lines = _lines(path, name)
     header = layout.header
     if header is None:
-        header = tuple(next(lines, (1, ""))[1].split("\t"))
-        for column in (*layout.texts, layout.label):
-            if column not in header:
-                raise UserError(f"{name} line 1: no column {column!r} in the header ({', '.join(header)})")
+        header = tuple(next(lines, (1, "", True))[1].split("\t"))
+        _check_header(header, (*layout.texts, layout.label), name)
     text_at = [header.index(column) for column in layout.texts]
     label_at = header.index(layout.label)
     ids = {word: index for index, word in enumerate(layout.words)}
@@ -65,20 +64,20 @@ def read_tsv(path: Path, spec: TaskSpec, split: str, notes: list[str]) -> Split:
     texts: list[list[str]] = [[] for _ in text_at]
     labels: list[Any] = []
     left_out: list[int] = []
-    for number, line in lines:
+    for number, line, ends in lines:
         fields = line.split("\t")
         # A row without a value: the hub's loader drops exactly these, and only QQP's train file is known to hold any.
         if (spec.name, split) == ("qqp", "train") and (len(fields) < len(header) or not fields[label_at]):
             left_out.append(number)
             continue
         if len(fields) != len(header):
-            raise UserError(f"{name} line {number}: {len(fields)} fields instead of {len(header)}: mend the row")
+            raise UserError(f"{name} line {number}: {_why_fields(fields, len(header), ends)}")
         label = fields[label_at]
         try:
             labels.append(parse_score(label) if spec.is_regression else ids[label])
         except KeyError:
             raise UserError(
-                f"{name} line {number}: unknown label {label!r}: must be one of {', '.join(layout.words)}"
+                f"{name} line {number}: unknown label {label[:40]!r}: must be one of {', '.join(layout.words)}"
             ) from None
         except ValueError as error:
             raise UserError(f"{name} line {number}: {error}") from None
@@ -92,18 +91,41 @@ def read_tsv(path: Path, spec: TaskSpec, split: str, notes: list[str]) -> Split:
     return Split(dict(zip(spec.columns, texts, strict=True)), labels)
 
 
-def _lines(path: Path, name: str) -> Iterator[tuple[int, str]]:
-    """The file's lines with their numbers from 1, without byte-order mark and line ends."""
+def _lines(path: Path, name: str) -> Iterator[tuple[int, str, bool]]:
+    """The file's lines with their numbers from 1, without byte-order mark and line ends; whether there was an end."""
     # Binary, since only \n ends a line: in text mode a lone \r would too, and str.splitlines knows eight more.
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             content = raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw
+            if b"\0" in content:
+                raise UserError(f"{name} line {number}: it has a NUL byte: put the official file in its place")
             try:
-                yield number, content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+                line = content.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{name} line {number}: not UTF-8 (byte 0x{content[error.start]:02x}): save the file as UTF-8"
                 ) from None
+            yield number, line, content.endswith(b"\n")
+
+
+def _check_header(header: tuple[str, ...], columns: tuple[str, ...], name: str) -> None:
+    """Raise UserError unless the header has each of the task's columns once."""
+    if "\r" in "".join(header):
+        raise UserError(f"{name} line 1: {_CARRIAGE_RETURNS}")
+    shown = ", ".join(header)[:200]
+    for column in columns:
+        if column not in header:
+            raise UserError(f"{name} line 1: no column {column!r} in the header ({shown})")
+        if header.count(column) > 1:
+            raise UserError(f"{name} line 1: column {column!r} is there {header.count(column)} times: keep one of them")
+
+
+def _why_fields(fields: list[str], wanted: int, ends: bool) -> str:
+    """What to say of a row with another number of fields than the header's; `ends`: with a line end."""
+    if any("\r" in field for field in fields):
+        return _CARRIAGE_RETURNS
+    why = f"{len(fields)} fields instead of {wanted}"
+    return f"{why}: mend the row" if ends else f"{why}, and the file ends there: it was cut, fetch it again"
 
 
 def _qqp_note(name: str, left_out: list[int], rows: int, official_rows: int) -> str:

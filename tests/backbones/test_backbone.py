@@ -75,7 +75,7 @@ def test_a_model_that_classifies_no_text_is_refused(tiny_folders: Folders, tmp_p
     for file in tiny_folders("bert").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(UserError, match="model=local is of type vit, which classifies no text: give an encoder"):
+    with pytest.raises(UserError, match="is of type vit: give one of the encoders bert, roberta, deberta-v2"):
         load(tmp_path)
 
 
@@ -93,3 +93,67 @@ def test_cells_of_one_process_do_not_see_what_full_fine_tuning_changed(
     assert bench(*quick, "method=full", "train.lr=0.1", f"results={tmp_path / 'full'}").code == 0
     assert bench(*quick, "method=lora", f"results={tmp_path / 'after'}").code == 0
     assert predictions("before") == predictions("after")
+
+
+# What published files hold besides the encoder, and the older names of what it needs.
+PUBLISHED = {
+    "bert": ("bert.", ["cls.predictions.bias", "cls.seq_relationship.weight", "bert.embeddings.position_ids"]),
+    "roberta": ("roberta.", ["lm_head.bias", "roberta.embeddings.position_ids", "roberta.pooler.dense.weight"]),
+    "deberta-v2": ("deberta.", ["lm_predictions.lm_head.bias", "mask_predictions.classifier.weight"]),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_files_as_they_are_published_give_the_same_encoder(
+    architecture: str, tiny_folders: Folders, tmp_path: Path
+) -> None:
+    for file in tiny_folders(architecture).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    prefix, more = PUBLISHED[architecture]
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {f"{prefix}{name}": t for name, t in weights.items() if "pooler" not in name}
+    old = {name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): t for name, t in old.items()}
+    save_file(old | {name: torch.arange(3) for name in more}, tmp_path / "model.safetensors", {"format": "pt"})
+    new, known = load(tmp_path), load(tiny_folders(architecture))
+    assert all(torch.equal(p, encoder(known)[name]) for name, p in encoder(new).items())
+
+
+def test_shards_that_an_index_names_give_the_same_model(tiny_folders: Folders, tmp_path: Path) -> None:
+    for file in tiny_folders("bert").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    parts = {
+        "model-00001-of-00002.safetensors": sorted(weights)[::2],
+        "model-00002-of-00002.safetensors": sorted(weights)[1::2],
+    }
+    for file, names in parts.items():
+        save_file({name: weights[name] for name in names}, tmp_path / file, {"format": "pt"})
+    index = {"weight_map": {name: file for file, names in parts.items() for name in names}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    one, other = load(tmp_path), load(tiny_folders("bert"))
+    assert all(torch.equal(p, q) for p, q in zip(one.model.parameters(), other.model.parameters(), strict=True))
+
+
+def test_half_precision_is_widened(tiny_folders: Folders, tmp_path: Path) -> None:
+    for file in tiny_folders("bert").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = {name: t.half() for name, t in load_file(tmp_path / "model.safetensors").items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    assert all(p.dtype == torch.float32 for p in load(tmp_path).model.parameters())
+
+
+def test_pickled_weights_are_read_of_a_pinned_revision_alone(
+    tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in tiny_folders("bert").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has pickled weights, which could run code: write model\.safetensors"):
+        load(tmp_path)
+    monkeypatch.setattr("lora2_bench.files.hub.model_snapshot", lambda *_: tmp_path)
+    pinned = Model(name="tiny", source="hub", sha256=None, hub_id="someone/tiny", revision="0" * 40)
+    torch.manual_seed(0)
+    ours, known = load_backbone(pinned, 3), load(tiny_folders("bert"))
+    assert all(torch.equal(p, q) for p, q in zip(ours.model.parameters(), known.model.parameters(), strict=True))

@@ -1,25 +1,32 @@
 """The audit of the paper: what it finds, and the page it writes, byte by byte.
 
-After a wanted change, `python -m tests.report.test_audit` writes the golden page anew: read the diff.
+After a wanted change, `python -m tests.paper.test_audit` writes the golden page anew: read the diff.
 """
 
 from __future__ import annotations
 
 import csv
+import random
 import re
 import tempfile
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
+import numpy
 import pytest
+import scipy.stats
 
 from lora2_bench.paper import architecture
 from lora2_bench.paper import tables as paper
 from lora2_bench.paper.architecture import DEBERTA_V3_BASE, ROBERTA_LARGE
+from lora2_bench.paper.attainable import attainable_share
+from lora2_bench.paper.audit import half_dev
 from lora2_bench.paper.audit.accuracies import accuracies
 from lora2_bench.paper.audit.checks import VERDICTS, Check
 from lora2_bench.paper.audit.page import audit, findings, markdown, write_audit
 from lora2_bench.paper.printed import Printed
+from lora2_bench.tasks.spec import TASKS
 from tests.report.test_tables import report
 
 GOLDEN = Path(__file__).resolve().parent / "golden_audit.md"
@@ -149,13 +156,74 @@ def test_lora2_fits_single_runs_on_the_small_sets_and_the_baselines_do_not() -> 
     assert beyond == [("LoRA² k=8", "qnli")]
 
 
+@pytest.mark.parametrize(
+    ("task", "methods", "expected"),
+    [
+        ("rte", half_dev.SHARED, (5, 0, 6)),
+        ("rte", half_dev.OTHERS, (0, 4, 4)),
+        ("mrpc", half_dev.SHARED, (5, 4, 6)),
+        ("mrpc", half_dev.OTHERS, (1, 4, 4)),
+        ("sst2", half_dev.SHARED, (4, 4, 6)),
+        ("sst2", half_dev.OTHERS, (2, 3, 4)),
+    ],
+)
+def test_five_runs_on_half_of_dev_fit_where_one_run_on_all_does_not(
+    task: str, methods: tuple[str, ...], expected: tuple[int, int, int]
+) -> None:
+    printed = [row.scores[task] for row in paper.table1().values() if row.method in methods]
+    rows = TASKS[task].rows["dev"]
+
+    def fitting(total: int) -> int:  # by brute force: every number of right answers, printed with the figure's digits
+        return sum(any(abs(100 * n / total - one.value) <= one.unit / 2 for n in range(total + 1)) for one in printed)
+
+    found = half_dev.fits(task, methods)
+    assert (found.half, found.whole, found.figures) == expected
+    assert (fitting(5 * ((rows + 1) // 2)), fitting(rows), len(printed)) == expected
+
+
+def test_the_chance_of_chance_is_the_binomial_one() -> None:
+    generator = random.Random(0)
+    share = Fraction(sum(_fits(generator.randrange(10_001), 695) for _ in range(20_000)), 20_000)
+    assert float(share) == pytest.approx(float(attainable_share(2, 695)), abs=0.006)
+    found = half_dev.chance_of_at_least(5, 6, attainable_share(2, 695))
+    assert float(found) == pytest.approx(float(scipy.stats.binom.sf(4, 6, float(attainable_share(2, 695)))))
+    (told,) = (line for line in findings(audit()) if line.startswith("The chance of that being chance"))
+    assert "5 or more of 6 do with a chance of 9e-06 (RTE)" in told and "6e-05 (MRPC)" in told
+    assert "none of 6 with a chance of 0.84" in told
+
+
+def _fits(figure: int, total: int) -> bool:
+    """Whether a figure in hundredths of a percent is some n / total, rounded."""
+    return any(abs(Fraction(10_000 * n, total) - figure) <= Fraction(1, 2) for n in _near(figure, total))
+
+
+def _near(figure: int, total: int) -> range:
+    return range(figure * total // 10_000, figure * total // 10_000 + 2)
+
+
+def test_the_pairs_that_a_spread_needs_find_it_in_simulated_runs() -> None:
+    rows, low, high = 277, 0.8881, 0.8953
+    pairs = half_dev.pairs_needed(Fraction(72, 10_000), Fraction(8953, 10_000), rows)
+    assert pairs == 102
+    generator = numpy.random.default_rng(0)
+    differences = (generator.binomial(rows, high, (4000, pairs)) - generator.binomial(rows, low, (4000, pairs))) / rows
+    found = scipy.stats.ttest_1samp(differences, 0, axis=1)
+    assert numpy.mean((found.pvalue <= 0.05) & (found.statistic > 0)) == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_claimed_saving_rests_on_rounding() -> None:
+    (told,) = (line for line in findings(audit()) if line.startswith("LoRA² k=1 0.37M under LoRA"))
+    assert "786,432 less 445,824 is 0.34M, and 0.37M needs a LoRA of 810,824 to 820,824 parameters" in told
+
+
 def test_the_findings_come_first_and_name_every_inconsistency() -> None:
     lines = audit()
     found = findings(lines)
     wrong = [line for line in lines if line.verdict == "inconsistent"]
     for line, finding in zip(wrong, found, strict=False):
         assert finding.startswith(f"{line.what}: printed {line.printed}, recomputed {line.recomputed}")
-    assert "LoRA² 6 of 6" in found[len(wrong)]
+    assert found[len(wrong)].startswith("Likely, Table 1 sets means over 5 runs on half of dev")
+    assert "LoRA² 6 of 6" in found[len(wrong) + 2]
     assert found[-1] == "A step of LoRA² takes 13 to 17 % longer than one of AdaLoRA (7 tasks, Table 2)"
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save
 from transformers import AutoTokenizer
 
 from lora2_bench.errors import UserError
@@ -73,16 +76,67 @@ def test_other_texts_lengths_tokenizers_and_splits_of_the_same_letters_are_other
     assert len(list(own_cache.glob("*.safetensors"))) == 4
 
 
-def test_a_broken_file_is_told_and_made_anew(
-    tiny_folders: Folders, own_cache: Path, capsys: pytest.CaptureFixture[str]
+def flipped(at: float) -> Callable[[Path], object]:
+    """One bit changed, `at` this share of the file."""
+
+    def damage(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[min(int(at * len(content)), len(content) - 1)] ^= 1
+        path.write_bytes(bytes(content))
+
+    return damage
+
+
+def without(*names: str) -> Callable[[Path], object]:
+    def damage(path: Path) -> None:
+        with safe_open(path, "np") as file:
+            values = {name: file.get_tensor(name) for name in ("ids", "types", "ends") if name not in names}
+            path.write_bytes(save(values, file.metadata()))
+
+    return damage
+
+
+def unsigned(path: Path) -> None:
+    path.write_bytes(save(load_file(path)))
+
+
+def of_another_split(path: Path) -> None:
+    (other,) = (file for file in path.parent.glob("*.safetensors") if file != path)
+    path.write_bytes(other.read_bytes())
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:50]), "cannot be read"),
+        (lambda path: path.write_bytes(b""), "cannot be read"),
+        (lambda path: path.write_bytes(pickle.dumps({"ids": [1]})), "cannot be read"),
+        (lambda path: (path.unlink(), path.mkdir()), "cannot be read"),
+        *((flipped(at / 20), "") for at in range(21)),
+        (without("types"), "is not what was written there"),
+        (without("ends"), "is not what was written there"),
+        (without("ids", "types", "ends"), "is not what was written there"),
+        (unsigned, "is not what was written there"),
+        (of_another_split, "is not what was written there"),
+    ],
+)
+def test_a_bad_entry_is_told_and_made_anew(
+    damage: Callable[[Path], object],
+    why: str,
+    tiny_folders: Folders,
+    own_cache: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     encode = encoder(tiny_folders("bert"))
     made = encode(SPLIT)
     (path,) = own_cache.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:50])
+    encode(Split({"sentence1": ["dogs run far", "a cat sat"], "sentence2": ["a cat", "no"]}, [0, 1]))
+    damage(path)
     assert same(encode(SPLIT), made)
-    assert "in the cache cannot be read" in capsys.readouterr().err
-    assert same(encode(SPLIT), made) and capsys.readouterr().err == ""
+    told = capsys.readouterr().err
+    assert told.count("\n") >= 1 and f"{path.name} in the cache {why}" in told and ": tokenised anew" in told
+    if path.is_file():
+        assert same(encode(SPLIT), made) and capsys.readouterr().err == ""
 
 
 def test_a_cache_that_cannot_be_written_is_told_and_costs_nothing_else(

@@ -11,7 +11,8 @@ from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.accuracies import accuracy_findings, check_accuracies
 from lora2_bench.paper.audit.averages import check_averages, check_same_run
 from lora2_bench.paper.audit.checks import INCONSISTENT, NOT_CHECKABLE, PARAMETERS, VERDICTS, Check
-from lora2_bench.paper.audit.claims import check_claims
+from lora2_bench.paper.audit.claims import check_claims, saving_finding
+from lora2_bench.paper.audit.half_dev import half_dev_findings, spread_finding
 from lora2_bench.paper.audit.parameters import check_parameters
 from lora2_bench.paper.audit.sizes_and_times import check_dataset_sizes, check_step_times
 from lora2_bench.paper.printed import decimal
@@ -32,13 +33,13 @@ def audit() -> list[Check]:
 
 
 def findings(lines: list[Check]) -> list[str]:
-    """The summary: every inconsistency, then the accuracies, the pruned parameter counts and the cost of a step."""
+    """What a reader wants to know first: every inconsistency, then accuracies, counts and the cost of a step."""
     found = [
         f"{line.what}: printed {line.printed}, recomputed {line.recomputed} ({line.how})"
         for line in lines
         if line.verdict == INCONSISTENT
     ]
-    found += accuracy_findings()
+    found += [*half_dev_findings(), *accuracy_findings(), spread_finding(), saving_finding()]
     pruned = [
         f"{line.what} {line.printed}" for line in lines if (line.group, line.verdict) == (PARAMETERS, NOT_CHECKABLE)
     ]
