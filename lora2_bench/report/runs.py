@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from lora2_bench.experiment.settings import at, canonical
+from lora2_bench.experiment.settings import ABSENT, at, canonical
 from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.record import Record
-from lora2_bench.report.records import is_number, reported
+from lora2_bench.records.schema import CellSettings, Config, Hardware, Scoring
+from lora2_bench.report.records import scales_budget
 from lora2_bench.report.scores import data_name, science_of
 
 # The recipe's values that stand elsewhere: what a row fixes, and what `cut` names.
@@ -46,7 +47,7 @@ class Run:
     id: str
     model: str
     data: str
-    cell: Mapping[str, Any]
+    cell: CellSettings
     science: str
     label: str
     done: bool
@@ -80,8 +81,10 @@ class Run:
     def of(cls, record: Record) -> Run:
         """The run of a record. Raises LookupError, TypeError, AttributeError or ValueError for a foreign layout."""
         cell, result, facts = record.cell, record.result, record.run
-        version = facts.get("versions", {}).get("lora2_bench")
+        version = at(facts, "versions.lora2_bench")
         seconds = facts.get("seconds_per_step")
+        config: Config = facts.get("config", {})
+        hardware: Hardware = facts.get("hardware", {})
         return cls(
             id=record.id,
             model=str(cell["model"]["name"]),
@@ -90,55 +93,56 @@ class Run:
             science=science_of(cell),
             label=record.label,
             done=record.is_done,
-            cause="" if record.is_done else str((record.error or {}).get("cause")),
-            obstacles=(*record.cut, *off_recipe(cell, facts.get("config") or {})),
+            cause=record.error["cause"] if record.error else "",
+            obstacles=(*record.cut, *off_recipe(cell, config)),
             scores=_scores(record) if record.is_done else {},
             parameters={name: int(result["parameters"][name]) for name in ("adapter", "head", "active")},
             seconds_per_step=None if seconds is None else float(seconds),
-            machine=_machine(facts.get("hardware") or {}),
+            machine=_machine(hardware),
             data_sha256=str(result["data"]["sha256"]),
             backbone_sha256=str(result["backbone"]["sha256"]),
-            major=None if version is None else str(version).partition(".")[0],
+            major=None if version is ABSENT else version.partition(".")[0],
             finished=str(facts.get("finished", "")),
         )
 
 
-def off_recipe(cell: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+def off_recipe(cell: CellSettings, config: Config) -> list[str]:
     """Settings of a cell that differ from the recipe it names, as `alpha=32 (recipe: 16)`.
 
     lr, epochs and batch size are left out: where they differ, the record is marked as cut. Nothing is found where the
     record has no config.
     """
-    method, recipe = cell["method"], config.get("recipe", {})
+    recipe = config.get("recipe", {})
+    train: Mapping[str, Any] = cell["train"]
+    method: Mapping[str, Any] = cell["method"]
+    sections = [method[name] for name in ("reg", "budget") if isinstance(method.get(name), dict)]
     skipped = {*_ELSEWHERE, cell["size"]}
-    if config.get("method", {}).get("budget", {}).get("scale"):
+    if scales_budget(config):
         skipped |= set(_SCHEDULE)
     found = []
     for name, wanted in recipe.items():
-        for part in (cell["train"], method, method.get("reg", {}), method.get("budget", {})):
+        for part in (train, method, *sections):
             if name in part and name not in skipped and canonical(part[name]) != canonical(wanted):
                 found.append(f"{name}={part[name]} (recipe: {wanted})")
     if method["name"] != "adalora" and "target_r" in recipe:  # AdaLoRA's is in proportion to its r
-        kept = method.get("budget", {}).get("target_r")
+        found_r = at(method, "budget.target_r")
+        kept = None if found_r is ABSENT else found_r
         if canonical(kept) != canonical(recipe["target_r"]):
             found.append(f"target_r={kept} (recipe: {recipe['target_r']})")
     return found
 
 
 def _scores(record: Record) -> dict[str, dict[str, float]]:
-    found = {}
-    for protocol, when in reported(record).items():
-        found[protocol] = _columns(record.cell["task"], record.result[when])
-    return found
+    return {protocol: _columns(record.cell["task"], scoring) for protocol, scoring in record.scorings().items()}
 
 
-def _columns(task: str, evaluation: Mapping[str, Any]) -> dict[str, float]:
+def _columns(task: str, scoring: Scoring) -> dict[str, float]:
     """Column -> points; a task with one column is scored by its deciding number. WNLI has no column."""
     columns = [column for column in COLUMNS.values() if column.task == task]
     if len(columns) == 1:
-        return {columns[0].name: 100 * float(evaluation["score"])}
-    found = {column.name: at(evaluation["metrics"], f"{column.split}.{column.metric}") for column in columns}
-    return {name: 100 * float(value) for name, value in found.items() if is_number(value)}
+        return {columns[0].name: 100 * scoring["score"]}
+    found = {column.name: at(scoring["metrics"], f"{column.split}.{column.metric}") for column in columns}
+    return {name: 100 * value for name, value in found.items() if value is not ABSENT}
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:

@@ -11,15 +11,15 @@ import pandas as pd
 
 from lora2_bench.experiment.settings import canonical, leaves
 from lora2_bench.records.record import Record
-from lora2_bench.report.records import reported
+from lora2_bench.records.schema import CellSettings
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.
 GROUP = ["model", "data", "protocol", "method", "cut", "task", "science"]
 
 
-def science_of(cell: dict[str, Any]) -> str:
+def science_of(cell: CellSettings) -> str:
     """A cell's settings without its task and seed, as one text for equal science."""
-    return _canonical_text(json.dumps({name: cell[name] for name in cell if name not in ("seed", "task")}))
+    return _canonical_text(json.dumps({name: value for name, value in cell.items() if name not in ("seed", "task")}))
 
 
 @cache  # the seeds of one row share theirs
@@ -61,7 +61,7 @@ def _score_rows(record: Record) -> list[dict[str, Any]]:
         **{name: result["parameters"][name] for name in ("adapter", "head", "active")},
     }
     return [
-        {**common, "protocol": name, "score": 100 * result[when]["score"]} for name, when in reported(record).items()
+        {**common, "protocol": name, "score": 100 * scoring["score"]} for name, scoring in record.scorings().items()
     ]
 
 

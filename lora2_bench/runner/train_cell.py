@@ -13,8 +13,9 @@ from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import DONE, FAILED, Record
+from lora2_bench.records.schema import Failure, Result
 from lora2_bench.records.store import WEIGHTS, Store
-from lora2_bench.runner.facts import facts_of, prediction_table, results_of, run_facts
+from lora2_bench.runner.facts import facts_of, prediction_table, run_facts, scoring, with_results
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stoppable
 from lora2_bench.tasks.metrics import main_score
@@ -40,7 +41,7 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
     tracker = make_tracker(plan) if crew.is_main else Tracker()
     times: dict[str, Any] = {"seconds_to_set_up": round(time.perf_counter() - started, 3)}
     predictions: dict[str, Any] = {}
-    error: dict[str, Any] | None = None
+    error: Failure | None = None
     may_go_on = False
     sources = {"data": facts["data"]["sha256"], "backbone": facts["backbone"]["sha256"], "package": __version__}
     checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, sources, code_state())
@@ -61,7 +62,7 @@ def run_cell(plan: Plan, store: Store, crew: Crew) -> Record:
                 on_step=progress.step if crew.is_main else lambda *_: None,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
-        facts |= results_of(setup.method, outcome)
+        facts = with_results(facts, setup.method, outcome)
         predictions = crew.by_main(lambda: score_dev(cell, setup, outcome, facts, place.eval_batch_size))
     except CellFailed as failure:
         error = {"step": failure.step, "cause": failure.cause}
@@ -110,15 +111,13 @@ def unwritten(record: Record, error: OSError, store: Store, checkpoints: Checkpo
     return CellFailed(checkpoints.kept, f"{reason}; {kept}: free some space and run the same command to go on from it")
 
 
-def score_dev(
-    cell: Cell, setup: Setup, outcome: Outcome, facts: dict[str, Any], eval_batch_size: int
-) -> dict[str, Any]:
+def score_dev(cell: Cell, setup: Setup, outcome: Outcome, facts: Result, eval_batch_size: int) -> dict[str, Any]:
     """Go back to the best checkpoint and give the dev predictions; under `clean`, dev's one scoring happens here."""
     load_trained_state(setup.method, outcome.best_state)
     if cell.protocol.name == "paper":
         return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last})
     model = setup.method.backbone.model
     logits, metrics = score(model, cell.spec, setup.dev, setup.accelerator, eval_batch_size, outcome.best_step)
-    facts["best"] = {"step": outcome.best_step, "score": main_score(cell.spec, metrics), "metrics": metrics}
+    facts["best"] = scoring(outcome.best_step, main_score(cell.spec, metrics), metrics)
     facts["last"] = None
     return prediction_table(setup.rows.dev, {"best": logits})

@@ -146,9 +146,9 @@ def _versions(records: Iterable[Record]) -> Iterable[str]:
     for record in records:
         for name, version in (record.run.get("versions") or {}).items():
             yield f"{name} {version}"
-        code = record.run.get("code") or {}
-        if code.get("sha"):
-            yield f"commit {str(code['sha'])[:10]}" + (" with changes" if code.get("dirty") else "")
+        code = record.run.get("code")
+        if code and code["sha"]:
+            yield f"commit {code['sha'][:10]}" + (" with changes" if code["dirty"] else "")
 
 
 def _score_tables(records: Sequence[Record], frame: pd.DataFrame) -> str:
@@ -214,7 +214,7 @@ def _cell(record: Record) -> list[Any]:
     best, last = result.get("best"), result.get("last")
     given = [str(part) for part in run.get("command") or [] if not str(part).startswith("results=")]
     names = ("parameters", "steps", "epochs", "ranks_kept", "ranks_initial")
-    summary: dict[str, Any] = {name: result[name] for name in names if name in result}
+    summary: dict[str, Any] = {name: value for name, value in result.items() if name in names}
     summary |= {"best": best, "last": last, "cut": record.cut, "error": record.error}
     summary |= {name: run.get(name) for name in ("finished", "seconds", "seconds_per_step")}
     return [
