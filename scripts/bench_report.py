@@ -66,20 +66,21 @@ def record(row: RowSpec, task: TaskSpec, model: str, data: str, seed: int, draw:
 
     def at(step: int) -> Evaluation:
         metrics: Any = {split: {name: draw.uniform(0.5, 0.9) for name in task.metrics} for split in task.dev_splits}
-        return {
-            "step": step,
-            "epoch": step / 100,
-            "score": draw.uniform(0.5, 0.9),
-            "metrics": metrics,
-            "train_loss": 0.5,
-        }
+        score = draw.uniform(0.5, 0.9)
+        return {"step": step, "epoch": step / 100, "score": score, "metrics": metrics, "train_loss": 0.5}
 
     evaluations = [at(step) for step in range(100, 4100, 100)]
-    counts = {"source_rows": task.rows, "rows": task.rows}
     facts: Result = {
         "main_metric": main_name(task),
         "size": {"name": row.size_name, "value": row.size, "quotient": None},
-        "data": {"source": data, "official": True, **counts, "sha256": task.name, "notes": []},
+        "data": {
+            "source": data,
+            "official": True,
+            "source_rows": task.rows,
+            "rows": task.rows,
+            "sha256": task.name,
+            "notes": [],
+        },
         "backbone": {"name": model, "sha256": model},
         "parameters": {"adapter": 167_616, "head": 592_130, "active": 160_000},
         "evaluations": evaluations,

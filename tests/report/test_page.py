@@ -140,13 +140,13 @@ def test_parts_of_a_protocol_are_marked_so_that_the_switch_finds_them(text: str)
 
 def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:
     record = measured("rte", "lora2", 0, 0.7)
-    hardware = {**record.run["hardware"], "processor": EVIL}
+    hardware, code = {**record.run["hardware"], "processor": EVIL}, {"sha": EVIL, "dirty": True}
     run = {
         **record.run,
         "hardware": hardware,
         "command": [EVIL],
         "versions": {EVIL: EVIL},
-        "code": {"sha": EVIL, "dirty": True},
+        "code": code,
     }
     evil = dataclasses.replace(record, label=f"lora2 {EVIL}", cut=[EVIL], run=run)
     for one in (evil, make_record(make_cell("cola"))):
