@@ -17,7 +17,7 @@ from lora2_bench.records.store import Store
 from lora2_bench.report.figures.files import write_figures
 from lora2_bench.report.page.markup import from_markdown, script_data, table
 from lora2_bench.report.page.page import DRAWN_AT_ONCE, exhibits, page, write_report
-from lora2_bench.report.scores import scores
+from lora2_bench.report.selection import select
 from tests.made_records import make_cell, make_record
 from tests.report.made_results import made_results, measured
 from tests.report.test_tables import report
@@ -116,7 +116,7 @@ def test_the_page_loads_nothing(text: str) -> None:
 
 def test_counts_tables_audit_figures_and_cells_are_there(text: str, results: Path) -> None:
     assert "22 cells: 21 finished, 1 failed, 0 unreadable." in text
-    assert "Made CPU, x86_64, cores: 2, threads: 1" in text
+    assert "<td>Made CPU, 1 thread</td>" in text
     assert "76.00 ± 1.41 (2)" in text
     assert "89.68" in text
     assert text.count("<svg") == len(list((results / "figures").rglob("*.svg")))
@@ -285,7 +285,7 @@ def test_cells_are_listed_and_filtered(switched: str) -> None:
 @in_a_browser
 def test_labels_run_no_script_in_a_browser(tmp_path: Path) -> None:
     evil = dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=f"lora2 {EVIL}")
-    text = page([evil], scores([evil]), 0, [], [])
+    text = page(select([evil]), 0, [], [])
     path = tmp_path / "page.html"
     click = "document.querySelector('#cell-table td button').click()"
     path.write_text(text.replace("</body>", f"<script>{click}; document.title = String(window.evil)</script></body>"))

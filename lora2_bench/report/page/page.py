@@ -10,18 +10,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
-from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.data import slug
 from lora2_bench.report.figures.files import current_figures
 from lora2_bench.report.page.markup import escaped, from_markdown, inline, script_data, table
 from lora2_bench.report.records import load_records
-from lora2_bench.report.scores import data_name, over_seeds, scores
+from lora2_bench.report.runs import Run
+from lora2_bench.report.scores import over_seeds, scores
+from lora2_bench.report.selection import Selection, select
 from lora2_bench.report.tables.overview import markdown as table_page
 
 DRAWN_AT_ONCE = 12  # figures that a report draws itself; more are left to `make figures`, which takes longer
@@ -43,12 +42,11 @@ def write_report(results: Path) -> list[Path]:
     """
     folder = results / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    records = load_records(results)
-    unreadable = sum(1 for _ in results.glob("cells/[!.]*/record.json")) - len(records)
-    frame = scores(records)
-    figures = current_figures(results, records, frame, at_most=DRAWN_AT_ONCE)
+    selection = select(load_records(results))
+    unreadable = sum(1 for _ in results.glob("cells/[!.]*/record.json")) - len(selection.runs)
+    figures = current_figures(results, selection, at_most=DRAWN_AT_ONCE)
     path = folder / "index.html"
-    write_text(path, page(records, frame, unreadable, exhibits(results), figures))
+    write_text(path, page(selection, unreadable, exhibits(results), figures))
     return [path]
 
 
@@ -63,8 +61,7 @@ def exhibits(results: Path) -> list[tuple[str, str]]:
 
 
 def page(
-    records: Sequence[Record],
-    frame: pd.DataFrame,
+    selection: Selection,
     unreadable: int,
     texts: Sequence[tuple[str, str]],
     figures: Sequence[tuple[Plot, str | None]],
@@ -72,19 +69,18 @@ def page(
     """The whole page.
 
     Args:
-        records: finished and failed cells.
-        frame: their `aggregate.scores`.
+        selection: the runs, and which of them count.
         unreadable: how many records could not be read.
         texts: exhibits, as path and Markdown.
         figures: each with its SVG, or None where that is still to be drawn.
     """
     bodies = {
-        "run": _what_was_run(records, unreadable),
-        "tables": _score_tables(records, frame),
+        "run": _what_was_run(selection.runs, unreadable),
+        "tables": _score_tables(selection),
         "exhibits": "".join(_exhibit(name, text) for name, text in texts),
         "figures": _figures(figures),
         "audit": from_markdown(audit_page(audit()).split("\n", 1)[1], 3),
-        "cells": _cells(records),
+        "cells": _cells(selection.runs),
     }
     shown = {name: body for name, body in bodies.items() if body}
     links = "".join(f'<li><a href="#{name}">{_SECTIONS[name]}</a></li>' for name in shown)
@@ -101,60 +97,50 @@ def _asset(name: str) -> str:
     return (files("lora2_bench.report.page") / name).read_text(encoding="utf-8")
 
 
-def _what_was_run(records: Sequence[Record], unreadable: int) -> str:
-    if not records:
+def _what_was_run(runs: Sequence[Run], unreadable: int) -> str:
+    if not runs:
         named = f"<p>{unreadable} record(s) could not be read.</p>" if unreadable else ""
         return f"{named}<p>No finished cell yet. Run one, then make the report again:</p><pre>{FIRST_COMMAND}</pre>"
-    done = [record for record in records if record.is_done]
-    status = f"{len(done)} finished, {len(records) - len(done)} failed, {unreadable} unreadable"
-    dates = sorted(str(record.run.get("finished", ""))[:10] for record in records if record.run.get("finished"))
+    done = sum(run.done for run in runs)
+    status = f"{done} finished, {len(runs) - done} failed, {unreadable} unreadable"
+    dates = sorted(run.finished[:10] for run in runs if run.finished)
     when = f" Finished from {dates[0]} to {dates[-1]}." if dates else ""
-    counts = Counter((*_place(record), record.cell["protocol"]["name"], record.status) for record in records)
+    counts = Counter((run.model, run.data, run.protocol, run.record.status) for run in runs)
     what = table(
         ("backbone", "data", "protocol", "status", "cells"),
         [(*key, count) for key, count in sorted(counts.items())],
         "Cells by backbone, data, protocol and status",
     )
-    machines = table(("machine", "cells"), _counted(_machine(record) for record in records), "Cells by machine")
+    machines = table(("machine", "cells"), _counted(run.machine for run in runs), "Cells by machine")
     versions = table(
         ("software", "version", "cells"),
-        [(*str(key).split(" ", 1), count) for key, count in _counted(_versions(records))],
+        [(*str(key).split(" ", 1), count) for key, count in _counted(_versions(runs))],
         "Cells by software version",
     )
     return (
-        f"<p>{len(records) + unreadable} cells: {status}.{when}</p>{what}<h3>Machines</h3>{machines}"
+        f"<p>{len(runs) + unreadable} cells: {status}.{when}</p>{what}<h3>Machines</h3>{machines}"
         f"<h3>Versions</h3>{versions}"
     )
-
-
-def _place(record: Record) -> tuple[str, str]:
-    return str(record.cell["model"]["name"]), data_name(record)
 
 
 def _counted(values: Iterable[str]) -> list[tuple[str, int]]:
     return sorted(Counter(values).items())
 
 
-def _machine(record: Record) -> str:
-    hardware = record.run.get("hardware") or {}
-    parts = [hardware.get("gpu"), hardware.get("processor"), hardware.get("machine")]
-    parts += [f"{name}: {hardware[name]}" for name in ("cores", "threads") if hardware.get(name)]
-    return ", ".join(str(part) for part in parts if part) or "not recorded"
-
-
-def _versions(records: Iterable[Record]) -> Iterable[str]:
-    for record in records:
-        for name, version in (record.run.get("versions") or {}).items():
+def _versions(runs: Iterable[Run]) -> Iterable[str]:
+    for run in runs:
+        facts = run.record.run
+        for name, version in facts.get("versions", {}).items():
             yield f"{name} {version}"
-        code = record.run.get("code")
+        code = facts.get("code")
         if code and code["sha"]:
             yield f"commit {code['sha'][:10]}" + (" with changes" if code["dirty"] else "")
 
 
-def _score_tables(records: Sequence[Record], frame: pd.DataFrame) -> str:
+def _score_tables(selection: Selection) -> str:
     """Method × task tables of every backbone and data source: the seam between tables and page."""
-    failed = Counter(_place(record) for record in records if not record.is_done)
-    parts = over_seeds(frame).groupby(["model", "data"])
+    failed = Counter((run.model, run.data) for run in selection.runs if not run.done)
+    parts = over_seeds(scores(selection)).groupby(["model", "data"])
     return "".join(
         from_markdown(table_page(str(model), str(data), part, failed[str(model), str(data)]), 3)
         for (model, data), part in parts
@@ -192,11 +178,11 @@ def _figures(figures: Sequence[tuple[Plot, str | None]]) -> str:
     return "".join(parts)
 
 
-def _cells(records: Sequence[Record]) -> str:
+def _cells(runs: Sequence[Run]) -> str:
     """The filter, an empty table, and the data that the script fills it with."""
-    if not records:
+    if not runs:
         return ""
-    data = script_data([_cell(record) for record in records])
+    data = script_data([_cell(run) for run in runs])
     return (
         '<p><label>Filter <input type="search" id="filter" placeholder="rte lora2 failed" autocomplete="off"></label> '
         '<span id="count" role="status"></span></p>'
@@ -207,28 +193,27 @@ def _cells(records: Sequence[Record]) -> str:
     )
 
 
-def _cell(record: Record) -> list[Any]:
+def _cell(run: Run) -> list[Any]:
     """One row of the list of cells: what its columns show, its command, and a summary of its record."""
-    cell, result, run = record.cell, record.result, record.run
-    model, data = _place(record)
+    record, result, facts = run.record, run.record.result, run.record.run
     best, last = result.get("best"), result.get("last")
-    given = [str(part) for part in run.get("command") or [] if not str(part).startswith("results=")]
+    given = [part for part in facts["command"] if not part.startswith("results=")]
     names = ("parameters", "steps", "epochs", "ranks_kept", "ranks_initial")
     summary: dict[str, Any] = {name: value for name, value in result.items() if name in names}
     summary |= {"best": best, "last": last, "cut": record.cut, "error": record.error}
-    summary |= {name: run.get(name) for name in ("finished", "seconds", "seconds_per_step")}
+    summary |= {"finished": run.finished, "seconds": facts["seconds"], "seconds_per_step": run.seconds_per_step}
     return [
-        record.id,
+        run.id,
         record.status,
-        model,
-        data,
-        record.label,
-        cell["task"],
-        cell["protocol"]["name"],
-        cell["seed"],
+        run.model,
+        run.data,
+        run.label,
+        run.task,
+        run.protocol,
+        run.seed,
         round(100 * best["score"], 2) if best else None,
         round(100 * last["score"], 2) if last else None,
-        run.get("seconds"),
+        facts["seconds"],
         shlex.join(["python", "-m", "lora2_bench", *given]),
         {name: value for name, value in summary.items() if value not in (None, [])},
     ]
