@@ -99,11 +99,18 @@ def _check_outcome(values: dict[str, Any]) -> None:
             raise Wrong("is missing", f"result.{name}")
     if values["cell"]["protocol"]["name"] != "clean" and result["last"] is None:
         raise Wrong("is missing", "result.last")
-    scorings = {"best": result["best"], "last": result["last"] or result["best"]}
-    scorings |= {f"evaluations.{place}": one for place, one in enumerate(result["evaluations"])}
-    for name, one in scorings.items():
-        if one["score"] < 0 and not _SIGNED & set(task.main):
+    if _SIGNED.isdisjoint(task.main):
+        _check_shares(result)
+
+
+def _check_shares(result: Result) -> None:
+    """Raise Wrong where a score of a task whose metrics are shares is negative."""
+    for name, one in (("best", result["best"]), ("last", result["last"])):
+        if one is not None and one["score"] < 0:
             raise Wrong(f"is out of range: {one['score']} is not 0 to 1", f"result.{name}.score")
+    for place, one in enumerate(result["evaluations"]):
+        if one["score"] < 0:
+            raise Wrong(f"is out of range: {one['score']} is not 0 to 1", f"result.evaluations.{place}.score")
 
 
 def result_line(record: Record, path: str) -> str:
