@@ -12,10 +12,11 @@ import tempfile
 import time
 from itertools import islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lora2_bench.experiment.suites import RowSpec, rows
-from lora2_bench.records.record import DONE, SCHEMA
+from lora2_bench.records.record import DONE, Record
+from lora2_bench.records.schema import CellSettings, Evaluation, MethodSettings, Result, RunFacts, TrainSettings
 from lora2_bench.tasks.metrics import main_name
 from lora2_bench.tasks.spec import TASKS, TaskSpec
 
@@ -33,12 +34,28 @@ def record(row: RowSpec, task: TaskSpec, model: str, data: str, seed: int, draw:
         for key in outer:
             part = part.setdefault(key, {})
         part[last] = value
-    train = {"epochs": 10, "max_steps": None, "batch_size": 32, "lr": 1e-3, "warmup": 0.06, "weight_decay": 0.1}
-    train |= {f"setting{number}": number for number in range(10)}
-    cell = {
+    train: TrainSettings = {
+        "epochs": 10,
+        "max_steps": None,
+        "batch_size": 32,
+        "accumulate": 1,
+        "lr": 1e-3,
+        "weight_decay": 0.1,
+        "schedule": "linear",
+        "warmup": 0.06,
+        "max_grad_norm": 1.0,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.999,
+        "adam_eps": 1e-8,
+        "max_length": 128,
+        "cls_dropout": None,
+        "eval_steps": None,
+        "precision": "fp32",
+    }
+    cell: CellSettings = {
         "model": {"name": model, "source": "hub", "sha256": None, "hub_id": f"hub/{model}", "revision": "ab" * 20},
         "task": task.name,
-        "method": method,
+        "method": cast(MethodSettings, method),
         "size": row.size_name,
         "data": {"source": data, "seed": None, "max_train": None, "max_eval": None},
         "train": train,
@@ -47,31 +64,44 @@ def record(row: RowSpec, task: TaskSpec, model: str, data: str, seed: int, draw:
         "init_from": None,
     }
 
-    def at(step: int) -> dict[str, Any]:
-        metrics = {split: {name: draw.uniform(0.5, 0.9) for name in task.metrics} for split in task.dev_splits}
-        return {"step": step, "epoch": step / 100, "score": draw.uniform(0.5, 0.9), "metrics": metrics, "loss": 0.5}
+    def at(step: int) -> Evaluation:
+        metrics: Any = {split: {name: draw.uniform(0.5, 0.9) for name in task.metrics} for split in task.dev_splits}
+        score = draw.uniform(0.5, 0.9)
+        return {"step": step, "epoch": step / 100, "score": score, "metrics": metrics, "train_loss": 0.5}
 
     evaluations = [at(step) for step in range(100, 4100, 100)]
-    facts = {
+    facts: Result = {
         "main_metric": main_name(task),
-        "data": {"source": data, "official": True, "rows": task.rows, "source_rows": task.rows, "sha256": task.name},
+        "size": {"name": row.size_name, "value": row.size, "quotient": None},
+        "data": {
+            "source": data,
+            "official": True,
+            "source_rows": task.rows,
+            "rows": task.rows,
+            "sha256": task.name,
+            "notes": [],
+        },
         "backbone": {"name": model, "sha256": model},
         "parameters": {"adapter": 167_616, "head": 592_130, "active": 160_000},
         "evaluations": evaluations,
         "best": evaluations[7],
         "last": evaluations[-1],
+        "steps": 4000,
+        "epochs": 40.0,
         "ranks": {str(layer): dict.fromkeys(("q", "k", "v", "o", "f1", "f2"), 4) for layer in range(24)},
     }
-    run = {
+    config: Any = {**cell, "recipe": {"alpha": 16, "dropout": 0.0}, "extra": ["x" * 40] * 20}
+    run: RunFacts = {
         "finished": "2025-01-01T00:00:00+00:00",
+        "seconds": 400.0,
+        "command": [f"row={row.name}", f"task={task.name}", f"seed={seed}"],
         "seconds_per_step": draw.uniform(0.1, 0.2),
         "hardware": {"processor": "made", "threads": 1, "gpu": None},
         "versions": {"lora2_bench": "0.1.0"} | {f"library{number}": "1.2.3" for number in range(10)},
-        "config": {**cell, "recipe": {"alpha": 16, "dropout": 0.0}, "extra": ["x" * 40] * 20},
+        "config": config,
     }
     identity = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
-    fields = {"id": identity, "status": DONE, "cell": cell, "label": row.label, "cut": [], "result": facts, "run": run}
-    return {"schema": SCHEMA, **fields, "error": None}
+    return Record(identity, DONE, cell, row.label, [], facts, run).to_dict()
 
 
 def predictions(path: Path, task: TaskSpec, draw: random.Random) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, cast
 
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.suites import rows
 from lora2_bench.records.record import DONE, FAILED, Record
+from lora2_bench.records.schema import Evaluation, Result, RunFacts, Scoring
 from lora2_bench.tasks.spec import TASKS
 
 METRIC = {"cola": "matthews_correlation", "stsb": "pearson"}
@@ -102,7 +103,9 @@ def make_row_record(row: str, task: str, seed: int = 0, best: float = 80.0, last
     facts = {"best": at(63, best), "last": at(126, last) if cell.protocol.name == "paper" else None, **result}
     record = make_record(cell, cut=cut)
     made = {"seconds_per_step": 0.1 + seed / 1000, "versions": {"lora2_bench": "0.1.0"}, "hardware": {"gpu": "GPU X"}}
-    return dataclasses.replace(record, result={**record.result, **facts}, run={**record.run, **made, **run})
+    return dataclasses.replace(
+        record, result=cast(Result, {**record.result, **facts}), run=cast(RunFacts, {**record.run, **made, **run})
+    )
 
 
 def make_record(
@@ -112,10 +115,10 @@ def make_record(
     metric = METRIC.get(cell.task, "accuracy")
     adapter = {"full": 1000, "lora": 240}.get(cell.method["name"], 120) * (cell.size_value or 1)
 
-    def at(step: int, score: float) -> dict[str, Any]:
-        return {"step": step, "score": score, "metrics": {metric: score}}
+    def at(step: int, score: float) -> Scoring:
+        return made_scoring(cell.task, step, score)
 
-    result = {
+    result: dict[str, Any] = {
         "main_metric": metric,
         "size": {"name": cell.size, "value": cell.size_value, "quotient": cell.quotient},
         "data": {
@@ -128,19 +131,31 @@ def make_record(
         },
         "backbone": {"name": cell.model.name, "sha256": "ab" * 32},
         "parameters": {"adapter": adapter, "head": 50, "active": adapter - 20},
-        "evaluations": [at(63, best), at(126, last)],
+        "evaluations": [made_evaluation(cell.task, 63, 1.0, best), made_evaluation(cell.task, 126, 2.0, last)],
         "best": at(63, best),
         "last": at(126, last) if cell.protocol.name == "paper" else None,
         "steps": 126,
         "epochs": 2.0,
         **facts,
     }
-    run = {"finished": "2025-01-01T00:00:00+00:00", "seconds": 12.34, "command": [f"task={cell.task}"]}
-    return Record(cell.id, DONE, cell.to_dict(), cell.method_label, list(cut), result, run)
+    run: RunFacts = {"finished": "2025-01-01T00:00:00+00:00", "seconds": 12.34, "command": [f"task={cell.task}"]}
+    return Record(cell.id, DONE, cell.to_dict(), cell.method_label, list(cut), cast(Result, result), run)
+
+
+def made_scoring(task: str, step: int, score: float) -> Scoring:
+    """A scoring whose every split has the task's deciding metric alone."""
+    metrics: Any = {split: {METRIC.get(task, "accuracy"): score} for split in TASKS[task].dev_splits}
+    return {"step": step, "score": score, "metrics": metrics}
+
+
+def made_evaluation(task: str, step: int, epoch: float, score: float) -> Evaluation:
+    """The same during training."""
+    return {**made_scoring(task, step, score), "epoch": epoch, "train_loss": 0.5}
 
 
 def make_failed(cell: Cell, step: int = 7, cause: str = "the loss is nan") -> Record:
     """The record of a cell that ended early."""
     record = make_record(cell)
-    keep = {name: record.result[name] for name in ("main_metric", "size", "data", "backbone", "parameters")}
-    return dataclasses.replace(record, status=FAILED, result=keep, error={"step": step, "cause": cause})
+    before_training = ("main_metric", "size", "data", "backbone", "parameters")
+    keep = {name: value for name, value in record.result.items() if name in before_training}
+    return dataclasses.replace(record, status=FAILED, result=cast(Result, keep), error={"step": step, "cause": cause})

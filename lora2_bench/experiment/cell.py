@@ -13,6 +13,7 @@ from typing import Any
 
 from lora2_bench.experiment.checks import require, require_choice, require_int, require_number, require_steps, section
 from lora2_bench.experiment.settings import canonical
+from lora2_bench.records.schema import CellSettings
 from lora2_bench.tasks.spec import TaskSpec, task_spec
 
 
@@ -179,9 +180,9 @@ class Cell:
         name = self.method["name"]
         return name if self.size is None else f"{name} {self.size}={self.size_value}"
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> CellSettings:
         """The cell as plain data, as a record holds it."""
-        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        values: CellSettings = json.loads(json.dumps(dataclasses.asdict(self)))
         return values
 
     @classmethod

@@ -1,12 +1,18 @@
-"""The record of a cell: its schema, and the line that is printed of it."""
+"""The record of a cell, checked against its schema, and the line that is printed of it."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, fields
 from typing import Any
+
+from lora2_bench.records.checking import Wrong, checker
+from lora2_bench.records.schema import CellSettings, Failure, RecordValues, Result, RunFacts, Scoring
+from lora2_bench.tasks.spec import TASKS
 
 SCHEMA = 1
 DONE, FAILED = "done", "failed"
+_FINISHED = ("evaluations", "best", "last", "steps", "epochs")  # what the result of a failed cell has not
+_SIGNED = {"matthews_correlation", "pearson", "spearman"}  # metrics that can be negative
 
 
 @dataclass(frozen=True)
@@ -27,32 +33,84 @@ class Record:
 
     id: str
     status: str
-    cell: dict[str, Any]
+    cell: CellSettings
     label: str
     cut: list[str]
-    result: dict[str, Any]
-    run: dict[str, Any]
-    error: dict[str, Any] | None = None
-    schema: int = field(default=SCHEMA)
+    result: Result
+    run: RunFacts
+    error: Failure | None = None
+    schema: int = SCHEMA
 
     @property
     def is_done(self) -> bool:
         """True for a finished cell."""
         return self.status == DONE
 
+    def scorings(self) -> dict[str, Scoring]:
+        """Protocol (`paper`, `last`, `clean`) -> the scoring that it reports; nothing of a failed cell."""
+        if not self.is_done:
+            return {}
+        best, last = self.result["best"], self.result["last"]
+        if self.cell["protocol"]["name"] == "clean":
+            return {"clean": best}
+        assert last is not None, "checked by `from_dict`"
+        return {"paper": best, "last": last}
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data, schema first."""
-        values = asdict(self)
-        return {"schema": values.pop("schema"), **values}
+        return {"schema": self.schema, **{one.name: getattr(self, one.name) for one in fields(self)}}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
-        """The inverse of `to_dict`. Raises ValueError for another schema, KeyError or TypeError for another layout."""
+        """The inverse of `to_dict`. Raises ValueError for another schema, and for the first place that is wrong."""
+        if not isinstance(values, dict):
+            raise ValueError("not a record of this package: no JSON object")
         if (schema := values.get("schema")) != SCHEMA:
-            told = values.get("run", {}).get("versions", {}).get("lora2_bench")
-            by = f", written by lora2_bench {told}" if told else ""
-            raise ValueError(f"schema {schema} is not {SCHEMA}, the one this version reads{by}")
-        return cls(**values)
+            raise ValueError(f"schema {schema} is not {SCHEMA}, the one this version reads{_written_by(values)}")
+        try:
+            checker(RecordValues)(values)
+            _check_outcome(values)
+            return cls(**values)
+        except (Wrong, TypeError) as error:
+            raise ValueError(f"not a record of this package: {error}") from None
+
+
+def _written_by(values: dict[str, Any]) -> str:
+    """Which version wrote a file of another schema, where it says so as this one does."""
+    told: Any = values
+    for name in ("run", "versions", "lora2_bench"):
+        told = told.get(name) if isinstance(told, dict) else None
+    return f", written by lora2_bench {told}" if isinstance(told, str) else ""
+
+
+def _check_outcome(values: dict[str, Any]) -> None:
+    """Raise Wrong where status, protocol, task and result do not go together."""
+    status, result, task = values["status"], values["result"], TASKS.get(values["cell"]["task"])
+    if task is None:
+        raise Wrong("is no task of this package", "cell.task")
+    if status == FAILED:
+        if values["error"] is None:
+            raise Wrong("is missing", "error")
+        return
+    if status != DONE:
+        raise Wrong(f"is neither {DONE} nor {FAILED}", "status")
+    for name in _FINISHED:
+        if name not in result:
+            raise Wrong("is missing", f"result.{name}")
+    if values["cell"]["protocol"]["name"] != "clean" and result["last"] is None:
+        raise Wrong("is missing", "result.last")
+    if _SIGNED.isdisjoint(task.main):
+        _check_shares(result)
+
+
+def _check_shares(result: Result) -> None:
+    """Raise Wrong where a score of a task whose metrics are shares is negative."""
+    for name, one in (("best", result["best"]), ("last", result["last"])):
+        if one is not None and one["score"] < 0:
+            raise Wrong(f"is out of range: {one['score']} is not 0 to 1", f"result.{name}.score")
+    for place, one in enumerate(result["evaluations"]):
+        if one["score"] < 0:
+            raise Wrong(f"is out of range: {one['score']} is not 0 to 1", f"result.evaluations.{place}.score")
 
 
 def result_line(record: Record, path: str) -> str:
@@ -60,12 +118,11 @@ def result_line(record: Record, path: str) -> str:
     cell = record.cell
     head = f"{cell['task']} | {cell['model']['name']} | {record.label} | seed {cell['seed']}"
     if not record.is_done:
-        error = record.error or {}
-        return f"{head} | failed at step {error.get('step')}: {error.get('cause')} | {path}"
+        assert record.error is not None, "checked by `from_dict`"
+        return f"{head} | failed at step {record.error['step']}: {record.error['cause']} | {path}"
     result = record.result
-    last = result["last"]["score"] if result["last"] else None
     score = f"{result['main_metric']} best {result['best']['score']:.4f}"
-    score += f", last {last:.4f}" if last is not None else ""
+    score += f", last {result['last']['score']:.4f}" if result["last"] else ""
     counts = f"{result['parameters']['adapter']:,} adapter parameters"
     cut = f" | cut: {'; '.join(record.cut)}" if record.cut else ""
     return f"{head} | {score} | {counts} | {record.run['seconds']:.1f} s | {path}{cut}"

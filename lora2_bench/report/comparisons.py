@@ -72,7 +72,7 @@ def compare(
     differ: what is compared is a method with its recipe. Variants of one method are compared one by one.
 
     Args:
-        frame: as `aggregate.scores` gives it.
+        frame: as `scores.scores` gives it.
         method: the label of our method, as `lora2 k=1`.
         correctness: reads a cell's predictions, as `stored_correctness(results)`; without it there is no McNemar test.
         claims: (other method, task or `average`) -> the difference in points that somebody claims; 1 point where none

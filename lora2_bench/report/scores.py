@@ -1,68 +1,46 @@
-"""Stored records -> one row per score, and means over seeds of cells that differ in nothing else."""
+"""Runs -> the frame of scores, one row each, and means over seeds of cells that differ in nothing else."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
 import pandas as pd
 
-from lora2_bench.experiment.settings import canonical, flatten
-from lora2_bench.records.record import Record
-from lora2_bench.report.records import reported
+from lora2_bench.experiment.settings import flatten
+from lora2_bench.report.runs import Run
+from lora2_bench.report.selection import Selection
 
 # What names a group of cells that differ in the seed alone; `science` is everything but the seed.
 GROUP = ["model", "data", "protocol", "method", "cut", "task", "science"]
 
 
-def science_of(cell: dict[str, Any]) -> str:
-    """A cell's settings without its task and seed, as one text for equal science."""
-    return _canonical_text(json.dumps({name: cell[name] for name in cell if name not in ("seed", "task")}))
+def scores(selection: Selection) -> pd.DataFrame:
+    """One row per finished run and protocol: `paper` (best dev), `last`, `clean`. Scores are 0 to 100.
 
-
-@cache  # the seeds of one row share theirs
-def _canonical_text(text: str) -> str:
-    return json.dumps(canonical(json.loads(text)), sort_keys=True)
-
-
-def data_name(record: Record) -> str:
-    """The data source, with what must never meet the rest in one table.
-
-    `-sample` where real files do not hold GLUE's own rows; `-init_from` where a cell started from another's adapter.
+    `cut` says why a run does not count, as `Selection.marks`: such runs stand apart from those that do.
     """
-    name = str(record.cell["data"]["source"])
-    if name != "mini" and not record.result["data"]["official"]:
-        name += "-sample"
-    return name + ("-init_from" if record.cell.get("init_from") else "")
-
-
-def scores(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per finished cell and protocol: `paper` (best dev), `last`, `clean`. Scores are 0 to 100."""
     columns = ["id", *GROUP, "seed", "metric", "adapter", "head", "active", "score"]
-    return pd.DataFrame([row for record in records for row in _score_rows(record)], columns=columns)
+    return pd.DataFrame([row for run in selection.finished for row in _score_rows(run, selection)], columns=columns)
 
 
-def _score_rows(record: Record) -> list[dict[str, Any]]:
-    if not record.is_done:
-        return []
-    cell, result = record.cell, record.result
+def _score_rows(run: Run, selection: Selection) -> list[dict[str, Any]]:
     common = {
-        "id": record.id,
-        "model": cell["model"]["name"],
-        "data": data_name(record),
-        "method": record.label,
-        "cut": "; ".join(record.cut),
-        "task": cell["task"],
-        "science": science_of(cell),
-        "seed": cell["seed"],
-        "metric": result["main_metric"],
-        **{name: result["parameters"][name] for name in ("adapter", "head", "active")},
+        "id": run.id,
+        "model": run.model,
+        "data": run.data,
+        "method": run.label,
+        "cut": selection.marks(run),
+        "task": run.task,
+        "science": run.science,
+        "seed": run.seed,
+        "metric": run.metric,
+        "adapter": run.parameters["adapter"],
+        "head": run.parameters["head"],
+        "active": run.parameters["active"],
     }
-    return [
-        {**common, "protocol": name, "score": 100 * result[when]["score"]} for name, when in reported(record).items()
-    ]
+    return [{**common, "protocol": protocol, "score": score} for protocol, score in run.scores.items()]
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method
 from lora2_bench.records.record import DONE, FAILED, Record
+from lora2_bench.records.schema import Metrics, Parameters, Result, RunFacts, Scoring
 from lora2_bench.records.scrub import scrubbed
 from lora2_bench.runner.rows import Rows
 from lora2_bench.tasks.data import Split, TaskData
@@ -22,9 +23,9 @@ from lora2_bench.training.loop import Outcome
 from lora2_bench.training.machine import hardware, peak_memory, versions
 
 
-def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task: str | None) -> dict[str, Any]:
+def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task: str | None) -> Result:
     """What a record says of the rows, the backbone and the method before training."""
-    return {
+    facts: Result = {
         "main_metric": main_name(cell.spec),
         "size": {"name": cell.size, "value": cell.size_value, "quotient": cell.quotient},
         "data": {
@@ -36,19 +37,26 @@ def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task
             "notes": data.notes,
         },
         "backbone": {"name": method.backbone.name, "sha256": method.backbone.sha256},
-        "parameters": method.parameters(),
-        **({"init_from": {"cell": cell.init_from, "task": origin_task}} if origin_task else {}),
+        "parameters": cast(Parameters, method.parameters()),
     }
+    if cell.init_from is not None and origin_task is not None:
+        facts["init_from"] = {"cell": cell.init_from, "task": origin_task}
+    return facts
 
 
-def results_of(method: Method, outcome: Outcome) -> dict[str, Any]:
-    """What training gives a record; `best` and `last` on the splits that choose the checkpoint."""
+def scoring(step: int, score: float, metrics: dict[str, dict[str, float]]) -> Scoring:
+    """The scores after `step` optimiser steps, as a record holds them."""
+    return {"step": step, "score": score, "metrics": cast(dict[str, Metrics], metrics)}
+
+
+def with_results(facts: Result, method: Method, outcome: Outcome) -> Result:
+    """`facts` with what training gives a record; `best` and `last` on the splits that choose the checkpoint."""
     by_step = {evaluation.step: evaluation for evaluation in outcome.evaluations}
 
-    def at(step: int) -> dict[str, Any]:
-        return {"step": step, "score": by_step[step].score, "metrics": by_step[step].metrics}
+    def at(step: int) -> Scoring:
+        return scoring(step, by_step[step].score, by_step[step].metrics)
 
-    return {
+    found = {
         "evaluations": [asdict(evaluation) for evaluation in outcome.evaluations],
         "best": at(outcome.best_step),
         "last": at(outcome.steps),
@@ -57,6 +65,7 @@ def results_of(method: Method, outcome: Outcome) -> dict[str, Any]:
         "parameters": method.parameters(),
         **method.summary(),
     }
+    return cast(Result, {**facts, **found})
 
 
 def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
@@ -71,9 +80,9 @@ def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tenso
     }
 
 
-def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, device: str) -> dict[str, Any]:
+def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, device: str) -> RunFacts:
     """What may differ between two runs of one cell: times, memory, versions, code, hardware, command and its paths."""
-    return {
+    facts = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         **times,
         "engine": plan.run_options.engine,
@@ -85,11 +94,12 @@ def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, devic
         "command": scrubbed(plan.command),
         "config": scrubbed(plan.config),
     }
+    return cast(RunFacts, facts)
 
 
 def record_of(
     plan: Plan,
-    facts: dict[str, Any],
+    facts: Result,
     times: dict[str, Any],
     checkpoints: Checkpoints,
     device: str,

@@ -14,8 +14,9 @@ from lora2_bench.files.writing import write_json
 from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import Record
+from lora2_bench.records.schema import Scoring
 from lora2_bench.records.store import WEIGHTS, Store
-from lora2_bench.runner.facts import facts_of, prediction_table, record_of, results_of
+from lora2_bench.runner.facts import facts_of, prediction_table, record_of, with_results
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.tasks.metrics import main_score
@@ -67,9 +68,11 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
                 on_step=progress.step if ranks.is_main else lambda *_: None,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
-        facts |= results_of(setup.method, outcome)  # of the method's last step: scoring dev goes back to the best
+        facts = with_results(
+            facts, setup.method, outcome
+        )  # of the method's last step: scoring dev goes back to the best
         predictions, scores = ranks.on_main(partial(score_dev, plan, setup, outcome))
-        facts |= scores
+        facts = {**facts, **scores}
     except CellFailed as error:
         failure = error
     times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
@@ -86,20 +89,20 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     return ranks.on_main(keep)
 
 
-def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Go back to the best checkpoint; returns the dev predictions, and the scores that stand in the record instead.
+def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any], Scoring | None]:
+    """Go back to the best checkpoint; returns the dev predictions, and under `clean` the scores on dev.
 
-    Under `paper` the run evaluated on dev and nothing is replaced; under `clean` dev is scored here, and only here.
+    Under `paper` the run evaluated on dev, and there is nothing to score; under `clean` dev is scored here only.
     """
     load_trained_state(setup.method, outcome.best_state)
     if plan.cell.protocol.name == "paper":
-        return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last}), {}
+        return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last}), None
     spec, model = plan.cell.spec, setup.method.backbone.model
     logits, metrics = score(
         model, spec, setup.dev, setup.accelerator, plan.run_options.eval_batch_size, outcome.best_step
     )
-    best = {"step": outcome.best_step, "score": main_score(spec, metrics), "metrics": metrics}
-    return prediction_table(setup.rows.dev, {"best": logits}), {"best": best, "last": None}
+    best = scoring(outcome.best_step, main_score(spec, metrics), metrics)
+    return prediction_table(setup.rows.dev, {"best": logits}), best
 
 
 def write_record(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,13 +11,12 @@ from pathlib import Path
 from lora2_bench.records.lock import read_holder
 from lora2_bench.records.progress import read_progress
 from lora2_bench.records.record import DONE, FAILED
-from lora2_bench.records.store import Store
+from lora2_bench.records.store import Store, read_record, read_status
 from lora2_bench.sweep.batches import SLURM, Batch, LiveJobs, QueueReader, latest_failures, live_jobs, read_batches
 from lora2_bench.sweep.cells import SweepCell
 
 RUNNING, QUEUED, INTERRUPTED, MISSING = "running", "queued", "interrupted", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, MISSING)
-_STATUS = re.compile(rb'"status": "(\w+)"')
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def states_of(cells: Sequence[SweepCell], results: Path, known: dict[Path, Batch
 
     def of(cell: SweepCell) -> State:
         record = store.path(cell.id)
-        status = _status(record) if cell.id in kept else None
+        status = read_status(record) if cell.id in kept else None
         if status == DONE:
             return State(cell.id, cell.label, DONE)
         note = notes.get(cell.id)
@@ -118,22 +115,12 @@ def _names(folder: Path) -> set[str]:
         return set()
 
 
-def _status(record: Path) -> str | None:
-    """A record's status from its first lines, which thousands of whole records would take seconds to give."""
-    try:
-        with record.open("rb") as stream:
-            known = _STATUS.search(stream.read(400))
-    except OSError:
-        return None
-    return known[1].decode() if known else None
-
-
 def _reason(record: Path) -> str:
     try:
-        error = json.loads(record.read_text(encoding="utf-8"))["error"]
-        return f"step {error['step']}: {error['cause']}"
-    except (OSError, ValueError, KeyError, TypeError):
+        error = read_record(record).error
+    except (OSError, ValueError):
         return "its record cannot be read"
+    return f"step {error['step']}: {error['cause']}" if error else "its record was replaced just now"
 
 
 def _changed(path: Path) -> float:

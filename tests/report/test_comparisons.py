@@ -14,6 +14,7 @@ from lora2_bench.records.record import Record
 from lora2_bench.report.comparisons import AVERAGE, COLUMNS, compare
 from lora2_bench.report.predictions import Correctness, read_correctness, stored_correctness
 from lora2_bench.report.scores import scores
+from lora2_bench.report.selection import select
 from lora2_bench.report.statistics.intervals import bootstrap_interval
 from lora2_bench.report.statistics.power import detectable_difference, seeds_needed
 from lora2_bench.report.statistics.significance import mcnemar, sign_flip_test
@@ -37,7 +38,7 @@ def made(method: str, table: dict[str, tuple[float, ...]], **cell: Any) -> list[
 @pytest.fixture(scope="module")
 def frame() -> pd.DataFrame:
     extra = [make_record(make_cell("rte", "lora", seed=8), 0.1), make_record(make_cell("cola", "full", seed=5), 0.7)]
-    return scores([*made("lora2", LORA2), *made("lora", LORA), *extra])
+    return scores(select([*made("lora2", LORA2), *made("lora", LORA), *extra]))
 
 
 def row(table: pd.DataFrame, **wanted: str) -> pd.Series:
@@ -81,7 +82,7 @@ def test_methods_without_a_common_seed_have_a_row_without_numbers(frame: pd.Data
 
 def test_one_pair_gives_a_difference_and_nothing_more() -> None:
     one = {"rte": (0.8,)}
-    found = row(compare(scores([*made("lora2", one), *made("lora", one)]), OURS), protocol="paper")
+    found = row(compare(scores(select([*made("lora2", one), *made("lora", one)])), OURS), protocol="paper")
     assert (found["n"], found["difference"], found["sign_flip_p"]) == (1, 0.0, 1.0)
     assert found[["sd", "low", "high", "detectable", "seeds_needed"]].isna().all()
 
@@ -93,7 +94,7 @@ def test_the_same_seed_gives_the_same_table(frame: pd.DataFrame) -> None:
 
 def test_wnli_is_compared_and_in_no_average() -> None:
     table = {"wnli": (0.5, 0.6), "rte": (0.8, 0.9), "qnli": (0.7, 0.8)}
-    found = compare(scores([*made("lora2", table), *made("lora", table)]), OURS)
+    found = compare(scores(select([*made("lora2", table), *made("lora", table)])), OURS)
     assert found[found.protocol == "paper"]["task"].tolist() == ["qnli", "rte", "wnli", AVERAGE]
     assert row(found, protocol="paper", task=AVERAGE)["tasks"] == "qnli rte"
 
@@ -109,13 +110,13 @@ def test_wnli_is_compared_and_in_no_average() -> None:
 )
 def test_runs_of_another_backbone_data_or_protocol_never_meet(other: dict[str, Any]) -> None:
     table = {"rte": (0.8, 0.9)}
-    assert compare(scores([*made("lora2", table), *made("lora", table, **other)]), OURS).empty
+    assert compare(scores(select([*made("lora2", table), *made("lora", table, **other)])), OURS).empty
 
 
 def test_variants_are_compared_one_by_one() -> None:
     table = {"rte": (0.8, 0.9)}
     records = [*made("lora2", table), *made("lora", table), *made("lora", table, weight_decay=0.1)]
-    found = compare(scores(records), OURS)
+    found = compare(scores(select(records)), OURS)
     assert sorted(found[found.protocol == "paper"]["other_variant"]) == [
         "train.weight_decay=0",
         "train.weight_decay=0.1",
@@ -123,7 +124,7 @@ def test_variants_are_compared_one_by_one() -> None:
 
 
 def test_nothing_to_compare_gives_an_empty_table_with_columns(frame: pd.DataFrame) -> None:
-    for table in (compare(scores([]), OURS), compare(frame, "vera r=8")):
+    for table in (compare(scores(select([])), OURS), compare(frame, "vera r=8")):
         assert table.empty
         assert list(table.columns) == list(COLUMNS)
 

@@ -12,14 +12,15 @@ from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.report.predictions import LARGEST_FILE, BoundedReader
 from lora2_bench.report.records import load_records
-from lora2_bench.report.runs import Run, off_recipe, stale_runs
+from lora2_bench.report.runs import Run, off_recipe
+from lora2_bench.report.selection import FAILED, MISSING, NOT_COMPARABLE, OK, STALE, select
 from lora2_bench.report.tables.commands import filling
 from lora2_bench.report.tables.exhibits import Filled, fill_exhibits
 from lora2_bench.report.tables.grid import Entry, Grid
 from lora2_bench.report.tables.layouts import exhibits
 from lora2_bench.report.tables.render import markdown
 from lora2_bench.report.tables.sheets import name_of, sheets
-from lora2_bench.report.tables.slots import FAILED, MISSING, NOT_COMPARABLE, OK, SEEDS, STALE, UNEVEN, slot_of
+from lora2_bench.report.tables.slots import SEEDS, UNEVEN, slot_of
 from lora2_bench.report.tables.step_times import ratio
 from tests.composed import plan_of
 from tests.made_records import make_cell, make_failed, make_row_record
@@ -27,8 +28,9 @@ from tests.report.exhibit_records import exhibit_records
 
 
 def filled(records: list[Record], model: str = "deberta_v3_base", data: str = "hub") -> Filled:
-    runs = [Run.of(record) for record in records]
-    return fill_exhibits(model, data, [run for run in runs if (run.model, run.data) == (model, data)], stale_runs(runs))
+    selection = select(records)
+    own = [run for run in selection.runs if (run.model, run.data) == (model, data)]
+    return fill_exhibits(model, data, own, selection.stale)
 
 
 def grid_of(records: list[Record], protocol: str = "paper", name: str = "table1") -> Grid:
@@ -173,7 +175,7 @@ def test_newer_rows_weights_or_major_version_make_the_older_runs_stale() -> None
         "no version": make_row_record("lora_r1", "rte", 5, run={**old, "versions": {}}),
         "other task": make_row_record("lora_r1", "cola", 2, run=old, result={"data": rows}),
     }
-    stale = stale_runs([Run.of(record) for record in (newest, *runs.values())])
+    stale = select([newest, *runs.values()]).stale
     assert {name for name, record in runs.items() if record.id in stale} == {"rows", "weights", "version"}
 
 

@@ -21,7 +21,7 @@ from lora2_bench.report.figures.data import plots as plots_of
 from lora2_bench.report.figures.drawing import draw, short
 from lora2_bench.report.figures.files import current_figures, write_figures
 from lora2_bench.report.page.markup import inline
-from lora2_bench.report.scores import scores
+from lora2_bench.report.selection import select
 from tests.made_records import make_cell, make_record
 from tests.report.made_results import made_results, measured
 
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def plots(records: Sequence[Record]) -> list[Plot]:
-    return plots_of(records, scores(records))
+    return plots_of(select(records))
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_a_method_that_kept_every_rank_has_no_heat_map() -> None:
 
 def test_a_record_without_times_ranks_and_evaluations_has_a_figure_of_its_parameters() -> None:
     record = make_record(make_cell("rte", "lora"))
-    del record.result["evaluations"], record.result["steps"]
+    record.result["evaluations"].clear()
     assert {plot.name for plot in plots([record])} == {"parameters-paper", "parameters-last"}
 
 
@@ -237,10 +237,10 @@ def test_labels_are_text_and_not_formulas_or_markup() -> None:
 
 def test_a_figure_is_current_until_its_records_change(results: Path) -> None:
     records = made_results()[:8]
-    figures = current_figures(results, records, scores(records), at_most=0)
+    figures = current_figures(results, select(records), at_most=0)
     assert figures and all(svg is not None for _, svg in figures)
     changed = [measured("rte", "full", 0, 0.1), *records[1:]]
-    stale = [plot.name for plot, svg in current_figures(results, changed, scores(changed), at_most=0) if svg is None]
+    stale = [plot.name for plot, svg in current_figures(results, select(changed), at_most=0) if svg is None]
     assert set(stale) < {plot.name for plot, _ in figures}
     assert {"parameters-paper", "learning-paper"} <= set(stale)
 
@@ -248,9 +248,9 @@ def test_a_figure_is_current_until_its_records_change(results: Path) -> None:
 def test_few_missing_figures_are_drawn_and_many_are_left_out(tmp_path: Path) -> None:
     records = [measured("rte", "lora", 0, 0.7)]
     count = len(plots(records))
-    assert all(svg is None for _, svg in current_figures(tmp_path, records, scores(records), at_most=count - 1))
+    assert all(svg is None for _, svg in current_figures(tmp_path, select(records), at_most=count - 1))
     assert not (tmp_path / "figures").exists()
-    assert all(svg is not None for _, svg in current_figures(tmp_path, records, scores(records), at_most=count))
+    assert all(svg is not None for _, svg in current_figures(tmp_path, select(records), at_most=count))
 
 
 def test_without_a_finished_cell_a_file_says_what_to_run(tmp_path: Path) -> None:

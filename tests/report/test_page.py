@@ -19,7 +19,7 @@ from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.files import write_figures
 from lora2_bench.report.page.markup import from_markdown
 from lora2_bench.report.page.page import DRAWN_AT_ONCE, exhibits, page, write_report
-from lora2_bench.report.scores import scores
+from lora2_bench.report.selection import select
 from tests.made_records import make_cell, make_record
 from tests.report.made_results import made_results, measured
 from tests.report.test_tables import report
@@ -118,7 +118,7 @@ def test_the_page_loads_nothing(text: str) -> None:
 
 def test_counts_tables_audit_figures_and_cells_are_there(text: str, results: Path) -> None:
     assert "22 cells: 21 finished, 1 failed, 0 unreadable." in text
-    assert "Made CPU, x86_64, cores: 2, threads: 1" in text
+    assert "<td>Made CPU, 1 thread</td>" in text
     assert "76.00 ± 1.41 (2)" in text
     assert "89.68" in text
     assert text.count("<svg") == len(list((results / "figures").rglob("*.svg")))
@@ -142,8 +142,14 @@ def test_parts_of_a_protocol_are_marked_so_that_the_switch_finds_them(text: str)
 
 def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:
     record = measured("rte", "lora2", 0, 0.7)
-    hardware = {**record.run["hardware"], "processor": EVIL}
-    run = {**record.run, "hardware": hardware, "command": [EVIL], "versions": {EVIL: EVIL}, "code": {"sha": EVIL}}
+    hardware, code = {**record.run["hardware"], "processor": EVIL}, {"sha": EVIL, "dirty": True}
+    run = {
+        **record.run,
+        "hardware": hardware,
+        "command": [EVIL],
+        "versions": {EVIL: EVIL},
+        "code": code,
+    }
     evil = dataclasses.replace(record, label=f"lora2 {EVIL}", cut=[EVIL], run=run)
     for one in (evil, make_record(make_cell("cola"))):
         Store(tmp_path).write(one)
@@ -162,7 +168,7 @@ def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:
 
 def test_no_value_of_a_record_ends_the_script_element_of_the_cells() -> None:
     evil = dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=EVIL)
-    text = page([evil], scores([evil]), 0, [], [])
+    text = page(select([evil]), 0, [], [])
     start = text.index('id="cell-data">') + len('id="cell-data">')
     assert not set("<>&\u2028") & set(text[start : text.index("</script>", start)])
     assert [cell[4] for cell in cells_of(text)] == [EVIL]
@@ -171,7 +177,7 @@ def test_no_value_of_a_record_ends_the_script_element_of_the_cells() -> None:
 def test_values_of_a_record_are_escaped_in_tables() -> None:
     record = measured("rte", "lora2", 0, 0.7)
     record.run["hardware"] = {"gpu": '<i>&"'}
-    made = page([record], scores([record]), 0, [], [])
+    made = page(select([record]), 0, [], [])
     assert "<td>&lt;i&gt;&amp;&#34;</td>" in made
     assert "<i>" not in made
 
@@ -179,7 +185,7 @@ def test_values_of_a_record_are_escaped_in_tables() -> None:
 def test_the_title_of_a_figure_is_escaped_where_it_stands() -> None:
     plot = Plot("<b>", "name", '<i> "title"', "note", "paper", (), "x", "y")
     drawn = '<svg viewBox="0 0 1 1"><g id="a"/></svg>'
-    outline = Outline(page([], scores([]), 0, [], [(plot, drawn)]))
+    outline = Outline(page(select([]), 0, [], [(plot, drawn)]))
     labels = [attributes.get("aria-label") for _, attributes in outline.elements]
     assert labels.count(plot.title) == 2
     assert not {"i", "b"} & {tag for tag, _ in outline.elements}
@@ -293,7 +299,7 @@ def test_cells_are_listed_and_filtered(switched: str) -> None:
 @in_a_browser
 def test_labels_run_no_script_in_a_browser(tmp_path: Path) -> None:
     evil = dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=f"lora2 {EVIL}")
-    text = page([evil], scores([evil]), 0, [], [])
+    text = page(select([evil]), 0, [], [])
     path = tmp_path / "page.html"
     click = "document.querySelector('#cell-table td button').click()"
     path.write_text(text.replace("</body>", f"<script>{click}; document.title = String(window.evil)</script></body>"))

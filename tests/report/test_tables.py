@@ -19,6 +19,7 @@ from lora2_bench.records.record import SCHEMA, Record
 from lora2_bench.records.store import Store
 from lora2_bench.report.records import load_records
 from lora2_bench.report.scores import over_seeds, scores
+from lora2_bench.report.selection import select
 from lora2_bench.report.tables.write import write_tables
 from tests.made_records import make_cell, make_failed, make_record
 from tests.report.exhibit_records import exhibit_records
@@ -104,12 +105,12 @@ def test_the_tables_are_the_golden_ones(results: Path) -> None:
 
 
 def test_tables_do_not_depend_on_the_order_of_records() -> None:
-    one, other = over_seeds(scores(good_records())), over_seeds(scores(reversed(good_records())))
+    one, other = over_seeds(scores(select(good_records()))), over_seeds(scores(select(reversed(good_records()))))
     pd.testing.assert_frame_equal(one, other)
 
 
 def test_mean_sd_and_seeds_of_a_group() -> None:
-    table = over_seeds(scores(good_records()))
+    table = over_seeds(scores(select(good_records())))
     row = table[
         (table.task == "rte") & (table.method == "lora2 k=1") & (table.protocol == "paper") & (table.data == "mini")
     ]
@@ -121,13 +122,13 @@ def test_mean_sd_and_seeds_of_a_group() -> None:
 
 
 def test_two_spellings_of_one_science_are_seeds_of_one_mean() -> None:
-    table = over_seeds(scores(good_records()))
+    table = over_seeds(scores(select(good_records())))
     rows = table[(table.task == "qnli") & (table.protocol == "paper")]
     assert rows[["seeds", "variant"]].to_numpy().tolist() == [["0 1", ""]]
 
 
 def test_settings_that_differ_never_share_a_mean_and_are_told_apart() -> None:
-    table = over_seeds(scores(good_records()))
+    table = over_seeds(scores(select(good_records())))
     rows = table[(table.task == "mrpc") & (table.protocol == "last")]
     assert sorted(zip(rows["variant"], rows["mean"].round(2), strict=True)) == [
         ("train.weight_decay=0", 70.0),
@@ -136,7 +137,7 @@ def test_settings_that_differ_never_share_a_mean_and_are_told_apart() -> None:
 
 
 def test_samples_cut_runs_and_other_protocols_stand_apart() -> None:
-    table = over_seeds(scores(good_records()))
+    table = over_seeds(scores(select(good_records())))
     rte = table[(table.task == "rte") & (table.method == "lora2 k=1")]
     found = {(row.model, row.data, row.protocol, row.cut): row.n for row in rte.itertuples()}
     quick = "data.max_train=64"
@@ -155,8 +156,8 @@ def test_samples_cut_runs_and_other_protocols_stand_apart() -> None:
 
 def test_a_failed_cell_is_in_no_mean() -> None:
     failed = make_failed(make_cell("rte", "full", seed=9))
-    assert scores([failed]).empty
-    assert len(scores([*good_records(), failed])) == len(scores(good_records()))
+    assert scores(select([failed])).empty
+    assert len(scores(select([*good_records(), failed]))) == len(scores(select(good_records())))
 
 
 def test_unreadable_records_are_named_with_reason_and_the_others_stay(

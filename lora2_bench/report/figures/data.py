@@ -1,16 +1,14 @@
-"""Stored records -> what each figure shows, as plain numbers. Drawing them is another module's work."""
+"""Runs -> what each figure shows, as plain numbers. Drawing them is another module's work."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean, stdev
 
-import pandas as pd
-
-from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot
-from lora2_bench.report.runs import XY, Measured, grouped, main_settings, measured
+from lora2_bench.report.runs import XY, Run, grouped
+from lora2_bench.report.selection import Selection
 from lora2_bench.tasks.spec import TASKS
 
 SCORE = "score (100 × metric)"
@@ -21,29 +19,37 @@ PROTOCOL_NAMES = {
 }
 METRIC_NAMES = {"matthews_correlation": "Matthews", "pearson": "Pearson"}
 CELL_PROTOCOLS = ("paper", "clean")  # `last` is read off the cells of `paper`
-SETTINGS_NOTE = "Of several settings of one method: the one on its recipe, then the one with most seeds."
+SETTINGS_NOTE = "Only runs that count in the tables: on their recipe and not stale."
 COST_NOTE = f"Mean ± sd over n seeds; dotted line: Pareto front of the means. {SETTINGS_NOTE}"
 
 
-def plots(records: Sequence[Record], frame: pd.DataFrame) -> list[Plot]:
-    """Every figure that the records have data for, folder by folder: cost, learning curves, lr, ranks.
+def plots(selection: Selection) -> list[Plot]:
+    """Every figure that there are runs for, folder by folder: cost, learning curves, lr, ranks.
 
-    `frame` is `aggregate.scores` of `records`.
+    All but the figure of learning rates show the runs that count in the tables (`Selection.shown`).
     """
     made: list[Plot] = []
-    found = measured(records, frame)
-    chosen = grouped(main_settings(found), "folder", "protocol")
-    every = grouped(found, "folder", "protocol")
+    chosen, every = _by_protocol(selection.shown()), _by_protocol(selection.finished)
     order = list(PROTOCOL_NAMES)
     for folder, protocol in sorted(every, key=lambda key: (key[0], order.index(key[1]))):
-        rows = chosen[folder, protocol]
-        made.append(_against_parameters(folder, protocol, rows))
-        made += _against_seconds(folder, protocol, rows)
-        made += _learning_rates(folder, protocol, every[folder, protocol])
+        runs = chosen.get((folder, protocol), [])
+        if runs:
+            made.append(_against_parameters(folder, protocol, runs))
+            made += _against_seconds(folder, protocol, runs)
+        made += _learning_rates(folder, protocol, every[folder, protocol], selection)
         if protocol in CELL_PROTOCOLS:
-            made += _learning_curves(folder, protocol, rows)
-            made += _ranks(folder, protocol, rows)
+            made += _learning_curves(folder, protocol, runs)
+            made += _ranks(folder, protocol, runs)
     return made
+
+
+def _by_protocol(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+    """(folder, protocol that a run has a score for) -> runs."""
+    found: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        for protocol in run.scores:
+            found.setdefault((run.folder, protocol), []).append(run)
+    return found
 
 
 def slug(text: str) -> str:
@@ -60,12 +66,12 @@ def pareto_front(points: Iterable[XY]) -> tuple[XY, ...]:
     return tuple(front)
 
 
-def _by_task(rows: Iterable[Measured]) -> dict[str, list[Measured]]:
+def _by_task(rows: Iterable[Run]) -> dict[str, list[Run]]:
     groups = grouped(rows, "task")
     return {task: groups[task] for task in TASKS if task in groups}
 
 
-def _panel_title(task: str, rows: Sequence[Measured]) -> str:
+def _panel_title(task: str, rows: Sequence[Run]) -> str:
     metric = rows[0].metric
     return f"{TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
 
@@ -78,26 +84,26 @@ def _sd(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def _against_parameters(folder: str, protocol: str, rows: Sequence[Measured]) -> Plot:
+def _against_parameters(folder: str, protocol: str, rows: Sequence[Run]) -> Plot:
     return Plot(
         folder=folder,
         name=f"parameters-{protocol}",
         title=_title("Score against adapter parameters", folder, protocol),
         note=f"{COST_NOTE} Points at almost one x are set side by side.",
         protocol=protocol,
-        panels=_cost_panels(rows, lambda run: run.adapter),
+        panels=_cost_panels(protocol, rows, lambda run: run.parameters["adapter"]),
         x_label="trainable adapter parameters (head left out)",
         y_label=SCORE,
         log_x=True,
     )
 
 
-def _against_seconds(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
+def _against_seconds(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
     """One figure per machine: seconds of two machines are not to be compared."""
-    machines = grouped((run for run in rows if run.seconds), "machine")
+    machines = grouped((run for run in rows if run.seconds_per_step), "machine")
     made = []
     for number, (machine, part) in enumerate(machines.items(), 1):
-        seconds = [run.seconds or 0.0 for run in part]
+        seconds = [run.seconds_per_step or 0.0 for run in part]
         made.append(
             Plot(
                 folder=folder,
@@ -105,7 +111,7 @@ def _against_seconds(folder: str, protocol: str, rows: Sequence[Measured]) -> li
                 title=_title("Score against seconds per step", folder, protocol),
                 note=f"Machine: {machine}. {COST_NOTE}",
                 protocol=protocol,
-                panels=_cost_panels(part, lambda run: run.seconds or 0.0),
+                panels=_cost_panels(protocol, part, lambda run: run.seconds_per_step or 0.0),
                 x_label="seconds per training step",
                 y_label=SCORE,
                 log_x=max(seconds) > 8 * min(seconds),
@@ -114,17 +120,17 @@ def _against_seconds(folder: str, protocol: str, rows: Sequence[Measured]) -> li
     return made
 
 
-def _cost_panels(rows: Sequence[Measured], cost: Callable[[Measured], float]) -> tuple[Panel, ...]:
+def _cost_panels(protocol: str, rows: Sequence[Run], cost: Callable[[Run], float]) -> tuple[Panel, ...]:
     by_task = _by_task(rows)
     panels = []
     if len(by_task) > 1:
-        means = _means_over_tasks(rows, cost, list(by_task))
+        means = _means_over_tasks(protocol, rows, cost, list(by_task))
         if len(means) > 1:
             panels.append(_means_panel(f"mean of {len(by_task)} tasks", means))
     for task, part in by_task.items():
         means = []
-        for label, group in grouped(part, "method").items():
-            values = [run.score for run in group]
+        for label, group in grouped(part, "label").items():
+            values = [run.scores[protocol] for run in group]
             means.append(Mean(label, fmean(map(cost, group)), fmean(values), _sd(values), len(values)))
         panels.append(_means_panel(_panel_title(task, part), means))
     return tuple(panels)
@@ -136,23 +142,25 @@ def _means_panel(title: str, means: Sequence[Mean]) -> Panel:
     return Panel(f"{title} (n = {counts})", tuple(means), pareto_front((one.x, one.y) for one in means))
 
 
-def _means_over_tasks(rows: Iterable[Measured], cost: Callable[[Measured], float], tasks: Sequence[str]) -> list[Mean]:
+def _means_over_tasks(
+    protocol: str, rows: Iterable[Run], cost: Callable[[Run], float], tasks: Sequence[str]
+) -> list[Mean]:
     """Per method the mean over all tasks, of the seeds that have each; methods without such a seed are left out."""
     means = []
-    for label, group in grouped(rows, "method").items():
+    for label, group in grouped(rows, "label").items():
         complete = [one for one in grouped(group, "seed").values() if {run.task for run in one} == set(tasks)]
-        per_seed = [fmean(run.score for run in one) for one in complete]
+        per_seed = [fmean(run.scores[protocol] for run in one) for one in complete]
         if per_seed:
             x = fmean(cost(run) for one in complete for run in one)
             means.append(Mean(label, x, fmean(per_seed), _sd(per_seed), len(per_seed)))
     return means
 
 
-def _learning_curves(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
+def _learning_curves(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
     panels = []
     for task, part in _by_task(rows).items():
         if any(len(run.curve) > 1 for run in part):
-            curves = [_curve(label, [run.curve for run in group]) for label, group in grouped(part, "method").items()]
+            curves = [_curve(label, [run.curve for run in group]) for label, group in grouped(part, "label").items()]
             panels.append(Panel(_panel_title(task, part), curves=tuple(curves)))
     if not panels:
         return []
@@ -169,41 +177,48 @@ def _curve(label: str, seeds: Sequence[tuple[XY, ...]]) -> Curve:
     return Curve(label, tuple(seeds), tuple((x, fmean(line[x] for line in lines)) for x in shared))
 
 
-def _learning_rates(folder: str, protocol: str, rows: Sequence[Measured]) -> list[Plot]:
-    """Score over lr for every method that was run at several lr and is otherwise the same."""
+def _learning_rates(folder: str, protocol: str, rows: Sequence[Run], selection: Selection) -> list[Plot]:
+    """Score over lr for every method that was run at several lr and is otherwise the same; stale runs left out."""
+    fresh = [run for run in rows if run.id not in selection.stale]
     panels = []
-    for task, part in _by_task(rows).items():
+    for task, part in _by_task(fresh).items():
         curves = []
-        for label, every in grouped(part, "method").items():
-            # Of several settings that differ in more than the lr, the one with most of them.
-            group = max(grouped(every, "without_lr").values(), key=lambda group: len({run.lr for run in group}))
+        for label, every in grouped(part, "label").items():
+            group = max(grouped(every, "without_lr").values(), key=_breadth)
             if len({run.lr for run in group}) > 1:
-                curves.append(_over_learning_rates(label, group))
+                curves.append(_over_learning_rates(label, protocol, group))
         if curves:
             panels.append(Panel(_panel_title(task, part), curves=tuple(curves)))
     if not panels:
         return []
     note = "Thin: one seed; bold: mean over seeds. Only seeds run at every lr of a line count, where there are any. "
-    note += "All other settings are equal within a line."
+    note += "All other settings are equal within a line. "
+    note += "Runs off the recipe are in it, which no table and no other figure counts."
     title = _title("Score against learning rate", folder, protocol)
     return [Plot(folder, f"lr-{protocol}", title, note, protocol, tuple(panels), "learning rate", SCORE, log_x=True)]
 
 
-def _over_learning_rates(label: str, rows: Sequence[Measured]) -> Curve:
+def _breadth(group: Sequence[Run]) -> tuple[int, bool]:
+    """What makes one of several settings that differ in more than the lr the one to show: most lr, then the recipe."""
+    return len({run.lr for run in group}), any(not run.obstacles for run in group)
+
+
+def _over_learning_rates(label: str, protocol: str, rows: Sequence[Run]) -> Curve:
     """Seeds that were run at every lr, so that no mean stands on other seeds than the next; all where none was."""
     rates = {run.lr for run in rows}
     seeds = grouped(rows, "seed")
     complete = [group for group in seeds.values() if {run.lr for run in group} == rates] or list(seeds.values())
-    lines = tuple(tuple(sorted((run.lr, run.score) for run in group)) for group in complete)
+    lines = tuple(tuple(sorted((run.lr, run.scores[protocol]) for run in group)) for group in complete)
     by_lr = grouped((run for group in complete for run in group), "lr")
-    return Curve(label, lines, tuple((lr, fmean(run.score for run in group)) for lr, group in by_lr.items()))
+    means = tuple((lr, fmean(run.scores[protocol] for run in group)) for lr, group in by_lr.items())
+    return Curve(label, lines, means)
 
 
-def _ranks(folder: str, protocol: str, rows: Iterable[Measured]) -> list[Plot]:
+def _ranks(folder: str, protocol: str, rows: Iterable[Run]) -> list[Plot]:
     """One figure per method that gave up ranks, one panel per task; the paper's Figure 3."""
     made = []
     names: set[str] = set()
-    for label, group in grouped((run for run in rows if run.ranks), "method").items():
+    for label, group in grouped((run for run in rows if run.ranks), "label").items():
         panels = [
             _heat_map(TASKS[task].folder, [run.ranks for run in part if run.ranks])
             for task, part in _by_task(group).items()
@@ -222,7 +237,7 @@ def _ranks(folder: str, protocol: str, rows: Iterable[Measured]) -> list[Plot]:
     return made
 
 
-def _heat_map(task: str, kept: Sequence[dict[str, dict[str, int]]]) -> Panel:
+def _heat_map(task: str, kept: Sequence[Mapping[str, Mapping[str, int]]]) -> Panel:
     layers = sorted({layer for ranks in kept for layer in ranks}, key=int)
     maps = list(dict.fromkeys(name for ranks in kept for layer in ranks.values() for name in layer))
     values = tuple(

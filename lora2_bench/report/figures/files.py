@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
 from lora2_bench.files.writing import write_bytes, write_text
-from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Plot, digest, styles
 from lora2_bench.report.figures.data import plots, slug
 from lora2_bench.report.records import load_records
-from lora2_bench.report.scores import scores
+from lora2_bench.report.selection import Selection, select
 
 
 def write_figures(results: Path) -> list[Path]:
@@ -22,39 +19,43 @@ def write_figures(results: Path) -> list[Path]:
     """
     folder = results / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    records = load_records(results)
-    wanted = plots(records, scores(records))
+    selection = select(load_records(results))
+    wanted = plots(selection)
     if not wanted:
         path = folder / "empty.md"
-        write_text(path, "No finished cell yet. Run one: `python -m lora2_bench method=lora2 task=rte`\n")
+        write_text(path, _empty(len(selection.finished)))
         return [path]
     (folder / "empty.md").unlink(missing_ok=True)
-    return _draw_all(folder, wanted, records)
+    return _draw_all(folder, wanted, selection)
 
 
-def current_figures(
-    results: Path, records: Sequence[Record], frame: pd.DataFrame, *, at_most: int
-) -> list[tuple[Plot, str | None]]:
-    """Every figure that `records` have data for, with its SVG; None where it is missing or older than the records.
+def _empty(finished: int) -> str:
+    """What stands in place of figures."""
+    none = f"None of {finished} finished cells is on its recipe" if finished else "No finished cell yet"
+    return f"{none}. Run one: `python -m lora2_bench method=lora2 task=rte`\n"
 
-    `frame` is `scores(records)`. Where at most `at_most` figures are missing or older, they are drawn and written
-    first: one takes some tenths of a second. Raises OSError.
+
+def current_figures(results: Path, selection: Selection, *, at_most: int) -> list[tuple[Plot, str | None]]:
+    """Every figure that there are runs for, with its SVG; None where it is missing or older than the records.
+
+    Where at most `at_most` are to be drawn, they are, and written: drawing
+    one takes some tenths of a second. Raises OSError.
     """
-    wanted = plots(records, frame)
+    wanted = plots(selection)
     folder = results / "figures"
-    stamps = _stamps(wanted, records)
+    stamps = _stamps(wanted, selection)
     stale = [plot for plot in wanted if _read(folder, plot, stamps[plot.folder, plot.name]) is None]
     if len(stale) <= at_most:
-        _draw_all(folder, stale, records)
+        _draw_all(folder, stale, selection)
     return [(plot, _read(folder, plot, stamps[plot.folder, plot.name])) for plot in wanted]
 
 
-def _draw_all(folder: Path, wanted: Sequence[Plot], records: Sequence[Record]) -> list[Path]:
+def _draw_all(folder: Path, wanted: Sequence[Plot], selection: Selection) -> list[Path]:
     if not wanted:
         return []
     from lora2_bench.report.figures.drawing import draw  # matplotlib takes 0.3 s to import
 
-    style = styles(record.label for record in records)
+    style = styles(run.label for run in selection.runs)
     written = []
     for plot in wanted:
         place = folder / slug(plot.folder)
@@ -66,8 +67,8 @@ def _draw_all(folder: Path, wanted: Sequence[Plot], records: Sequence[Record]) -
     return written
 
 
-def _stamps(wanted: Sequence[Plot], records: Sequence[Record]) -> dict[tuple[str, str], str]:
-    style = styles(record.label for record in records)
+def _stamps(wanted: Sequence[Plot], selection: Selection) -> dict[tuple[str, str], str]:
+    style = styles(run.label for run in selection.runs)
     return {(plot.folder, plot.name): digest(plot, style) for plot in wanted}
 
 

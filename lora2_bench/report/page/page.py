@@ -9,20 +9,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
-from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.data import slug
 from lora2_bench.report.figures.files import current_figures
 from lora2_bench.report.page.markup import box, from_markdown, inline
 from lora2_bench.report.records import load_records
-from lora2_bench.report.scores import data_name, over_seeds, scores
+from lora2_bench.report.runs import Run
+from lora2_bench.report.scores import over_seeds, scores
+from lora2_bench.report.selection import Selection, select
 from lora2_bench.report.tables.overview import markdown as table_page
 
 DRAWN_AT_ONCE = 12  # missing figures that a report draws itself; where there are more, it names `make figures`
@@ -46,12 +46,11 @@ def write_report(results: Path) -> list[Path]:
     """
     folder = results / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    records = load_records(results)
-    unreadable = sum(1 for _ in results.glob("cells/[!.]*/record.json")) - len(records)
-    frame = scores(records)
-    figures = current_figures(results, records, frame, at_most=DRAWN_AT_ONCE)
+    selection = select(load_records(results))
+    unreadable = sum(1 for _ in results.glob("cells/[!.]*/record.json")) - len(selection.runs)
+    figures = current_figures(results, selection, at_most=DRAWN_AT_ONCE)
     path = folder / "index.html"
-    write_text(path, page(records, frame, unreadable, exhibits(results), figures))
+    write_text(path, page(selection, unreadable, exhibits(results), figures))
     return [path]
 
 
@@ -66,8 +65,7 @@ def exhibits(results: Path) -> list[tuple[str, str]]:
 
 
 def page(
-    records: Sequence[Record],
-    frame: pd.DataFrame,
+    selection: Selection,
     unreadable: int,
     texts: Sequence[tuple[str, str]],
     figures: Sequence[tuple[Plot, str | None]],
@@ -75,9 +73,8 @@ def page(
     """The whole page.
 
     Args:
-        records: finished and failed cells.
-        frame: their `scores`.
-        unreadable: number of records that could not be read.
+        selection: the runs, and which of them count.
+        unreadable: how many records could not be read.
         texts: exhibits, as path and Markdown.
         figures: each with its SVG, or None where it is not drawn yet.
     """
@@ -90,14 +87,14 @@ def page(
         style=_asset("page.css"),
         script=_asset("page.js"),
         first_command=FIRST_COMMAND,
-        run=_what_was_run(records),
+        run=_what_was_run(selection.runs),
         unreadable=unreadable,
-        tables=_score_tables(records, frame),
+        tables=_score_tables(selection),
         exhibits=[(name, _exhibit(name, text)) for name, text in texts],
         figures=drawn,
         missing=len(figures) - len(drawn),
         audit=from_markdown(audit_page(audit()).split("\n", 1)[1], 3),
-        cells=[_cell(record) for record in records],
+        cells=[_cell(run) for run in selection.runs],
     )
 
 
@@ -105,47 +102,37 @@ def _asset(name: str) -> Markup:
     return Markup((files("lora2_bench.report.page") / name).read_text(encoding="utf-8"))
 
 
-def _what_was_run(records: Sequence[Record]) -> dict[str, Any]:
+def _what_was_run(runs: Sequence[Run]) -> dict[str, Any]:
     """Counts of cells, by place, machine and version, and the days on which the first and the last one finished."""
-    counts = Counter((*_place(record), record.cell["protocol"]["name"], record.status) for record in records)
+    counts = Counter((run.model, run.data, run.protocol, run.record.status) for run in runs)
     return {
-        "cells": len(records),
-        "done": sum(record.is_done for record in records),
-        "dates": sorted(str(record.run["finished"])[:10] for record in records if record.run.get("finished")),
+        "cells": len(runs),
+        "done": sum(run.done for run in runs),
+        "dates": sorted(run.finished[:10] for run in runs if run.finished),
         "places": [(*key, count) for key, count in sorted(counts.items())],
-        "machines": _counted(_machine(record) for record in records),
-        "versions": [(*str(key).split(" ", 1), count) for key, count in _counted(_versions(records))],
+        "machines": _counted(run.machine for run in runs),
+        "versions": [(*str(key).split(" ", 1), count) for key, count in _counted(_versions(runs))],
     }
-
-
-def _place(record: Record) -> tuple[str, str]:
-    return str(record.cell["model"]["name"]), data_name(record)
 
 
 def _counted(values: Iterable[str]) -> list[tuple[str, int]]:
     return sorted(Counter(values).items())
 
 
-def _machine(record: Record) -> str:
-    hardware = record.run.get("hardware") or {}
-    parts = [hardware.get("gpu"), hardware.get("processor"), hardware.get("machine")]
-    parts += [f"{name}: {hardware[name]}" for name in ("cores", "threads") if hardware.get(name)]
-    return ", ".join(str(part) for part in parts if part) or "not recorded"
-
-
-def _versions(records: Iterable[Record]) -> Iterable[str]:
-    for record in records:
-        for name, version in (record.run.get("versions") or {}).items():
+def _versions(runs: Iterable[Run]) -> Iterable[str]:
+    for run in runs:
+        facts = run.record.run
+        for name, version in facts.get("versions", {}).items():
             yield f"{name} {version}"
-        code = record.run.get("code") or {}
-        if code.get("sha"):
-            yield f"commit {str(code['sha'])[:10]}" + (" with changes" if code.get("dirty") else "")
+        code = facts.get("code")
+        if code and code["sha"]:
+            yield f"commit {code['sha'][:10]}" + (" with changes" if code["dirty"] else "")
 
 
-def _score_tables(records: Sequence[Record], frame: pd.DataFrame) -> list[Markup]:
+def _score_tables(selection: Selection) -> list[Markup]:
     """The method × task tables of each backbone and data source."""
-    failed = Counter(_place(record) for record in records if not record.is_done)
-    parts = over_seeds(frame).groupby(["model", "data"])
+    failed = Counter((run.model, run.data) for run in selection.runs if not run.done)
+    parts = over_seeds(scores(selection)).groupby(["model", "data"])
     return [
         from_markdown(table_page(str(model), str(data), part, failed[str(model), str(data)]), 3)
         for (model, data), part in parts
@@ -157,28 +144,27 @@ def _exhibit(name: str, text: str) -> Markup:
     return from_markdown(text if text.lstrip().startswith("#") else f"# {Path(name).stem}\n\n{text}", 3)
 
 
-def _cell(record: Record) -> list[Any]:
+def _cell(run: Run) -> list[Any]:
     """One row of the list of cells: what its columns show, its command, and a summary of its record."""
-    cell, result, run = record.cell, record.result, record.run
-    model, data = _place(record)
+    record, result, facts = run.record, run.record.result, run.record.run
     best, last = result.get("best"), result.get("last")
-    given = [str(part) for part in run.get("command") or [] if not str(part).startswith("results=")]
+    given = [part for part in facts["command"] if not part.startswith("results=")]
     names = ("parameters", "steps", "epochs", "ranks_kept", "ranks_initial")
-    summary: dict[str, Any] = {name: result[name] for name in names if name in result}
+    summary: dict[str, Any] = {name: value for name, value in result.items() if name in names}
     summary |= {"best": best, "last": last, "cut": record.cut, "error": record.error}
-    summary |= {name: run.get(name) for name in ("finished", "seconds", "seconds_per_step")}
+    summary |= {"finished": run.finished, "seconds": facts["seconds"], "seconds_per_step": run.seconds_per_step}
     return [
-        record.id,
+        run.id,
         record.status,
-        model,
-        data,
-        record.label,
-        cell["task"],
-        cell["protocol"]["name"],
-        cell["seed"],
+        run.model,
+        run.data,
+        run.label,
+        run.task,
+        run.protocol,
+        run.seed,
         round(100 * best["score"], 2) if best else None,
         round(100 * last["score"], 2) if last else None,
-        run.get("seconds"),
+        facts["seconds"],
         shlex.join(["python", "-m", "lora2_bench", *given]),
         {name: value for name, value in summary.items() if value not in (None, [])},
     ]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.paper.tables import table2
+from lora2_bench.report.runs import machine_name
 from lora2_bench.report.tables.render import Sheet, Text, write_sheets
 
 SCHEMA = 1
@@ -37,7 +38,7 @@ def write_bench(results: Path) -> list[Path]:
 
 def _sheet(run: Mapping[str, Any], name: str) -> Sheet:
     size, hardware = run["sizes"][name], run["hardware"]
-    machine = hardware["gpu"] or f"{hardware['processor']}, {hardware['threads']} thread(s)"
+    machine = machine_name(hardware)
     layers = f", {size['layers']} layers" if size["layers"] else ""
     lines = []
     for step, found in size["steps"].items():

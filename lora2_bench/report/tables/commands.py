@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lora2_bench.experiment.suites import Suite
+from lora2_bench.report.selection import OK, STALE
 from lora2_bench.report.tables.grid import Grid
-from lora2_bench.report.tables.slots import OK, STALE, Slot
+from lora2_bench.report.tables.slots import Slot
 
 RUN = "python -m lora2_bench"
 

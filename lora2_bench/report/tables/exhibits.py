@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from lora2_bench.experiment.suites import rows
 from lora2_bench.report.runs import Run
+from lora2_bench.report.selection import runs_by_row
 from lora2_bench.report.tables import sheets
 from lora2_bench.report.tables import step_times as times
 from lora2_bench.report.tables.grid import Grid, fill
@@ -18,22 +18,6 @@ from lora2_bench.report.tables.paired import paired_sheets
 from lora2_bench.report.tables.render import write_sheets
 from lora2_bench.report.tables.sheets import PROTOCOLS
 from lora2_bench.report.tables.step_times import Times
-
-
-def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Row's name -> its runs. A run may belong to no row; rows that are the same cells are one row."""
-    found: dict[str, list[Run]] = {}
-    by_method: dict[str, list[str]] = {}
-    for name, spec in rows().items():
-        by_method.setdefault(spec.method, []).append(name)
-    fitting: dict[str, list[str]] = {}  # by science: the tasks and seeds of a row share it
-    for run in runs:
-        if run.science not in fitting:
-            names = by_method.get(run.cell["method"]["name"], ())
-            fitting[run.science] = [name for name in names if rows()[name].fits(run.cell)]
-        for name in fitting[run.science]:
-            found.setdefault(name, []).append(run)
-    return found
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import numpy as np
 
 from lora2_bench.paper.printed import Printed, decimal
 from lora2_bench.report.runs import Run
+from lora2_bench.report.selection import MISSING, NOT_COMPARABLE
 from lora2_bench.report.statistics.verdict import Verdict, verdict
 from lora2_bench.report.tables.layouts import AVERAGE, Exhibit, Line
-from lora2_bench.report.tables.slots import MISSING, NOT_COMPARABLE, SEEDS, UNEVEN, Slot, obstacles, slot_of
+from lora2_bench.report.tables.slots import SEEDS, UNEVEN, Slot, obstacles, slot_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class GridRow:
         runs = [run for slot in self.slots.values() for run in slot.runs.values()]
         if not runs:
             return ("", "", "")
-        kinds = [{run.parameters[name] for run in runs} for name in ("adapter", "head", "active")]
+        counts = [run.parameters for run in runs]
+        kinds = [{one["adapter"] for one in counts}, {one["head"] for one in counts}, {one["active"] for one in counts}]
         found = [f"{min(kind):,}" if len(kind) == 1 else f"{min(kind):,}–{max(kind):,}" for kind in kinds]
         return (found[0], found[1], found[2])
 
@@ -140,7 +142,7 @@ def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Ent
     by_task: dict[str, dict[int, float]] = {}
     for task, slot in slots.items():
         names = grid.exhibit.columns_of(task)
-        of_task = {seed: run.scores[grid.protocol] for seed, run in slot.runs.items()}
+        of_task = {seed: run.columns[grid.protocol] for seed, run in slot.runs.items()}
         for name in names:
             scores = {seed: columns[name] for seed, columns in of_task.items() if name in columns}
             # A record without this split's numbers is none of this package's layout.

@@ -27,7 +27,7 @@ def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str
         lines += ["| method | adapter parameters | " + " | ".join(tasks) + " |"]
         lines += ["| --- | ---: |" + " ---: |" * len(tasks)]
         for (method, variant, cut), row in part.groupby(["method", "variant", "cut"], sort=False):
-            name = str(method) + (f" ({variant})" if variant else "") + (f" [cut: {cut}]" if cut else "")
+            name = str(method) + (f" ({variant})" if variant else "") + _mark(str(cut))
             cells = dict(zip(row["task"], map(_score, row["mean"], row["sd"], row["n"]), strict=True))
             scores_of_row = " | ".join(cells.get(task, "–") for task in tasks)
             lines.append(f"| {name} | {int(row['adapter'].iloc[0]):,} | {scores_of_row} |")
@@ -37,6 +37,12 @@ def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str
     if failed:
         lines += ["", f"{failed} cell(s) failed and are in no table: their records say why."]
     return "\n".join(lines) + "\n"
+
+
+def _mark(cut: str) -> str:
+    if not cut:
+        return ""
+    return f" [{cut}]" if cut.startswith("stale: ") else f" [cut: {cut}]"
 
 
 def _score(mean: float, sd: float, seeds: int) -> str:

@@ -21,7 +21,7 @@ def paired(frame: pd.DataFrame, grids: Iterable[Grid], correctness: Reader | Non
     """Comparisons of LoRA² with every other method of its group, full fine-tuning among them; only runs that count.
 
     Args:
-        frame: all scores, as `aggregate.scores`.
+        frame: all scores, as `scores.scores`.
         grids: Table 1's, of any backbones, data sources and protocols.
         correctness: reads predictions; None for no McNemar test.
 

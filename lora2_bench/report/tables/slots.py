@@ -6,9 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lora2_bench.report.runs import Run
-
-OK, MISSING, FAILED, STALE, NOT_COMPARABLE = "ok", "missing", "failed", "stale", "not comparable"
-
+from lora2_bench.report.selection import FAILED, MISSING, NOT_COMPARABLE, OK, STALE, taken, why_not
 
 SEEDS, UNEVEN = "seeds", "uneven"
 
@@ -59,23 +57,14 @@ class Slot:
 
 
 def slot_of(runs: Sequence[Run], seeds: Iterable[int], stale: Mapping[str, str]) -> Slot:
-    """Which of a row's runs on one task count.
-
-    Finished runs by the recipe that are not stale count. Where they were made under several settings (another length,
-    say), those with the most seeds are taken, the newest of equals: never by score.
-    """
-    settings: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.done and not run.obstacles and run.id not in stale:
-            settings.setdefault(run.science, []).append(run)
-    taken = max(settings.values(), key=lambda group: (len(group), max(run.finished for run in group)), default=[])
-    counted = {run.seed: run for run in taken}
+    """Which of a row's runs on one task count, as `selection.taken`, and why the others do not."""
+    counted = {run.seed: run for run in taken(runs, stale)}
     states: dict[int, str] = {}
     reasons = set()
     for run in runs:
-        if run.id in {one.id for one in taken}:
+        if counted.get(run.seed) is run:
             continue
-        state, reason = _why_not(run, stale)
+        state, reason = why_not(run, stale)
         reasons.add(f"{state}: {reason}")
         if run.seed not in counted:
             known = states.get(run.seed, MISSING)
@@ -87,21 +76,11 @@ def slot_of(runs: Sequence[Run], seeds: Iterable[int], stale: Mapping[str, str])
     )
 
 
-def _why_not(run: Run, stale: Mapping[str, str]) -> tuple[str, str]:
-    if not run.done:
-        return FAILED, run.cause
-    if run.obstacles:
-        return NOT_COMPARABLE, "; ".join(run.obstacles)
-    if run.id in stale:
-        return STALE, stale[run.id]
-    return NOT_COMPARABLE, "other settings than those of most of its seeds"
-
-
 def obstacles(model: str, data: str, cut: str, protocol: str, *, backbone: str) -> list[str]:
     """Why a group of runs is no counterpart of a figure that the paper prints for `backbone`; empty where it is one.
 
     Args:
-        model: its backbone, as in `aggregate.scores`, like the next three.
+        model: its backbone, as in `scores.scores`, like the next three.
         data: source of its rows.
         cut: settings that make it a quick look or move it off its recipe.
         protocol: paper, last or clean.

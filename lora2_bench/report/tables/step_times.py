@@ -12,10 +12,11 @@ from lora2_bench.experiment.suites import Suite, rows, suites
 from lora2_bench.paper.printed import Printed
 from lora2_bench.paper.tables import METHODS, table2
 from lora2_bench.report.runs import Run
+from lora2_bench.report.selection import NOT_COMPARABLE
 from lora2_bench.report.tables.commands import row_commands, suite_command
 from lora2_bench.report.tables.render import Sheet, Text
 from lora2_bench.report.tables.sheets import legend, name_of, signed
-from lora2_bench.report.tables.slots import MARKS, NOT_COMPARABLE, Slot, slot_of
+from lora2_bench.report.tables.slots import MARKS, Slot, slot_of
 
 CSV_COLUMNS = ("exhibit", "model", "data", "row", "task", "seconds", "sd", "n", "machine", "marks", "printed")
 

@@ -8,8 +8,9 @@ from lora2_bench.experiment.suites import suites
 from lora2_bench.files.writing import write_text
 from lora2_bench.report.predictions import BoundedReader
 from lora2_bench.report.records import load_records
-from lora2_bench.report.runs import Run, stale_runs
+from lora2_bench.report.runs import Run
 from lora2_bench.report.scores import over_seeds, scores
+from lora2_bench.report.selection import select
 from lora2_bench.report.tables.bench_times import write_bench
 from lora2_bench.report.tables.commands import RUN
 from lora2_bench.report.tables.exhibits import fill_exhibits, write_exhibits
@@ -43,20 +44,18 @@ def write_tables(results: Path) -> list[Path]:
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     written = write_bench(results)
-    records = load_records(results, whole=False)
-    frame = scores(records)
+    selection = select(load_records(results, whole=False))
+    frame = scores(selection)
     if frame.empty:
         path = folder / "empty.md"
         write_text(path, _empty())
         return [path, *written]
     (folder / "empty.md").unlink(missing_ok=True)
     table = over_seeds(frame)
-    runs = [Run.of(record) for record in records]
-    stale = stale_runs(runs)
     places: dict[tuple[str, str], list[Run]] = {}
-    for run in runs:
+    for run in selection.runs:
         places.setdefault((run.model, run.data), []).append(run)
-    filled = [fill_exhibits(model, data, own, stale) for (model, data), own in sorted(places.items())]
+    filled = [fill_exhibits(model, data, own, selection.stale) for (model, data), own in sorted(places.items())]
     reader = BoundedReader(results)
     compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
     for one in filled:

@@ -1,0 +1,248 @@
+"""The schema of `record.json`, version 1: what each part holds, of what type, and within which range.
+
+A record stays plain data, so that it is written as the bytes it was read from; these types say what stands where.
+`checking.checker` makes a check of them, and mypy reads them. Keys beyond these are kept as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, NotRequired, TypedDict
+
+
+@dataclass(frozen=True)
+class Range:
+    """The lowest and the highest value that a number may have, both included."""
+
+    low: float
+    high: float
+
+
+INFINITY = float("inf")
+Count = Annotated[int, Range(0, INFINITY)]
+Seconds = Annotated[float, Range(0, INFINITY)]
+Share = Annotated[float, Range(0, 1)]
+Correlation = Annotated[float, Range(-1, 1)]
+
+
+class ModelSettings(TypedDict):
+    """Which backbone: a name and what pins its weights."""
+
+    name: str
+    source: str
+    sha256: str | None
+    hub_id: str | None
+    revision: str | None
+
+
+class MethodSettings(TypedDict):
+    """A method's name, with its options beside it: they are the method's own, and its `Options` has checked them."""
+
+    name: str
+
+
+class DataSettings(TypedDict):
+    """Which rows; `seed` is the generator's, None for real ones."""
+
+    source: str
+    seed: int | None
+    max_train: Count | None
+    max_eval: Count | None
+
+
+class TrainSettings(TypedDict):
+    """How a cell is trained, as `experiment.cell.Train`."""
+
+    epochs: float
+    max_steps: Count | None
+    batch_size: Count
+    accumulate: Count
+    lr: float
+    weight_decay: float
+    schedule: str
+    warmup: float
+    max_grad_norm: float
+    adam_beta1: float
+    adam_beta2: float
+    adam_eps: float
+    max_length: Count
+    cls_dropout: float | None
+    eval_steps: Count | None
+    precision: str
+
+
+class ProtocolSettings(TypedDict):
+    """How the checkpoint is chosen: `paper` or `clean`."""
+
+    name: str
+    held_out: float
+    split_seed: int
+
+
+class CellSettings(TypedDict):
+    """The science, as `Cell.to_dict`; without `init_from` in records from before that setting."""
+
+    model: ModelSettings
+    task: str
+    method: MethodSettings
+    size: str | None
+    data: DataSettings
+    train: TrainSettings
+    protocol: ProtocolSettings
+    seed: Count
+    init_from: NotRequired[str | None]
+
+
+class Metrics(TypedDict):
+    """The metrics of one split, those of its task; `loss` is the mean loss without any penalty."""
+
+    accuracy: NotRequired[Share]
+    f1: NotRequired[Share]
+    matthews_correlation: NotRequired[Correlation]
+    pearson: NotRequired[Correlation]
+    spearman: NotRequired[Correlation]
+    loss: NotRequired[float]
+
+
+class Scoring(TypedDict):
+    """The scores after `step` optimiser steps: the task's deciding number, and split -> metrics."""
+
+    step: Count
+    score: Correlation
+    metrics: dict[str, Metrics]
+
+
+class Evaluation(Scoring):
+    """A scoring during training; `train_loss` is the mean since the one before, None before the first step."""
+
+    epoch: float
+    train_loss: float | None
+
+
+class Size(TypedDict):
+    """The paper's K/R setting: the option's name and value, and k / r where a method has both."""
+
+    name: str | None
+    value: int | None
+    quotient: float | None
+
+
+class Rows(TypedDict):
+    """The rows that a cell saw: `source_rows` are the source's own, `rows` those used; both by split."""
+
+    source: str
+    official: bool
+    source_rows: dict[str, Count]
+    rows: dict[str, Count]
+    sha256: str
+    notes: list[str]
+
+
+class Backbone(TypedDict):
+    """The backbone's name and the digest of its weights."""
+
+    name: str
+    sha256: str | None
+
+
+class Parameters(TypedDict):
+    """Trained parameters: the adapter's (the paper's #Params), the head's, and what of the adapter survives pruning."""
+
+    adapter: Count
+    head: Count
+    active: Count
+
+
+class Origin(TypedDict):
+    """The finished cell whose adapter a cell started from, and its task."""
+
+    cell: str
+    task: str
+
+
+class Result(TypedDict):
+    """Numbers that the same cell gives again.
+
+    A failed cell has none from `evaluations` on. `last` is None under the clean protocol. `ranks` is layer -> map ->
+    ranks kept; only methods that have ranks give them, with their sum before and after (`ranks_initial`,
+    `ranks_kept`).
+    """
+
+    main_metric: str
+    size: Size
+    data: Rows
+    backbone: Backbone
+    parameters: Parameters
+    init_from: NotRequired[Origin]
+    evaluations: NotRequired[list[Evaluation]]
+    best: NotRequired[Scoring]
+    last: NotRequired[Scoring | None]
+    steps: NotRequired[Count]
+    epochs: NotRequired[float]
+    ranks: NotRequired[dict[str, dict[str, Count]]]
+    ranks_kept: NotRequired[Count]
+    ranks_initial: NotRequired[Count]
+
+
+class Hardware(TypedDict):
+    """The machine, without its host name."""
+
+    machine: NotRequired[str | None]
+    processor: NotRequired[str | None]
+    cores: NotRequired[Count | None]
+    threads: NotRequired[Count | None]
+    gpu: NotRequired[str | None]
+
+
+class Code(TypedDict):
+    """Commit and dirty flag of the checkout; None for an installed wheel."""
+
+    sha: str | None
+    dirty: bool | None
+
+
+class Config(TypedDict):
+    """The composed config, paths scrubbed: the recipe that a cell names, beside much else."""
+
+    recipe: NotRequired[dict[str, Any]]
+    method: NotRequired[dict[str, Any]]
+
+
+class RunFacts(TypedDict):
+    """What may differ between two runs of the same cell. `seconds_per_step` is of training; a failed cell has none."""
+
+    finished: str
+    seconds: Seconds
+    command: list[str]
+    seconds_to_set_up: NotRequired[Seconds]
+    seconds_per_step: NotRequired[Seconds | None]
+    continued_from: NotRequired[Count | None]
+    processes: NotRequired[Count]
+    engine: NotRequired[str]
+    memory: NotRequired[dict[str, Count]]
+    versions: NotRequired[dict[str, str]]
+    code: NotRequired[Code]
+    code_before: NotRequired[list[Code]]
+    hardware: NotRequired[Hardware]
+    config: NotRequired[Config]
+
+
+class Failure(TypedDict):
+    """Step and cause of a failed cell."""
+
+    step: Count
+    cause: str
+
+
+class RecordValues(TypedDict):
+    """The whole file, in the order that it is written in."""
+
+    schema: int
+    id: str
+    status: str
+    cell: CellSettings
+    label: str
+    cut: list[str]
+    result: Result
+    run: RunFacts
+    error: Failure | None

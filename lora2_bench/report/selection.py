@@ -1,0 +1,127 @@
+"""Which runs count: the one selection that tables, figures, comparisons and the page show.
+
+A run counts where it is finished, on its recipe and not stale. Where the runs of one place were made under several
+settings, those of the setting with the most seeds count. What does not count is shown apart, with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lora2_bench.experiment.suites import rows, suites
+from lora2_bench.records.record import Record
+from lora2_bench.report.runs import Run, grouped
+
+OK, MISSING, FAILED, STALE, NOT_COMPARABLE = "ok", "missing", "failed", "stale", "not comparable"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Every run, and which are out of date.
+
+    Attributes:
+        runs: finished and failed ones, in the order of the records.
+        stale: id -> reason, as `stale_runs` gives it.
+    """
+
+    runs: Sequence[Run]
+    stale: Mapping[str, str]
+
+    @property
+    def finished(self) -> list[Run]:
+        """The finished runs, whether they count or not."""
+        return [run for run in self.runs if run.done]
+
+    def marks(self, run: Run) -> str:
+        """Why a finished run does not count, as tables name it beside the method; empty where it can count."""
+        stale = [f"stale: {self.stale[run.id]}"] if run.id in self.stale else []
+        return "; ".join([*run.obstacles, *stale])
+
+    def shown(self) -> list[Run]:
+        """The runs that a figure shows of each backbone, data source, protocol, method with its size, and task.
+
+        They are those that count in the method's row of Table 1; only where it has no such row or no run counts there,
+        those of the method's other settings.
+        """
+        chosen = []
+        for (*_, label, _), place in grouped(self.runs, "folder", "protocol", "label", "task").items():
+            row = _table1_rows().get(label)
+            own = [run for run in place if row is not None and rows()[row].fits(run.cell)]
+            found = taken(own, self.stale) or taken(place, self.stale)
+            chosen += sorted(found, key=lambda run: run.seed)
+        return chosen
+
+
+def select(records: Iterable[Record]) -> Selection:
+    """The selection among the runs of these records."""
+    runs = [Run.of(record) for record in records]
+    return Selection(runs, stale_runs(runs))
+
+
+def _table1_rows() -> dict[str, str]:
+    """A record's label -> the row of Table 1 that has it."""
+    return {rows()[name].label: name for name in suites()["table1"].rows}
+
+
+def taken(runs: Iterable[Run], stale: Mapping[str, str]) -> list[Run]:
+    """Which of the runs of one place count.
+
+    Finished runs by the recipe that are not stale can. Where they were made under several settings (another length,
+    say), those with the most seeds are taken, the newest of equals: never by score.
+    """
+    settings: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.done and not run.obstacles and run.id not in stale:
+            settings.setdefault(run.science, []).append(run)
+    return max(settings.values(), key=lambda group: (len(group), max(run.finished for run in group)), default=[])
+
+
+def why_not(run: Run, stale: Mapping[str, str]) -> tuple[str, str]:
+    """State and reason of a run that is not among those of its place that are taken."""
+    if not run.done:
+        return FAILED, run.cause
+    if run.obstacles:
+        return NOT_COMPARABLE, "; ".join(run.obstacles)
+    if run.id in stale:
+        return STALE, stale[run.id]
+    return NOT_COMPARABLE, "other settings than those of most of its seeds"
+
+
+def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Row's name -> its runs. A run may belong to no row; rows that are the same cells are one row."""
+    found: dict[str, list[Run]] = {}
+    by_method: dict[str, list[str]] = {}
+    for name, spec in rows().items():
+        by_method.setdefault(spec.method, []).append(name)
+    fitting: dict[str, list[str]] = {}  # by science: the tasks and seeds of a row share it
+    for run in runs:
+        if run.science not in fitting:
+            names = by_method.get(run.cell["method"]["name"], ())
+            fitting[run.science] = [name for name in names if rows()[name].fits(run.cell)]
+        for name in fitting[run.science]:
+            found.setdefault(name, []).append(run)
+    return found
+
+
+def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
+    """Id -> reason of every run that was made with other rows, weights or another major version than the newest.
+
+    The newest finished run of the same backbone, data (a generator's seed included) and task is the measure: what has
+    changed since then cannot be averaged with it, whichever of the two is right.
+    """
+    groups: dict[tuple[object, ...], list[Run]] = {}
+    for run in runs:
+        if run.done:
+            groups.setdefault((run.folder, run.cell["data"]["seed"], run.task), []).append(run)
+    found: dict[str, str] = {}
+    for group in groups.values():
+        newest = max(group, key=lambda run: (run.finished, run.id))
+        for run in group:
+            if run.data_sha256 != newest.data_sha256:
+                found[run.id] = "other rows than the newest record's"
+            elif run.backbone_sha256 != newest.backbone_sha256:
+                found[run.id] = "other backbone weights than the newest record's"
+            elif None not in (run.major, newest.major) and run.major != newest.major:
+                found[run.id] = f"version {run.major} of the package, the newest record's is {newest.major}"
+    return found
