@@ -16,7 +16,7 @@ from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Scoring
 from lora2_bench.records.store import WEIGHTS, Store
-from lora2_bench.runner.facts import facts_of, prediction_table, record_of, with_results
+from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.tasks.metrics import main_score
@@ -68,11 +68,10 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
                 on_step=progress.step if ranks.is_main else lambda *_: None,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
-        facts = with_results(
-            facts, setup.method, outcome
-        )  # of the method's last step: scoring dev goes back to the best
-        predictions, scores = ranks.on_main(partial(score_dev, plan, setup, outcome))
-        facts = {**facts, **scores}
+        facts = with_results(facts, setup.method, outcome)  # first: scoring dev goes back to the best step
+        predictions, on_dev = ranks.on_main(partial(score_dev, plan, setup, outcome))
+        if on_dev is not None:
+            facts["best"], facts["last"] = on_dev, None
     except CellFailed as error:
         failure = error
     times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}

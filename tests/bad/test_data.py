@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lora2_bench.training import loop
+from lora2_bench.training import step
 from tests.conftest import Told
 
 Bench = Callable[..., Told]
@@ -89,7 +89,7 @@ def refused(
     """Run a cell on a data folder that has to be refused: one line, exit code 2, no step. Returns the line."""
 
     def run(task: str, folder: Path) -> str:
-        monkeypatch.setattr(loop, "backward", lambda *_: pytest.fail("a training step was made"))
+        monkeypatch.setattr(step, "backward", lambda *_: pytest.fail("a training step was made"))
         results = tmp_path / "results"
         where = ("model=local", f"model.path={tiny_folders('bert')}", "data=local", f"data.dir={folder}")
         told = bench(*where, f"task={task}", "train.max_length=48", "device=cpu", f"results={results}")

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora2_bench.training import loop
+from lora2_bench.training import step
 from tests.conftest import Told
 
 Bench = Callable[..., Told]
@@ -393,7 +393,7 @@ def refused(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
     """Run a small cell that has to be refused: one line, exit code 2, no step, nothing left. Returns the line."""
 
     def run(*arguments: str) -> str:
-        monkeypatch.setattr(loop, "backward", lambda *_: pytest.fail("a training step was made"))
+        monkeypatch.setattr(step, "backward", lambda *_: pytest.fail("a training step was made"))
         results = tmp_path / "results"
         quick = ("task=rte", "data.max_train=40", "data.max_eval=20", "train.max_length=48", "device=cpu")
         told = bench(*quick, f"results={results}", *arguments)
