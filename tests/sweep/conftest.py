@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lora2_bench.files.writing import write_json
 from lora2_bench.sweep import workers
 from lora2_bench.sweep.batches import LOCAL, Batch
 from lora2_bench.sweep.cells import SweepCell
+from tests.made_records import make_cell, make_record
 
 STUB = """
 import json, os, signal, sys, time
@@ -40,19 +42,25 @@ for line in sys.stdin:
     if state == "done":
         folder = results / "cells" / job["id"]
         folder.mkdir(parents=True, exist_ok=True)
-        record = {"schema": 1, "id": job["id"], "status": "done", "cell": {}, "label": "", "cut": [], "result": {}}
-        (folder / "record.json").write_text(json.dumps({**record, "run": {}}, indent=1))
+        record = json.loads(Path(__file__).with_name("record.json").read_text())
+        (folder / "record.json").write_text(json.dumps({**record, "id": job["id"]}, indent=1))
     print(json.dumps({"id": job["id"], "state": state, "cause": cause}), flush=True)
     if told:
         break
 """
 
 
+def write_stub(script: Path) -> None:
+    """Write the small script, and beside it the record that each of its cells ends with."""
+    script.write_text(STUB)
+    write_json(script.with_name("record.json"), make_record(make_cell()).to_dict())
+
+
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Workers are the small script; returns it."""
     script = tmp_path / "stub.py"
-    script.write_text(STUB)
+    write_stub(script)
     monkeypatch.setattr(workers, "WORKER_ARGUMENTS", (str(script),))
     return script
 

@@ -20,7 +20,7 @@ from lora2_bench.sweep.batches import SLURM
 from lora2_bench.sweep.job import SlurmJobs, run_job
 from lora2_bench.sweep.states import states
 from lora2_bench.sweep.workers import Worker
-from tests.sweep.conftest import STUB, note, planned, runs
+from tests.sweep.conftest import note, planned, runs, write_stub
 
 MakeBatch = Callable[..., Path]
 
@@ -105,7 +105,7 @@ def test_submitit_puts_a_signalled_job_back_and_it_continues(batch: MakeBatch, t
     submitit = pytest.importorskip("submitit")
     results = tmp_path / "results"
     path = batch(results, {"a": ["wait"], "b": []}, parallel=1, cluster=SLURM)
-    (tmp_path / "stub.py").write_text(STUB)
+    write_stub(tmp_path / "stub.py")
     # The job's own process must take the small script for its worker too.
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
