@@ -209,7 +209,10 @@ class Config(TypedDict):
 
 
 class RunFacts(TypedDict):
-    """What may differ between two runs of the same cell. `seconds_per_step` is of training; a failed cell has none."""
+    """What may differ between two runs of the same cell. `seconds_per_step` is of training; a failed cell has none.
+
+    `sources` is the digest of the code that can change the result (experiment/sources.py); earlier records have none.
+    """
 
     finished: str
     seconds: Seconds
@@ -222,6 +225,7 @@ class RunFacts(TypedDict):
     memory: NotRequired[dict[str, Count]]
     versions: NotRequired[dict[str, str]]
     code: NotRequired[Code]
+    sources: NotRequired[str]
     code_before: NotRequired[list[Code]]
     hardware: NotRequired[Hardware]
     config: NotRequired[Config]

@@ -92,6 +92,16 @@ class Run:
         return self.cell["seed"]
 
     @property
+    def method_name(self) -> str:
+        """The method, without its size."""
+        return str(self.cell["method"]["name"])
+
+    @property
+    def sources(self) -> str | None:
+        """Digest of the code that made it; None in records of versions that kept none."""
+        return self.record.run.get("sources")
+
+    @property
     def protocol(self) -> str:
         """`paper` or `clean`: how the checkpoint was chosen."""
         return self.cell["protocol"]["name"]

@@ -105,10 +105,11 @@ def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
-    """Id -> reason of every run that was made with other rows, weights or another major version than the newest.
+    """Id -> reason of every run made with other rows, weights, code or another major version than the newest.
 
     The newest finished run of the same backbone, data (a generator's seed included) and task is the measure: what has
-    changed since then cannot be averaged with it, whichever of the two is right.
+    changed since then cannot be averaged with it, whichever of the two is right. Code is compared with the newest run
+    of the same method; a record of a version that kept no digest of its code is taken as made by any.
     """
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
@@ -116,7 +117,8 @@ def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
             groups.setdefault((run.folder, run.cell["data"]["seed"], run.task), []).append(run)
     found: dict[str, str] = {}
     for group in groups.values():
-        newest = max(group, key=lambda run: (run.finished, run.id))
+        newest = max(group, key=_age)
+        newest_of = {name: max(same, key=_age) for name, same in grouped(group, "method_name").items()}
         for run in group:
             if run.data_sha256 != newest.data_sha256:
                 found[run.id] = "other rows than the newest record's"
@@ -124,4 +126,10 @@ def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
                 found[run.id] = "other backbone weights than the newest record's"
             elif None not in (run.major, newest.major) and run.major != newest.major:
                 found[run.id] = f"version {run.major} of the package, the newest record's is {newest.major}"
+            elif None not in (codes := (run.sources, newest_of[run.method_name].sources)) and codes[0] != codes[1]:
+                found[run.id] = "other code than the newest record's of this method"
     return found
+
+
+def _age(run: Run) -> tuple[str, str]:
+    return run.finished, run.id

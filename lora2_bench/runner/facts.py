@@ -11,6 +11,7 @@ from torch import Tensor
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.methods.base import Method
 from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.records.schema import Metrics, Parameters, Result, RunFacts, Scoring
@@ -90,6 +91,7 @@ def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, devic
         "versions": versions(),
         "code": checkpoints.code,
         **({"code_before": checkpoints.code_before} if checkpoints.code_before else {}),
+        **({"sources": sources} if (sources := sources_digest(plan.implementation)) else {}),
         "hardware": hardware(device),
         "command": scrubbed(plan.command),
         "config": scrubbed(plan.config),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.files.paths import user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
@@ -25,6 +28,20 @@ def check_same_rows(plan: Plan, known: Record) -> None:
         raise UserError(
             f"data.dir={folder} has other rows ({data.rows}) than the stored record of this cell "
             f"({known.result['data']['source_rows']}): give another results=DIR, or rerun=true to replace it"
+        )
+
+
+def warn_of_other_code(plan: Plan, known: Record) -> None:
+    """Say on stderr where the code that can change this cell's result is not the code that made the stored record.
+
+    A record of a version that kept no digest of its code says nothing.
+    """
+    made_by, now = known.run.get("sources"), sources_digest(plan.implementation)
+    if made_by is not None and made_by != now:
+        print(
+            f"warning: the code behind cell {known.id} has changed since then (sources {made_by}, now {now}): "
+            "rerun=true trains it anew",
+            file=sys.stderr,
         )
 
 

@@ -12,7 +12,7 @@ from lora2_bench.experiment.plan import Plan
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
-from lora2_bench.runner.preflight import check_origin, check_same_rows
+from lora2_bench.runner.preflight import check_origin, check_same_rows, warn_of_other_code
 from lora2_bench.training.ranks import Ranks
 
 
@@ -84,4 +84,5 @@ def finished_record(plan: Plan, store: Store) -> Record | None:
     if known is None or not known.is_done:
         return None
     check_same_rows(plan, known)
+    warn_of_other_code(plan, known)
     return known

@@ -44,7 +44,7 @@ def rows_of(record: Record) -> dict[str, Any]:
     return {"data": {**record.result["data"], "sha256": "00"}}
 
 
-GOOD = [made(80.0, 0), made(82.0, 1)]
+GOOD = [made(points, seed, run={"sources": "ab"}) for seed, points in enumerate((80.0, 82.0))]
 ASTRAY = {
     "off the recipe": [made(99.0, seed, options={"alpha": 32}, run=OFF_RECIPE) for seed in (0, 1, 2)],
     "a quick look": [made(99.0, seed, max_train=64, cut=("data.max_train=64",)) for seed in (0, 1, 2)],
@@ -53,6 +53,7 @@ ASTRAY = {
         made(99.0, seed, run=OLDER, result={"backbone": {"name": "x", "sha256": "00"}}) for seed in (2, 3, 4)
     ],
     "another major version": [made(99.0, seed, run={**OLDER, "versions": {"lora2_bench": "7.0"}}) for seed in (2, 3)],
+    "other code": [made(99.0, seed, run={**OLDER, "sources": "cd"}) for seed in (2, 3, 4)],
     "other targets, a row of Table 4": [made(99.0, seed, row="targets_qk") for seed in (0, 1, 2)],
     "another setting with fewer seeds": [made(99.0, 2, max_length=512)],
 }

@@ -111,6 +111,20 @@ def test_the_same_cell_twice_is_equal_and_elsewhere_too(bench: Bench, tiny_folde
     assert one["id"] == other["id"]
 
 
+def test_a_finished_cell_made_by_other_code_says_so(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}")
+    first = bench(*arguments)
+    (record,) = records_of(tmp_path)
+    assert re.fullmatch("[0-9a-f]{16}", record["run"]["sources"])
+    assert "warning" not in bench(*arguments).err
+    monkeypatch.setattr("lora2_bench.runner.preflight.sources_digest", lambda _: "0" * 16)
+    again = bench(*arguments)
+    assert again.code == 0 and again.last == first.last
+    assert f"the code behind cell {record['id']} has changed since then" in again.err and "rerun=true" in again.err
+
+
 def test_a_finished_cell_is_printed_and_not_trained(
     bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
