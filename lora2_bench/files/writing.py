@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -21,11 +22,19 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write bytes to a temporary file beside `path`, flush it to disk, then rename it; by the umask's rights."""
+    """Write bytes to a temporary file beside `path`, flush it to disk, then rename it."""
+    write_whole(path, lambda stream: stream.write(content))
+
+
+def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it.
+
+    Who may read it is the umask's to say. A killed writer leaves a file whose name begins with a dot and `path`'s.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as stream:
-            stream.write(content)
+            write(stream)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch
 from tqdm.auto import tqdm
 
 from lora2_bench.experiment.plan import CheckpointSchedule
+from lora2_bench.files.writing import write_whole
 
 _KEPT = 2
 
@@ -60,7 +61,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             values = {"origin": self.origin, "code": [*self.code_before, self.code], "step": step, "state": state}
-            self._write(path, {"sha256": content_digest(values), **values})
+            write_whole(path, partial(torch.save, {"sha256": content_digest(values), **values}))
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a failed write
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
             stays = f"step {self.newest_step} is still kept" if self.newest_step else "none is kept so far"
@@ -71,21 +72,9 @@ class Checkpoints:
         for old in self._paths()[:-_KEPT]:
             old.unlink()
 
-    def _write(self, path: Path, values: dict[str, Any]) -> None:
-        temporary = path.with_suffix(".tmp")
-        try:
-            with temporary.open("wb") as stream:
-                torch.save(values, stream)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, or None. Tensors and plain data only: nothing in it is executed."""
-        for unfinished in self.folder.glob("*.tmp"):  # left by a writer that was killed
+        for unfinished in self.folder.glob(".step-*"):  # left by a writer that was killed
             unfinished.unlink()
         for path in reversed(self._paths()):
             try:
