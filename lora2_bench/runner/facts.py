@@ -11,7 +11,6 @@ from torch import Tensor
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.methods.base import Method
 from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.records.schema import Metrics, Parameters, Result, RunFacts, Scoring
@@ -81,7 +80,9 @@ def prediction_table(splits: dict[str, Split], logits: dict[str, dict[str, Tenso
     }
 
 
-def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, device: str) -> RunFacts:
+def run_facts(
+    plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, sources: str | None, device: str
+) -> RunFacts:
     """What may differ between two runs of one cell: times, memory, versions, code, hardware, command and its paths."""
     facts = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -91,7 +92,7 @@ def run_facts(plan: Plan, times: dict[str, Any], checkpoints: Checkpoints, devic
         "versions": versions(),
         "code": checkpoints.code,
         **({"code_before": checkpoints.code_before} if checkpoints.code_before else {}),
-        **({"sources": sources} if (sources := sources_digest(plan.implementation)) else {}),
+        **({"sources": sources} if sources else {}),
         "hardware": hardware(device),
         "command": scrubbed(plan.command),
         "config": scrubbed(plan.config),
@@ -104,6 +105,7 @@ def record_of(
     facts: Result,
     times: dict[str, Any],
     checkpoints: Checkpoints,
+    sources: str | None,
     device: str,
     failure: CellFailed | None,
 ) -> Record:
@@ -115,6 +117,6 @@ def record_of(
         label=plan.cell.method_label,
         cut=list(plan.cut),
         result=facts,
-        run=run_facts(plan, times, checkpoints, device),
+        run=run_facts(plan, times, checkpoints, sources, device),
         error=None if failure is None else {"step": failure.step, "cause": failure.cause},
     )

@@ -36,8 +36,10 @@ def warn_of_other_code(plan: Plan, known: Record) -> None:
 
     A record of a version that kept no digest of its code says nothing.
     """
-    made_by, now = known.run.get("sources"), sources_digest(plan.implementation)
-    if made_by is not None and made_by != now:
+    made_by = known.run.get("sources")
+    if made_by is None:
+        return
+    if made_by != (now := sources_digest(plan.implementation)):
         print(
             f"warning: the code behind cell {known.id} has changed since then (sources {made_by}, now {now}): "
             "rerun=true trains it anew",

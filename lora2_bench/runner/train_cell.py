@@ -10,6 +10,7 @@ from typing import Any
 from lora2_bench import __version__
 from lora2_bench.errors import CellFailed, OutOfMemory
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.files.writing import write_json
 from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
@@ -36,6 +37,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     """
     cell, place = plan.cell, plan.run_options
     started = time.perf_counter()
+    sources = sources_digest(plan.implementation)  # before training: the files may be edited meanwhile
     setup = set_up(plan)
     origin = store.read(cell.init_from) if cell.init_from else None
     facts = facts_of(cell, setup.data, setup.rows, setup.method, origin.cell["task"] if origin else None)
@@ -75,7 +77,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     except CellFailed as error:
         failure = error
     times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
-    record = record_of(plan, facts, times, checkpoints, setup.accelerator.device.type, failure)
+    record = record_of(plan, facts, times, checkpoints, sources, setup.accelerator.device.type, failure)
 
     def keep() -> Record:
         write_record(record, predictions, setup.method, checkpoints, store, over_finished=place.rerun)

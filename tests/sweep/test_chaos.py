@@ -76,8 +76,8 @@ def each_done_once(written: Written, quiet: Path, count: int) -> list[dict[str, 
     records = [json.loads(path.read_text()) for path in results.glob("cells/*/record.json")]
     for record in records:
         log = (results / "sweeps" / "chaos" / "logs" / f"{record['id']}.log").read_text()
-        # None where the worker was killed between the record and the line.
-        assert len(re.findall(r"adapter parameters \| [\d.]+ s \|", log)) <= 1
+        # None where the worker was killed between the record and the line; a second worker may print the same record.
+        assert len(set(re.findall(r"adapter parameters \| [\d.]+ s \|", log))) <= 1
     assert list((results / "running").iterdir()) == []
     assert not list(results.glob("sweeps/chaos/failed/*")) and not (results / "sweeps" / ".sending").exists()
     return records
