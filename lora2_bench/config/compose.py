@@ -30,7 +30,18 @@ _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
 _SECTIONS = (*_GROUPS, "train", "checkpoint")
 # Groups that only select from other groups, and leave no section of their own in the composed config.
 _SELECTORS = ("row", "suite")
-_SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "engine", "eval_batch_size")
+_SWITCHES = (
+    "seed",
+    "kr",
+    "init_from",
+    "rng_version",
+    "results",
+    "rerun",
+    "device",
+    "threads",
+    "engine",
+    "eval_batch_size",
+)
 
 resolvers.register()
 
@@ -120,6 +131,7 @@ def _cell(values: Mapping[str, Any]) -> Cell:
         protocol=section(Protocol, values["protocol"], "protocol"),
         seed=values["seed"],
         init_from=values["init_from"],
+        rng_version=values["rng_version"],
     )
 
 

@@ -16,6 +16,17 @@ from lora2_bench.experiment.settings import canonical
 from lora2_bench.records.schema import CellSettings
 from lora2_bench.tasks.spec import TaskSpec, task_spec
 
+LEFT_OUT: Mapping[str, Any] = {
+    "init_from": None,
+    "rng_version": 1,
+    "method.l1_form": "mean",
+    "method.reg.mean_over": "chosen",
+}
+"""Dotted name of a later setting -> the value that earlier versions had silently.
+
+With that value it is left out of the id, so that the cells of earlier versions keep theirs.
+"""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -139,6 +150,7 @@ class Cell:
         method: the method's name and options, as its own `Options` checks them.
         size: the option that the paper's K/R setting names (k, r), or None.
         init_from: id of the finished cell whose adapter this one starts from, or None for the untouched backbone.
+        rng_version: 2 for independent random streams (training/streams.py), 1 for the numbers of earlier versions.
     """
 
     model: Model
@@ -150,6 +162,7 @@ class Cell:
     protocol: Protocol
     seed: int
     init_from: str | None = None
+    rng_version: int = 1
 
     def __post_init__(self) -> None:
         task_spec(self.task)
@@ -158,6 +171,8 @@ class Cell:
             require(is_id, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
         require_int("seed", self.seed, 0, "an integer of at least 0")
         require(self.seed < 2**32, "seed", self.seed, "under 2**32")
+        known = type(self.rng_version) is int and self.rng_version in (1, 2)
+        require(known, "rng_version", self.rng_version, "2, or 1 for the random numbers of earlier versions")
 
     @property
     def spec(self) -> TaskSpec:
@@ -197,8 +212,26 @@ class Cell:
     @property
     def id(self) -> str:
         """16 hex digits of SHA-256 over all fields: equal settings have the same id on any machine."""
-        values = self.to_dict()
-        if self.init_from is None:  # added later: cells without it keep their ids
-            del values["init_from"]
-        text = json.dumps(canonical(values), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return id_of(self.to_dict())
+
+
+def id_of(values: Mapping[str, Any]) -> str:
+    """The id of the cell with these values, as `Cell.to_dict` gives them or a record holds them."""
+    text = json.dumps(canonical(without_old_values(values)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without_old_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's values without the settings that have their value in `LEFT_OUT`; a cell of then has none of them."""
+    kept = dict(values)
+    for name, old in LEFT_OUT.items():
+        *sections, last = name.split(".")
+        part: Any = kept
+        for section_name in sections:
+            if not isinstance(part.get(section_name), Mapping):
+                break
+            part[section_name] = part = dict(part[section_name])
+        else:
+            if last in part and part[last] == old:
+                del part[last]
+    return kept

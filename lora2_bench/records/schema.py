@@ -80,7 +80,7 @@ class ProtocolSettings(TypedDict):
 
 
 class CellSettings(TypedDict):
-    """The science, as `Cell.to_dict`; without `init_from` in records from before that setting."""
+    """The science, as `Cell.to_dict`; without `init_from` and `rng_version` in records from before those settings."""
 
     model: ModelSettings
     task: str
@@ -91,6 +91,7 @@ class CellSettings(TypedDict):
     protocol: ProtocolSettings
     seed: Count
     init_from: NotRequired[str | None]
+    rng_version: NotRequired[Count]
 
 
 class Metrics(TypedDict):

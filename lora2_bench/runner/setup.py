@@ -25,6 +25,7 @@ from lora2_bench.tasks.mini import TRAIN_ROWS
 from lora2_bench.tasks.token_cache import encoder
 from lora2_bench.training.device import make_accelerator, pick_device
 from lora2_bench.training.runtime import set_up_process
+from lora2_bench.training.streams import ADAPTER, HEAD, RandomStreams
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,10 @@ def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
     cell, place = plan.cell, plan.run_options
     set_up_process(place.threads)
+    streams = RandomStreams.of(cell)
     with ThreadPoolExecutor(1) as executor:  # loading rows draws nothing from torch's generator
         loading = executor.submit(load_rows, plan)
-        torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
+        torch.manual_seed(streams.seed_of(HEAD))  # the head's first weights: the same for every method
         backbone = load_backbone(
             cell.model,
             cell.spec.num_labels,
@@ -91,7 +93,7 @@ def set_up(plan: Plan) -> Setup:
     accelerator = make_accelerator(cell.train.precision, pick_device(place))
     backbone.model.to(accelerator.device)
     method = kind(options, total_steps, place.engine)
-    method.inject(backbone, torch.Generator().manual_seed(cell.seed))
+    method.inject(backbone, torch.Generator().manual_seed(streams.seed_of(ADAPTER)))
     copy_trained_parameters(backbone)
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)

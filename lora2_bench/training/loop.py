@@ -23,6 +23,7 @@ from lora2_bench.training.evaluation import Evaluation, Logits, evaluate
 from lora2_bench.training.ranks import SINGLE_PROCESS, Ranks
 from lora2_bench.training.state import Progress, resume, save_checkpoint
 from lora2_bench.training.step import TrainingStep
+from lora2_bench.training.streams import DROPOUT, RandomStreams
 
 
 @dataclass
@@ -78,10 +79,11 @@ def train(
     training_step = TrainingStep(method, settings, total, accelerator, ranks)
     evaluate_at = partial(evaluate, training_step.model, cell.spec, eval_rows, accelerator, eval_batch_size)
     # Dropout draws the same numbers whatever was drawn while the model was built, and others in each process.
-    torch.manual_seed(cell.seed + ranks.rank * 2**32)
+    streams = RandomStreams.of(cell)
+    torch.manual_seed(streams.seed_of(DROPOUT, ranks.rank))
     progress = resume(checkpoints, training_step)
     continued_from = progress.step or None
-    batches = training_batches(train_rows, settings.batch_size, cell.seed, progress.step)
+    batches = training_batches(train_rows, settings.batch_size, streams, progress.step)
     on_step(progress.step, total, progress.evaluations)
 
     with progress_bar(cell, progress.step, total, ranks) as bar:

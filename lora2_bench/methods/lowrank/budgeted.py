@@ -33,6 +33,11 @@ class RegOptions:
         require_choice("method.reg.form", self.form, ("norm_mean", "squared_sum"))
         require_number("method.reg.gamma", self.gamma, 0.0, 1e6, "a number of at least 0")
 
+    @property
+    def mean_share(self) -> float:
+        """The share of the norms in the mean that are computed; the others count as zero."""
+        return 1.0
+
 
 def deviation(gram: Tensor) -> Tensor:
     """Square Gram matrices (..., m, m) minus the identity."""
@@ -72,7 +77,7 @@ class BudgetedMethod(RankedMethod[Ranked]):
             return None
         if reg.form == "squared_sum":
             return torch.stack([d.square().sum() for d in deviations]).sum().mul(reg.gamma)
-        return torch.cat([d.flatten(1).norm(dim=1) for d in deviations]).mean().mul(reg.gamma)
+        return torch.cat([d.flatten(1).norm(dim=1) for d in deviations]).mean().mul(reg.gamma * reg.mean_share)
 
     def after_step(self, step: int) -> None:
         """Score the ranks and prune to the budget."""
