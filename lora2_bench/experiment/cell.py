@@ -19,6 +19,7 @@ from lora2_bench.tasks.spec import TaskSpec, task_spec
 LEFT_OUT: Mapping[str, Any] = {
     "init_from": None,
     "rng_version": 1,
+    "train.looks": None,
     "method.l1_form": "mean",
     "method.reg.mean_over": "chosen",
 }
@@ -70,7 +71,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes."""
+    """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes.
+
+    The splits that choose the checkpoint are scored every `eval_steps` steps (None = once an epoch) and at the end, or
+    `looks` times in all, evenly spread and the last time at the end.
+    """
 
     epochs: float
     max_steps: int | None
@@ -88,12 +93,15 @@ class Train:
     cls_dropout: float | None
     eval_steps: int | None
     precision: str
+    looks: int | None = None
 
     def __post_init__(self) -> None:
         require_number("train.epochs", self.epochs, 1e-9, 1e6, "a number above 0")
-        for name, value in (("max_steps", self.max_steps), ("eval_steps", self.eval_steps)):
+        for name, value in (("max_steps", self.max_steps), ("eval_steps", self.eval_steps), ("looks", self.looks)):
             if value is not None:
                 require_int(f"train.{name}", value, 1, "an integer of at least 1, or null")
+        alone = self.looks is None or self.eval_steps is None
+        require(alone, "train.eval_steps", self.eval_steps, f"null beside looks={self.looks}: give one of the two")
         require_int("train.batch_size", self.batch_size, 1, "an integer of at least 1")
         require_int("train.accumulate", self.accumulate, 1, "an integer of at least 1")
         require(
@@ -119,6 +127,12 @@ class Train:
         """Optimiser steps of a run over `train_rows` rows; the last batch of an epoch may be smaller."""
         steps = max(1, math.ceil(self.epochs * self.steps_per_epoch(train_rows)))
         return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def evaluates(self, step: int, total: int, per_epoch: int) -> bool:
+        """Whether the model is scored after `step` of `total`, with `per_epoch` steps in an epoch."""
+        if self.looks is None:
+            return step % (self.eval_steps or per_epoch) == 0 or step == total
+        return step * self.looks // total > (step - 1) * self.looks // total
 
     def steps_per_epoch(self, train_rows: int) -> int:
         """Optimiser steps of one epoch."""

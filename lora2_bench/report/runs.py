@@ -251,6 +251,8 @@ def off_recipe(cell: CellSettings, config: Config) -> list[str]:
     method: Mapping[str, Any] = cell["method"]
     sections = [method[name] for name in ("reg", "budget") if isinstance(method.get(name), dict)]
     skipped = {*_ELSEWHERE, cell["size"]}
+    if train.get("looks") is not None:  # it stands for the recipe's eval_steps
+        skipped.add("eval_steps")
     if scales_budget(config):
         skipped |= set(_SCHEDULE)
     found = []

@@ -1,8 +1,8 @@
 """Which runs count: the one selection that tables, figures, comparisons and the page show.
 
-A run counts where it is finished, on its recipe and not stale. Of the runs of one place only those of the newest version
-of the random streams count; where these were made under several settings, those of the setting with the most seeds. What
-does not count is shown apart, with its reason.
+A run counts where it is finished, on its recipe and not stale. Of the runs of one place only those of the newest
+version of the random streams count; where these were made under several settings, those of the setting with the most
+seeds. What does not count is shown apart, with its reason.
 """
 
 from __future__ import annotations

@@ -65,6 +65,7 @@ ANOTHER: dict[str, Any] = {
     "train.cls_dropout": 0.1,
     "train.eval_steps": 10,
     "train.precision": "bf16",
+    "train.looks": 5,
     "protocol.name": "clean",
     "protocol.held_out": 0.2,
     "protocol.split_seed": 1,

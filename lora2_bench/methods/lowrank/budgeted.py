@@ -69,6 +69,19 @@ class BudgetedMethod(RankedMethod[Ranked]):
         """Ranks that the budget keeps, per layer."""
         return self.budget.kept
 
+    def in_use(self) -> list[int]:
+        """Ranks that the budget keeps, and pruned ones that have grown again since."""
+        masks = self.budget.masks | (self.budget.stacks.gate.value() != 0)
+        counts: list[int] = masks.sum(1).tolist()
+        return counts
+
+    def at_scoring(self) -> dict[str, Any]:
+        """Active parameters and ranks of this moment, and whether the budget's end is reached."""
+        facts = super().at_scoring()
+        if (schedule := self.budget.schedule) is not None:
+            facts["budget_met"] = facts["ranks_kept"] <= schedule.target
+        return facts
+
     def penalty(self) -> Tensor | None:
         """gamma times the regulariser over all layers."""
         reg = self.options.reg
