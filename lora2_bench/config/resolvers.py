@@ -33,6 +33,11 @@ def _in_proportion(value: float | None, now: float, then: float) -> float | None
     return None if value is None else value if now == then else value * now / then
 
 
+def _tuner_name(target: str) -> str:
+    """The resolver `${tuner_name:peft.LoHaConfig}`: the name of a PEFT tuner as a method, loha here."""
+    return target.rpartition(".")[2].removesuffix("Config").lower()
+
+
 def _share_recipes() -> None:
     """Register, for a method with `recipe: OTHER` in its file, OTHER's recipe for each model where it has none."""
     for path in sorted((CONF / "method").glob("*.yaml")):
@@ -48,4 +53,5 @@ def register() -> None:
     OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
+    OmegaConf.register_new_resolver("tuner_name", _tuner_name, replace=True)
     _share_recipes()
