@@ -61,6 +61,10 @@ def is_by_peft(name: str) -> bool:
     return str(OmegaConf.load(CONF / "method" / f"{name}.yaml")._target_).startswith("peft.")
 
 
+# Tuners of PEFT share their code: one goes through all that the methods of this package go through.
+OWN_AND_ONE_TUNER = [name for name in METHODS if not is_by_peft(name)] + ["dora"]
+
+
 def fits_tiny(name: str) -> tuple[str, ...]:
     """Overrides with which a tuner of PEFT fits the tiny backbones' widths."""
     values = OmegaConf.load(CONF / "method" / f"{name}.yaml") if is_by_peft(name) else {}

@@ -15,13 +15,11 @@ import pytest
 
 from tests import forked
 from tests.conftest import ARCHITECTURES, Told
-from tests.methods.helpers import METHODS, fits_tiny, is_by_peft
+from tests.methods.helpers import METHODS, OWN_AND_ONE_TUNER, fits_tiny
 from tests.runner import plain_peft
 
-# Tuners of PEFT share their code: one goes through all that the methods of this package go through.
-OWN = [name for name in METHODS if not is_by_peft(name)] + ["dora"]
-CELLS = [(architecture, method) for architecture in ARCHITECTURES for method in OWN]
-CELLS += [("bert", method) for method in METHODS if method not in OWN]
+CELLS = [(architecture, method) for architecture in ARCHITECTURES for method in OWN_AND_ONE_TUNER]
+CELLS += [("bert", method) for method in METHODS if method not in OWN_AND_ONE_TUNER]
 
 Bench = Callable[..., Told]
 Folders = Callable[[str], Path]
@@ -330,7 +328,7 @@ def test_the_default_backbone_is_refused_when_its_hash_differs(bench: Bench, tmp
     assert records_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("method", [*(method for method in OWN if method != "full"), "vblora"])
+@pytest.mark.parametrize("method", [*(method for method in OWN_AND_ONE_TUNER if method != "full"), "vblora"])
 def test_a_cell_can_start_from_anothers_adapter(
     method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
 ) -> None:
