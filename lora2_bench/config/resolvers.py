@@ -43,6 +43,11 @@ def _by_option(name: str, table: Mapping[str, Any], *, _root_: DictConfig) -> An
     return table.get(str(OmegaConf.select(_root_, f"method.{name}")))
 
 
+def _tuner_name(target: str) -> str:
+    """The resolver `${tuner_name:peft.LoHaConfig}`: the name of a PEFT tuner as a method, loha here."""
+    return target.rpartition(".")[2].removesuffix("Config").lower()
+
+
 def _share_recipes() -> None:
     """Register, for a method with `recipe: OTHER` in its file, OTHER's recipe for each model where it has none."""
     for path in sorted((CONF / "method").glob("*.yaml")):
@@ -60,4 +65,5 @@ def register() -> None:
     OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
     OmegaConf.register_new_resolver("by_version", _by_version, replace=True)
     OmegaConf.register_new_resolver("by_option", _by_option, replace=True)
+    OmegaConf.register_new_resolver("tuner_name", _tuner_name, replace=True)
     _share_recipes()

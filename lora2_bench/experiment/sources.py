@@ -25,6 +25,8 @@ def sources_digest(implementation: str) -> str | None:
     train it. Nothing is imported and nothing is run: `implementation` (a class's dotted name) is only looked up.
     """
     module = implementation.rpartition(".")[0]
+    if module == "peft":  # PEFT's own code stands in the record by its version
+        module = "lora2_bench.methods.peft_tuner"
     if (own := _method_files(module)) is None:
         return None
     rooms = [path for room in _ROOMS for path in sorted((_PACKAGE / room).rglob("*.py"))]

@@ -26,6 +26,8 @@ class Method(ABC):
     Options: ClassVar[type[Any]]
     keeps_weights: ClassVar[bool] = True
     """Whether the trained weights are small enough to be stored beside the record, where `init_from` reads them."""
+    starts_as_backbone: ClassVar[bool] = True
+    """Whether the untrained method leaves the backbone's outputs as they are, up to rounding."""
 
     def __init__(self, options: Any, total_steps: int, engine: str = "fast") -> None:
         self.options = options
@@ -119,19 +121,31 @@ class Method(ABC):
         """Module name -> (lora_A (r×d_in), lora_B (d_out×r)), with ΔW = lora_B·lora_A exactly; None without such."""
         return None
 
+    def peft_adapter(self) -> tuple[Any, dict[str, Tensor]] | None:
+        """A config of PEFT and the adapter's tensors by PEFT's own names; None where PEFT has no such tuner."""
+        return None
+
 
 def load_method(implementation: str) -> type[Method]:
-    """The class with the dotted name `implementation`. Raises UserError where there is none."""
+    """The class with the dotted name `implementation`, or that of a config of PEFT. Raises UserError for others."""
     module, _, name = implementation.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"method._target_={implementation} cannot be imported ({error}): give MODULE.CLASS") from None
+    if module == "peft":
+        return _tuner(found)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(
             f"method._target_={implementation} is not a Method: derive it from lora2_bench.methods.base.Method"
         )
     return found
+
+
+def _tuner(config: Any) -> type[Method]:
+    from lora2_bench.methods.peft_tuner import tuner  # PEFT's import takes a second, and other methods need none of it
+
+    return tuner(config)
 
 
 def without_name(values: Mapping[str, Any]) -> dict[str, Any]:

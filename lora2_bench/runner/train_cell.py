@@ -118,10 +118,14 @@ def write_record(
     """Write the record; that of a finished cell with its predictions, PEFT adapter and weights beside it."""
 
     def write_outputs(folder: Path) -> None:
-        from lora2_bench.runner.export import export_adapter, save_tensors  # PEFT is wanted at the end only
+        from lora2_bench.runner.export import (  # PEFT is wanted at the end only
+            export_adapter,
+            has_adapter,
+            save_tensors,
+        )
 
         write_json(folder / "predictions.json", predictions)
-        if method.lora_factors() is not None:
+        if has_adapter(method):
             export_adapter(folder / "adapter", method)
         if method.keeps_weights:
             save_tensors(trained_state(method), folder / WEIGHTS)

@@ -312,9 +312,9 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_loaded(monkeypatch: 
 def test_every_choice_of_help_exists_and_every_choice_is_in_help() -> None:
     told = yaml.safe_load((CONF / "hydra" / "help" / "lora2_bench.yaml").read_text())["template"]
     for group in ("model", "task", "method", "data", "protocol", "tracker"):
-        line = re.search(rf"^ +{group} +(.+)$", told, re.MULTILINE)
+        line = re.search(rf"^ +{group} +(.+(?:\n {{14}}.+)*)$", told, re.MULTILINE)
         assert line is not None, group
-        choices = {re.match(r"\w+", part)[0] for part in re.sub(r"\(.*?\)", "", line[1]).replace(" ", "").split(",")}  # type: ignore[index]
+        choices = {re.match(r"\w+", part)[0] for part in re.sub(r"\(.*?\)|\s", "", line[1]).split(",")}  # type: ignore[index]
         assert choices == {path.stem for path in (CONF / group).glob("*.yaml")}
 
 

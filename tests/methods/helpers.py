@@ -13,25 +13,34 @@ from lora2_bench.methods.base import Method, load_method
 from tests.composed import composed
 from tests.conftest import tiny_config
 
-METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
-
 # Sizes that tell dimensions apart, and a schedule for short runs; a method takes those of its options that it has.
 SHRUNK: dict[str, Any] = {
     "k": 2,
     "r": 3,
-    "alpha": 6.0,
+    "alpha": 6,
     "init_std": 0.3,
     "budget.target_r": 1,
     "budget.t_init": 0.2,
     "budget.t_final": 0.25,
     "budget.delta_t": 2,
+    "oft_block_size": 4,
+    "boft_block_size": 4,
+    "block_size": 8,
+    "n_frequency": 20,
+    "num_vectors": 8,
+    "vector_length": 4,
 }
+# What fits the tiny widths 24 and 40, or the method's own rules, and no other value does.
+SHRUNK_FOR: dict[str, dict[str, Any]] = {"hra": {"r": 4}, "miss": {"r": 4}, "oft": {"r": 0}}
+# Needs settings that have no default.
+UNSET = {"peft"}
+METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - UNSET)
 
 
 def options_of(name: str, **changes: Any) -> dict[str, Any]:
     """The composed config's options of a method, shrunk; `reg__form=...` changes a nested one."""
     config = composed(f"method={name}").copy()
-    for key, value in SHRUNK.items():
+    for key, value in (SHRUNK | SHRUNK_FOR.get(name, {})).items():
         if OmegaConf.select(config.method, key) is not None:
             OmegaConf.update(config.method, key, value)
     for key, value in changes.items():
@@ -45,6 +54,23 @@ def options_of(name: str, **changes: Any) -> dict[str, Any]:
 def method_class(name: str) -> type[Method]:
     """The class that conf/method names."""
     return load_method(composed(f"method={name}").method._target_)
+
+
+def is_by_peft(name: str) -> bool:
+    """Whether conf/method/<name>.yaml is a few lines over one of PEFT's tuners."""
+    return str(OmegaConf.load(CONF / "method" / f"{name}.yaml")._target_).startswith("peft.")
+
+
+# Tuners of PEFT share their code: one goes through all that the methods of this package go through.
+OWN_AND_ONE_TUNER = [name for name in METHODS if not is_by_peft(name)] + ["dora"]
+
+
+def fits_tiny(name: str) -> tuple[str, ...]:
+    """Overrides with which a tuner of PEFT fits the tiny backbones' widths."""
+    values = OmegaConf.load(CONF / "method" / f"{name}.yaml") if is_by_peft(name) else {}
+    sizes = ("oft_block_size", "boft_block_size", "block_size", "n_frequency", "num_vectors", "vector_length")
+    shrunk = {key: SHRUNK[key] for key in sizes if key in values} | SHRUNK_FOR.get(name, {})
+    return tuple(f"method.{key}={value}" for key, value in shrunk.items())
 
 
 def make_backbone(architecture: str, num_labels: int = 2, dtype: torch.dtype = torch.float32) -> Backbone:

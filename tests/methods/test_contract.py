@@ -15,7 +15,8 @@ from lora2_bench.methods.base import Method, load_method
 from lora2_bench.methods.lora import LoRA, LoRALinear, LoRAOptions
 from lora2_bench.methods.lowrank.budgeted import BudgetedMethod
 from lora2_bench.methods.lowrank.method import AdapterMethod, RankedMethod
-from lora2_bench.runner.export import export_adapter
+from lora2_bench.methods.peft_tuner import PeftTuner
+from lora2_bench.runner.export import export_adapter, has_adapter
 from lora2_bench.training.state import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import (
@@ -44,12 +45,13 @@ def logits_of(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).starts_as_backbone])
 def test_it_starts_as_the_backbone(name: str, architecture: str) -> None:
     backbone = make_backbone(architecture)
     before = logits_of(backbone.model)
-    make_method(name, backbone)
-    torch.testing.assert_close(logits_of(backbone.model), before, rtol=0, atol=0)
+    method = make_method(name, backbone)
+    rounding = 1e-6 if isinstance(method, PeftTuner) else 0.0  # some of PEFT's take W0 apart and put it together again
+    torch.testing.assert_close(logits_of(backbone.model), before, rtol=0, atol=rounding)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -64,7 +66,10 @@ def test_only_what_is_declared_trainable_moves(name: str, architecture: str) -> 
     assert heads and heads <= declared
     train_steps(method, 6)
     after = backbone.model.state_dict()
-    moved = {key for key in after if not torch.equal(after[key], before[key])}
+    changed = {key for key in after if not torch.equal(after[key], before[key])}
+    first_name = {id(p): key for key, p in backbone.model.named_parameters()}  # shared ones have several
+    names = {key: first_name[id(p)] for key, p in backbone.model.named_parameters(remove_duplicate=False)}
+    moved = {names.get(key, key) for key in changed}
     assert moved <= declared
     # Embedding tables: the batch has neither every token nor every position.
     assert {key for key in declared - moved if "embeddings" not in key} == set()
@@ -230,23 +235,23 @@ def test_an_export_gives_the_same_logits_in_peft(
 
     method = make_method(name, Backbone(fresh(0), None, "tiny"))  # type: ignore[arg-type]
     train_steps(method, steps)
-    factors = method.lora_factors()
-    if factors is None:
-        assert name not in ADAPTERS
+    if not has_adapter(method):
+        assert not isinstance(method, AdapterMethod | PeftTuner)
         return
     export_adapter(tmp_path / "adapter", method)
     loaded = PeftModel.from_pretrained(fresh(1), str(tmp_path / "adapter"))  # another head, replaced by the adapter's
     torch.testing.assert_close(logits_of(loaded), logits_of(method.backbone.model), rtol=1e-5, atol=1e-5)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["target_modules"] == sorted(config["target_modules"])  # PEFT keeps a set, in an order of the process
-    ranks = [config["rank_pattern"].get(module, config["r"]) for module in config["target_modules"]]
     if name in ("adalora", "sora"):  # ranks that are off are cut out
+        ranks = [config["rank_pattern"].get(module, config["r"]) for module in config["target_modules"]]
         assert sum(ranks) == method.summary()["ranks_kept"]
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(name: str) -> None:
-    method = make_method(name, make_backbone("deberta-v2", dtype=torch.float64))
+    by_peft = issubclass(method_class(name), PeftTuner)  # which takes singular values and Fourier transforms in float32
+    method = make_method(name, make_backbone("deberta-v2", dtype=torch.float32 if by_peft else torch.float64))
     optimizer = train_steps(method, 2)
     batch = make_batch(rows=6)
     loss_of_batch(method, batch).backward()
@@ -256,7 +261,8 @@ def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(name: str) -> None
         (loss_of_batch(method, {key: value[2 * part : 2 * part + 2] for key, value in batch.items()}) / 3).backward()
     for key, p in method.trainable().items():
         if key in whole:
-            torch.testing.assert_close(p.grad, whole[key], rtol=1e-9, atol=1e-12)
+            relative, absolute = (1e-3, 1e-6) if by_peft else (1e-9, 1e-12)
+            torch.testing.assert_close(p.grad, whole[key], rtol=relative, atol=absolute)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from lora2_bench.config.compose import CONF
 from tests import forked
 from tests.conftest import ARCHITECTURES, Told
+from tests.methods.helpers import METHODS, OWN_AND_ONE_TUNER, fits_tiny
 from tests.runner import plain_peft
 
-METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+CELLS = [(architecture, method) for architecture in ARCHITECTURES for method in OWN_AND_ONE_TUNER]
+CELLS += [("bert", method) for method in METHODS if method not in OWN_AND_ONE_TUNER]
 
 Bench = Callable[..., Told]
 Folders = Callable[[str], Path]
@@ -48,13 +49,15 @@ def science_of(record: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name != "run"}
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(("architecture", "method"), CELLS)
 def test_a_cell_from_end_to_end(
     architecture: str, method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
 ) -> None:
-    told = bench(*tiny(tiny_folders(architecture)), f"method={method}", f"results={tmp_path}", *QUICK)
+    told = bench(
+        *tiny(tiny_folders(architecture)), f"method={method}", f"results={tmp_path}", *QUICK, *fits_tiny(method)
+    )
     assert told.code == 0, told.err
+    assert "Warning" not in told.err
     (record,) = records_of(tmp_path)
     result = record["result"]
     assert record["status"] == "done"
@@ -72,8 +75,10 @@ def test_a_cell_from_end_to_end(
         "train.batch_size=8 (recipe: 32)",
     ]
     label = record["label"]
+    size = record["cell"]["size"]
+    assert label == (method if size is None else f"{method} {size}={record['cell']['method'][size]}")
     assert label == {"lora": "lora r=1", "adalora": "adalora r=2", "sora": "sora r=1", "lora2": "lora2 k=1"}.get(
-        method, method
+        method, label
     )
     for part in (
         "rte",
@@ -328,7 +333,7 @@ def test_the_default_backbone_is_refused_when_its_hash_differs(bench: Bench, tmp
     assert records_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "full"])
+@pytest.mark.parametrize("method", [*(method for method in OWN_AND_ONE_TUNER if method != "full"), "vblora"])
 def test_a_cell_can_start_from_anothers_adapter(
     method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
 ) -> None:
@@ -336,6 +341,7 @@ def test_a_cell_can_start_from_anothers_adapter(
     from safetensors.torch import load_file
 
     common = (*tiny(tiny_folders("roberta")), *(part for part in QUICK if part != "task=rte"), f"method={method}")
+    common += fits_tiny(method)
     results = f"results={tmp_path}"
     assert bench(*common, results, "task=mnli", "train.lr=3e-2").code == 0
     (mnli,) = records_of(tmp_path)

@@ -15,15 +15,14 @@ from typing import Any
 import pytest
 import torch
 
-from lora2_bench.config.compose import CONF
 from lora2_bench.errors import CellFailed
 from lora2_bench.records.lock import process_start
 from tests import forked
 from tests.conftest import Told
+from tests.methods.helpers import OWN_AND_ONE_TUNER
 
 Bench = Callable[..., Told]
 Folders = Callable[[str], Path]
-METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 QUICK = (
     "task=rte",
     "data.max_train=64",
@@ -68,7 +67,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told
             run()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OWN_AND_ONE_TUNER)
 def test_a_killed_cell_ends_as_if_it_had_not_been(
     method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
