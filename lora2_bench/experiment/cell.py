@@ -59,7 +59,10 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes."""
+    """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes.
+
+    `head_lr` is the head's learning rate, on the schedule of `lr`; None = `lr`.
+    """
 
     epochs: float
     max_steps: int | None
@@ -77,6 +80,7 @@ class Train:
     cls_dropout: float | None
     eval_steps: int | None
     precision: str
+    head_lr: float | None = None
 
     def __post_init__(self) -> None:
         require_number("train.epochs", self.epochs, 1e-9, 1e6, "a number above 0")
@@ -92,6 +96,8 @@ class Train:
             f"a divisor of train.batch_size={self.batch_size}",
         )
         require_number("train.lr", self.lr, 1e-12, 10.0, "a number above 0, at most 10")
+        if self.head_lr is not None:
+            require_number("train.head_lr", self.head_lr, 1e-12, 10.0, "a number above 0, at most 10, or null")
         require_number("train.weight_decay", self.weight_decay, 0.0, 10.0, "a number from 0 to 10")
         require_choice("train.schedule", self.schedule, ("linear", "cosine"))
         require_steps("train.warmup", self.warmup)
@@ -200,5 +206,7 @@ class Cell:
         values = self.to_dict()
         if self.init_from is None:  # added later: cells without it keep their ids
             del values["init_from"]
+        if self.train.head_lr is None:
+            del values["train"]["head_lr"]
         text = json.dumps(canonical(values), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A trained adapter as an ordinary PEFT LoRA folder, head included: exact, and loadable with no code of ours."""
+"""A trained adapter as an ordinary PEFT folder, head included: exact, and loadable with no code of ours."""
 
 from __future__ import annotations
 
@@ -18,40 +18,53 @@ _PREFIX = "base_model.model."
 
 
 def export_adapter(folder: Path, method: Method) -> None:
-    """Write `adapter_config.json` and `adapter_model.safetensors` for a method with LoRA factors.
+    """Write `adapter_config.json` and `adapter_model.safetensors`, head included, for a method that PEFT can load.
 
-    lora_B includes the scale, so lora_alpha equals r, module by module. Modules without any rank are left out. The base
-    model is named by its origin on the hub, never by a path.
+    The base model is named by its origin on the hub, never by a path. Raises ValueError for other methods.
     """
-    backbone, factors = method.backbone, method.lora_factors()
-    assert factors is not None
+    backbone = method.backbone
+    config, tensors = method.peft_adapter() or _as_lora(method)
+    config.task_type = TaskType.SEQ_CLS
+    config.base_model_name_or_path = backbone.origin or backbone.name
+    config.inference_mode = True
+    config.modules_to_save = sorted(name.rpartition(".")[2] for name in backbone.head_modules())
+    heads = {f"{_PREFIX}{name}": parameter.detach() for name, parameter in backbone.head_parameters().items()}
     folder.mkdir()
+    config.save_pretrained(str(folder))
+    _sort_lists(folder / "adapter_config.json")
+    save_tensors(tensors | heads, folder / "adapter_model.safetensors")
+
+
+def has_adapter(method: Method) -> bool:
+    """Whether `export_adapter` can write the method's adapter."""
+    return method.lora_factors() is not None or method.peft_adapter() is not None
+
+
+def _as_lora(method: Method) -> tuple[LoraConfig, dict[str, Tensor]]:
+    """LoRA's config and tensors of a method with LoRA factors.
+
+    lora_B includes the scale, so lora_alpha equals r, module by module. Modules without any rank are left out.
+    """
+    factors = method.lora_factors()
+    if factors is None:
+        raise ValueError(f"{type(method).__name__} has no LoRA factors")
     factors = {name: pair for name, pair in factors.items() if len(pair[0])} or _one_zero_rank(factors)
     ranks = {name: len(lora_a) for name, (lora_a, _) in factors.items()}
     rank = max(ranks.values())
     smaller = {name: value for name, value in ranks.items() if value != rank}
-    heads = backbone.head_modules()
     config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        base_model_name_or_path=backbone.origin or backbone.name,
-        inference_mode=True,
         r=rank,
         lora_alpha=rank,
         rank_pattern=smaller,
         alpha_pattern=smaller,
         lora_dropout=0.0,
         target_modules=sorted(factors),
-        modules_to_save=sorted(name.rpartition(".")[2] for name in heads),
     )
     tensors: dict[str, Tensor] = {}
     for name, (lora_a, lora_b) in factors.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = lora_a
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = lora_b
-    for name, parameter in backbone.head_parameters().items():
-        tensors[f"{_PREFIX}{name}"] = parameter.detach()
-    config.save_pretrained(str(folder))
-    _sort_lists(folder / "adapter_config.json")
-    save_tensors(tensors, folder / "adapter_model.safetensors")
+    return config, tensors
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -101,15 +101,15 @@ def set_up(plan: Plan) -> Setup:
 def load_adapter(method: Method, path: Path, origin: str) -> None:
     """Load another cell's trained weights, but its head, into an injected method. Raises UserError for other shapes."""
     head = set(method.backbone.head_parameters())
-    wanted = {name: parameter for name, parameter in method.trainable().items() if name not in head}
+    wanted = {name: tensor for name, tensor in (method.trainable() | method.frozen()).items() if name not in head}
     found = load_file(path)
-    for name, parameter in wanted.items():
-        if name not in found or found[name].shape != parameter.shape:
+    for name, tensor in wanted.items():
+        if name not in found or found[name].shape != tensor.shape:
             has = f"{name} {tuple(found[name].shape)}" if name in found else f"no {name}"
             raise UserError(
-                f"init_from={origin} has {has} where this cell has {tuple(parameter.shape)}: give the size and targets "
+                f"init_from={origin} has {has} where this cell has {tuple(tensor.shape)}: give the size and targets "
                 "that it was trained with"
             )
     with torch.no_grad():
-        for name, parameter in wanted.items():
-            parameter.copy_(found[name])
+        for name, tensor in wanted.items():
+            tensor.copy_(found[name])

@@ -153,12 +153,12 @@ def set_random_state(state: Mapping[str, Any], accelerator: Accelerator) -> None
 
 
 def trained_state(method: Method) -> dict[str, Tensor]:
-    """Name -> copy on the CPU of every trained parameter."""
-    return {name: parameter.detach().cpu().clone() for name, parameter in method.trainable().items()}
+    """Name -> copy on the CPU of every trained parameter, and of what the method has drawn and frozen."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in (method.trainable() | method.frozen()).items()}
 
 
 @torch.no_grad()
 def load_trained_state(method: Method, state: Mapping[str, Tensor]) -> None:
     """Put a `trained_state` back into the model."""
-    for name, parameter in method.trainable().items():
-        parameter.copy_(state[name])
+    for name, tensor in (method.trainable() | method.frozen()).items():
+        tensor.copy_(state[name])

@@ -72,8 +72,10 @@ def test_a_cell_from_end_to_end(
         "train.batch_size=8 (recipe: 32)",
     ]
     label = record["label"]
+    size = record["cell"]["size"]
+    assert label == (method if size is None else f"{method} {size}={record['cell']['method'][size]}")
     assert label == {"lora": "lora r=1", "adalora": "adalora r=2", "sora": "sora r=1", "lora2": "lora2 k=1"}.get(
-        method, method
+        method, label
     )
     for part in (
         "rte",
