@@ -15,7 +15,8 @@ from lora2_bench.methods.base import Method, load_method
 from lora2_bench.methods.lora import LoRA, LoRALinear, LoRAOptions
 from lora2_bench.methods.lowrank.budgeted import BudgetedMethod
 from lora2_bench.methods.lowrank.method import AdapterMethod, RankedMethod
-from lora2_bench.runner.export import export_adapter
+from lora2_bench.runner.export import export_adapter, save_tensors
+from lora2_bench.runner.setup import load_adapter
 from lora2_bench.training.state import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import (
@@ -175,6 +176,21 @@ def test_what_is_drawn_and_frozen_belongs_to_the_saved_state(engine: str, monkey
     }
     load_trained_state(other, state)
     assert torch.equal(logits_of(method.backbone.model), logits_of(other.backbone.model))
+
+
+def test_init_from_reads_what_was_drawn_and_refuses_a_cell_that_did_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoRA, "adapt", lambda self, base, generator: FrozenAndDrawn(base, self.options, generator))
+    method, other = (make_method("lora", make_backbone("bert"), seed=seed) for seed in (1, 2))
+    train_steps(method, 3)
+    state, heads = trained_state(method), method.backbone.head_parameters()
+    save_tensors(state, tmp_path / "whole")
+    load_adapter(other, tmp_path / "whole", "0123456789abcdef")
+    assert all(torch.equal(value, state[name]) for name, value in trained_state(other).items() if name not in heads)
+    save_tensors({name: state[name] for name in method.trainable()}, tmp_path / "trained")
+    with pytest.raises(UserError, match=r"^init_from=0123456789abcdef kept no .*query\.A, which its method draws"):
+        load_adapter(other, tmp_path / "trained", "0123456789abcdef")
 
 
 @pytest.mark.parametrize("name", BUDGETED)
