@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +93,14 @@ class DyLoRA(AdapterMethod[DyLoRALinear]):
         digest = hashlib.sha256(f"{self._seed}/{step}".encode()).digest()
         return 1 + int.from_bytes(digest, "big") % int(self.options.r)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the steps' ranks."""
+        return {"seed": self._seed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self._seed = state["seed"]
+
     def before_step(self, step: int) -> None:
         """Take the step's rank."""
         self._set(self.rank_of(step), last_alone=self.options.update == "row")
@@ -110,6 +119,11 @@ class DyLoRA(AdapterMethod[DyLoRALinear]):
             stack.set_(before)
         self._before = []
         self._set(self.options.r)
+
+    def at_scoring(self) -> dict[str, Any]:
+        """The active parameters of this moment's rank."""
+        layers = self.layers.values()
+        return {"active": sum(layer.rank * (layer.base.in_features + layer.base.out_features) for layer in layers)}
 
     def ranks(self) -> Sequence[int]:
         """1 to r."""

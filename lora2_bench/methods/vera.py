@@ -114,10 +114,6 @@ class VeRA(AdapterMethod[VeRALinear]):
         """A VeRA layer over `base`."""
         return VeRALinear(base, self.options, self.pair)
 
-    def frozen(self) -> dict[str, Tensor]:
-        """A and B."""
-        return {"vera.A": self.pair.A, "vera.B": self.pair.B}
-
     def peft_adapter(self) -> tuple[Any, dict[str, Tensor]]:
         """PEFT's VeRA with A and B: as LoRA factors of rank r it would hold both once for every map."""
         from peft import VeraConfig  # at the end of a run only

@@ -104,7 +104,7 @@ def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any
     logits, metrics = score(
         model, spec, setup.dev, setup.accelerator, plan.run_options.eval_batch_size, outcome.best_step
     )
-    best = scoring(outcome.best_step, main_score(spec, metrics), metrics)
+    best = scoring(outcome.best_step, main_score(spec, metrics), metrics, outcome.best_facts)
     return prediction_table(setup.rows.dev, {"best": logits}), best
 
 
@@ -119,7 +119,7 @@ def score_ranks(plan: Plan, setup: Setup, step: int) -> dict[str, Scoring]:
             _, metrics = score(
                 method.backbone.model, spec, setup.dev, setup.accelerator, plan.run_options.eval_batch_size, step
             )
-        by_rank[str(rank)] = scoring(step, main_score(spec, metrics), metrics)
+            by_rank[str(rank)] = scoring(step, main_score(spec, metrics), metrics, method.at_scoring())
     return by_rank
 
 

@@ -51,6 +51,7 @@ def test_every_rank_is_scored_and_exported(
     assert list(result["by_rank"]) == ["1", "2", "3"]
     assert {one["step"] for one in result["by_rank"].values()} == {result["best"]["step"]}
     assert result["by_rank"]["3"] == result["best"]
+    assert [one["active"] for one in result["by_rank"].values()] == [640 * rank for rank in (1, 2, 3)]
     cell = tmp_path / "cells" / record["id"]
     assert {path.name for path in cell.glob("adapter*")} == {"adapter", "adapter_r1"}
     assert f"adapter at rank 1: {cell / 'adapter_r1'}" in first.out
