@@ -19,15 +19,15 @@ from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
-from lora2_bench.experiment.plan import CheckpointSchedule, Plan, RunOptions
+from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, user_path
 from lora2_bench.tasks.spec import task_spec
 
-# The composed config's sections, which are config groups but for `train` and `checkpoint`; Hydra's own `hydra` is not
+# The composed config's sections, which are config groups but for `train`, `checkpoint` and `export`; Hydra's own is not
 # in the config that a plan is made from.
 _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
-_SECTIONS = (*_GROUPS, "train", "checkpoint")
+_SECTIONS = (*_GROUPS, "train", "checkpoint", "export")
 # Groups that only select from other groups, and leave no section of their own in the composed config.
 _SELECTORS = ("row", "suite")
 _SWITCHES = (
@@ -161,6 +161,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         model_folder=values["model"].get("folder"),
         tracker=values["tracker"],
         checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
+        export=section(Export, values["export"], "export"),
     )
 
 
@@ -207,9 +208,10 @@ def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
         "data.max_eval": data["max_eval"],
     }
     cuts = [f"{name}={value}" for name, value in limits.items() if value is not None]
-    for name in ("epochs", "batch_size", "lr"):
-        if train[name] != recipe[name]:
-            cuts.append(f"train.{name}={train[name]} (recipe: {recipe[name]})")
+    for name in ("epochs", "batch_size", "lr", "head_lr"):
+        now, known = train.get(name), recipe.get(name)  # most recipes have no head_lr
+        if now != known:
+            cuts.append(f"train.{name}={now} (recipe: {known})")
     return tuple(cuts)
 
 

@@ -20,6 +20,7 @@ LEFT_OUT: Mapping[str, Any] = {
     "init_from": None,
     "rng_version": 1,
     "train.looks": None,
+    "train.head_lr": None,
     "method.l1_form": "mean",
     "method.reg.mean_over": "chosen",
 }
@@ -73,6 +74,8 @@ class Data:
 class Train:
     """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes.
 
+    `head_lr` is the head's learning rate, on the schedule of `lr`; None = `lr`.
+
     The splits that choose the checkpoint are scored every `eval_steps` steps (None = once an epoch) and at the end, or
     `looks` times in all, evenly spread and the last time at the end.
     """
@@ -94,6 +97,7 @@ class Train:
     eval_steps: int | None
     precision: str
     looks: int | None = None
+    head_lr: float | None = None
 
     def __post_init__(self) -> None:
         require_number("train.epochs", self.epochs, 1e-9, 1e6, "a number above 0")
@@ -111,6 +115,8 @@ class Train:
             f"a divisor of train.batch_size={self.batch_size}",
         )
         require_number("train.lr", self.lr, 1e-12, 10.0, "a number above 0, at most 10")
+        if self.head_lr is not None:
+            require_number("train.head_lr", self.head_lr, 1e-12, 10.0, "a number above 0, at most 10, or null")
         require_number("train.weight_decay", self.weight_decay, 0.0, 10.0, "a number from 0 to 10")
         require_choice("train.schedule", self.schedule, ("linear", "cosine"))
         require_steps("train.warmup", self.warmup)

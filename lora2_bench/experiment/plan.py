@@ -26,6 +26,17 @@ class CheckpointSchedule:
 
 
 @dataclass(frozen=True)
+class Export:
+    """What is exported beside a finished cell's own adapter: that at `rank`, or nothing where it is None."""
+
+    rank: int | None
+
+    def __post_init__(self) -> None:
+        if self.rank is not None:
+            require_int("export.rank", self.rank, 1, "an integer of at least 1, or null")
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Options of a run that are not part of the cell, and so never change its id.
 
@@ -41,6 +52,7 @@ class RunOptions:
         model_package, model_folder: the Python package of a `package` backbone, and the folder in it.
         tracker: the tracker's settings.
         checkpoint: when a running cell writes one.
+        export: what else is exported of a finished cell.
     """
 
     results: Path
@@ -55,6 +67,7 @@ class RunOptions:
     model_folder: str | None = None
     tracker: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     checkpoint: CheckpointSchedule = CheckpointSchedule(None, 2.0)
+    export: Export = Export(None)
 
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))

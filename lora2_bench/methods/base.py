@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -48,19 +49,28 @@ class Method(ABC):
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Make the backbone trainable in this method's way; new weights are drawn from `generator` (on the CPU)."""
 
-    def param_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """AdamW's groups of all trained parameters; biases and norms are not decayed."""
-        decayed: list[nn.Parameter] = []
-        plain: list[nn.Parameter] = []
+    def param_groups(self, weight_decay: float, head_lr: float | None = None) -> list[dict[str, Any]]:
+        """AdamW's groups of all trained parameters; biases and norms are not decayed.
+
+        With `head_lr` the head's parameters are in groups of their own, which have that learning rate.
+        """
+        head = set() if head_lr is None else set(self.backbone.head_parameters())
+        parts: dict[tuple[bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.trainable().items():
             is_plain = parameter.ndim < 2 or name.endswith("bias")
-            (plain if is_plain else decayed).append(parameter)
-        groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        return [group for group in groups if group["params"]]
+            parts.setdefault((name in head, is_plain), []).append(parameter)
+        return [
+            {
+                "params": parts[own_rate, is_plain],
+                "weight_decay": 0.0 if is_plain else weight_decay,
+                **({"lr": head_lr} if own_rate else {}),
+            }
+            for own_rate, is_plain in sorted(parts)
+        ]
 
-    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+    def optimizer_groups(self, weight_decay: float, head_lr: float | None = None) -> list[dict[str, Any]]:
         """The groups that the optimiser gets; called once, when the model is on its device."""
-        return self.param_groups(weight_decay)
+        return self.param_groups(weight_decay, head_lr)
 
     def zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
         """Clear the gradients, after each step."""
@@ -82,6 +92,9 @@ class Method(ABC):
         """
         tensors = [*self.backbone.model.named_parameters(), *self.backbone.model.named_buffers()]
         return {name: tensor for name, tensor in tensors if tensor.requires_grad or not self.backbone.owns(tensor)}
+
+    def before_step(self, step: int) -> None:
+        """Called before the step's first forward pass."""
 
     def after_backward(self, step: int) -> None:
         """Called when the step's gradients are complete and clipped, before the optimiser's step."""
@@ -124,6 +137,14 @@ class Method(ABC):
     def peft_adapter(self) -> tuple[Any, dict[str, Tensor]] | None:
         """A config of PEFT and the adapter's tensors by PEFT's own names; None where PEFT has no such tuner."""
         return None
+
+    def ranks(self) -> Sequence[int]:
+        """The ranks that one training serves: each is scored at its end, and exported on demand; none for most."""
+        return ()
+
+    def at_rank(self, rank: int) -> AbstractContextManager[None]:
+        """A context in which the method computes and is exported at `rank`, one of `ranks`. Raises ValueError."""
+        raise ValueError(f"{type(self).__name__} serves no rank but its own")
 
 
 def load_method(implementation: str) -> type[Method]:

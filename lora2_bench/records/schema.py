@@ -51,7 +51,7 @@ class DataSettings(TypedDict):
 
 
 class TrainSettings(TypedDict):
-    """How a cell is trained, as `experiment.cell.Train`."""
+    """How a cell is trained, as `experiment.cell.Train`; without `head_lr` in records from before that setting."""
 
     epochs: float
     max_steps: Count | None
@@ -70,6 +70,7 @@ class TrainSettings(TypedDict):
     eval_steps: Count | None
     precision: str
     looks: NotRequired[Count | None]
+    head_lr: NotRequired[float | None]
 
 
 class ProtocolSettings(TypedDict):
@@ -175,7 +176,7 @@ class Result(TypedDict):
 
     A failed cell has none from `evaluations` on. `last` is None under the clean protocol. `ranks` is layer -> map ->
     ranks kept; only methods that have ranks give them, with their sum before and after (`ranks_initial`,
-    `ranks_kept`).
+    `ranks_kept`). `by_rank` is rank -> scores on dev at the best step, where one training serves several ranks.
     """
 
     main_metric: str
@@ -192,6 +193,7 @@ class Result(TypedDict):
     ranks: NotRequired[dict[str, dict[str, Count]]]
     ranks_kept: NotRequired[Count]
     ranks_initial: NotRequired[Count]
+    by_rank: NotRequired[dict[str, Scoring]]
 
 
 class Hardware(TypedDict):

@@ -89,6 +89,22 @@ class Store:
                 if (known is not None and known.is_done) or _swap(folder, final):
                     return self.path(record.id)
 
+    def add(self, cell_id: str, name: str, write: Callable[[Path], None]) -> Path:
+        """Put the folder that `write` makes beside a finished cell's record, as a whole; returns its path.
+
+        One that another process has put there meanwhile stays. Raises UserError where it cannot be written.
+        """
+        final = self.folder(cell_id) / name
+        try:
+            with self._new_folder(cell_id) as folder:
+                write(folder / name)
+                (folder / name).rename(final)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                reason = error.strerror
+                raise UserError(f"{final} cannot be written ({reason}): free some space, or make it writable") from None
+        return final
+
     def tidy(self, cell_id: str) -> None:
         """Remove what killed writers of a cell left, and put back a record that one had moved aside. For the owner.
 

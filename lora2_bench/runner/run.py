@@ -6,8 +6,9 @@ import gc
 import os
 import sys
 from contextlib import ExitStack
+from functools import partial
 
-from lora2_bench.errors import CellFailed
+from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
@@ -26,6 +27,7 @@ def run(plan: Plan) -> Record:
     with ExitStack() as locks:
 
         def look_up_and_lock() -> Record | None:
+            check_export(plan)
             if (record := finished_record(plan, store)) is not None:
                 return record
             check_origin(plan.cell, store)
@@ -39,6 +41,8 @@ def run(plan: Plan) -> Record:
             return finished_record(plan, store)  # another process may have finished it meanwhile
 
         record = ranks.on_main(look_up_and_lock) or _train(plan, store, ranks)
+    if plan.run_options.export.rank is not None and record.is_done:
+        ranks.on_main(partial(_export, plan, store))
     if ranks.is_main:
         print(result_line(record, str(store.path(plan.cell.id))))
     if record.error is not None:
@@ -59,6 +63,27 @@ def import_trainer() -> None:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def check_export(plan: Plan) -> None:
+    """Raise UserError where the cell's method does not serve the rank that is to be exported."""
+    if (rank := plan.run_options.export.rank) is None:
+        return
+    import_trainer()
+    from lora2_bench.methods.base import load_method
+
+    kind = load_method(plan.implementation)
+    served, label = kind(kind.parse(plan.cell.method), total_steps=1).ranks(), plan.cell.method_label
+    if not served:
+        raise UserError(f"export.rank={rank} does not fit {label}, which serves no rank but its own: leave it out")
+    if rank not in served:
+        raise UserError(f"export.rank={rank} does not fit {label}: give one of {', '.join(map(str, served))}")
+
+
+def _export(plan: Plan, store: Store) -> None:
+    from lora2_bench.runner.export_rank import export_at_rank
+
+    print(f"adapter at rank {plan.run_options.export.rank}: {export_at_rank(plan, store)}")
 
 
 def _train(plan: Plan, store: Store, ranks: Ranks) -> Record:

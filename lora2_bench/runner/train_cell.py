@@ -74,6 +74,8 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
         predictions, on_dev = ranks.on_main(partial(score_dev, plan, setup, outcome))
         if on_dev is not None:
             facts["best"], facts["last"] = on_dev, None
+        if by_rank := ranks.on_main(partial(score_ranks, plan, setup, outcome.best_step)):
+            facts["by_rank"] = by_rank
     except CellFailed as error:
         failure = error
     times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
@@ -104,6 +106,21 @@ def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any
     )
     best = scoring(outcome.best_step, main_score(spec, metrics), metrics, outcome.best_facts)
     return prediction_table(setup.rows.dev, {"best": logits}), best
+
+
+def score_ranks(plan: Plan, setup: Setup, step: int) -> dict[str, Scoring]:
+    """Rank -> scores on dev, for each rank that the method serves, with the weights of `step`, which are in place.
+
+    No choice rests on them: the checkpoint is that of the largest rank.
+    """
+    spec, method, by_rank = plan.cell.spec, setup.method, {}
+    for rank in method.ranks():
+        with method.at_rank(rank):
+            _, metrics = score(
+                method.backbone.model, spec, setup.dev, setup.accelerator, plan.run_options.eval_batch_size, step
+            )
+            by_rank[str(rank)] = scoring(step, main_score(spec, metrics), metrics, method.at_scoring())
+    return by_rank
 
 
 def write_record(

@@ -24,7 +24,7 @@ class TrainingStep:
 
     Args:
         method: injected, with its model on the accelerator's device.
-        settings: rate, schedule, clipping, parts and AdamW's constants.
+        settings: rates, schedule, clipping, parts and AdamW's constants.
         total_steps: steps of the run, over which the learning rate is scheduled.
 
     Attributes:
@@ -40,7 +40,7 @@ class TrainingStep:
         self.accelerator, self.ranks = accelerator, ranks
         # Evaluation mode leaves the model without DistributedDataParallel: `ranks` sums the gradients.
         self.model: nn.Module = accelerator.prepare_model(method.backbone.model, evaluation_mode=True)
-        groups = method.optimizer_groups(settings.weight_decay)
+        groups = method.optimizer_groups(settings.weight_decay, settings.head_lr)
         self.trained: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
         betas = (settings.adam_beta1, settings.adam_beta2)
         optimizer = AdamW(groups, lr=settings.lr, betas=betas, eps=settings.adam_eps)
@@ -58,6 +58,7 @@ class TrainingStep:
         with self.ranks.raise_on_all(), explain_out_of_memory(step, size, self._less_memory):
             if not self.model.training:  # after an evaluation; it goes through all modules
                 self.model.train()
+            self.method.before_step(step)
             summed = backward(self.model, self.method, batch, self.settings.accumulate, self.accelerator, self.ranks)
         self.ranks.all_reduce([summed, *gradients_to_sum(self.trained, self.ranks)])
         if not math.isfinite(loss := summed.item()):

@@ -144,6 +144,10 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("train.lr", -1e-3, "a number above 0"),
     ("train.lr", "fast", "a number above 0"),
     ("train.lr", None, "a number above 0"),
+    ("train.head_lr", 0, "a number above 0, at most 10, or null"),
+    ("train.head_lr", "fast", "a number above 0, at most 10, or null"),
+    ("export.rank", 0, "an integer of at least 1, or null"),
+    ("export.rank", "all", "an integer of at least 1, or null"),
     ("train.epochs", 0, "a number above 0"),
     ("train.epochs", -1, "a number above 0"),
     ("train.epochs", NAN, "a number above 0"),
@@ -274,7 +278,7 @@ def test_a_value_that_is_taken_away_never_ends_in_a_traceback(name: str) -> None
         assert "\n" not in str(error)
     else:
         places = {"data.dir", "model.path", "model.package", "model.folder", "tracker.name"}
-        assert name in places | {"method.budget.scale", "train.looks"}
+        assert name in places | {"method.budget.scale", "train.looks", "train.head_lr"}
 
 
 def test_budget_phases_over_the_number_of_steps_are_named_with_both_numbers() -> None:
@@ -327,6 +331,7 @@ def test_every_choice_of_help_exists_and_every_choice_is_in_help() -> None:
         ({"train.max_steps": 10}, ("train.max_steps=10",)),
         ({"data.max_train": 64, "data.max_eval": 32}, ("data.max_train=64", "data.max_eval=32")),
         ({"train.lr": 5e-4}, ("train.lr=0.0005 (recipe: 0.001)",)),
+        ({"train.head_lr": 5e-4}, ("train.head_lr=0.0005 (recipe: None)",)),
         (
             {"train.epochs": 1, "train.batch_size": 16},
             ("train.epochs=1 (recipe: 5)", "train.batch_size=16 (recipe: 32)"),

@@ -49,7 +49,7 @@ def test_every_recipe_says_where_its_values_are_from(path: Path) -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_value_of_a_recipe_is_used(method: str) -> None:
     texts = [(CONF / "config.yaml").read_text(), (CONF / "method" / f"{method}.yaml").read_text()]
-    used = {name for text in texts for name in re.findall(r"\$\{recipe\.(\w+)\}", text)}
+    used = {name for text in texts for name in re.findall(r"[{:]recipe\.(\w+)\}", text)}
     for model in MODELS:
         if not (CONF / "recipe" / model / f"{method}.yaml").exists():
             continue  # a recipe that is borrowed has what its owner uses

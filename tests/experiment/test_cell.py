@@ -54,6 +54,7 @@ ANOTHER: dict[str, Any] = {
     "train.batch_size": 16,
     "train.accumulate": 2,
     "train.lr": 2e-3,
+    "train.head_lr": 3e-3,
     "train.weight_decay": 0.1,
     "train.schedule": "cosine",
     "train.warmup": 10,
@@ -109,6 +110,7 @@ def test_the_protocol_changes_the_id() -> None:
     [
         ("results", "/tmp/elsewhere"),
         ("rerun", True),
+        ("export.rank", 2),
         ("device", "cpu"),
         ("threads", 1),
         ("engine", "plain"),

@@ -73,3 +73,11 @@ def test_a_cell_of_other_settings_is_no_row() -> None:
     for override in ("method.score=full", "method.reg.form=squared_sum", "method.targets=[q]", "method.reg.on=[]"):
         cell = plan_of("row=lora2_k1", override, "task=rte").cell.to_dict()
         assert not any(spec.fits(cell) for spec in rows().values()), override
+
+
+def test_a_penaltys_form_is_a_rows_with_the_random_streams_of_its_version() -> None:
+    """What was the default in earlier versions is no row of today's, and with their random numbers it is."""
+    for row, override in (("lora2_k1", "method.reg.mean_over=chosen"), ("sora_r1", "method.l1_form=mean")):
+        for words, fits in (((override,), False), (("rng_version=1",), True), ((), True)):
+            cell = plan_of(f"row={row}", *words, "task=rte").cell.to_dict()
+            assert rows()[row].fits(cell) == fits, words

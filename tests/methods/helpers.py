@@ -116,6 +116,7 @@ def train_steps(method: Method, steps: int, lr: float = 1e-2, first: int = 1, op
     """A plain loop with the protocol's calls in the order of the real one; returns its optimiser."""
     optimizer = optimizer or torch.optim.AdamW(method.optimizer_groups(0.01), lr=lr)
     for step in range(first, first + steps):
+        method.before_step(step)
         loss = loss_of_batch(method, make_batch(rows=4 + step % 3))
         penalty = method.penalty()
         (loss if penalty is None else loss + penalty).backward()

@@ -16,7 +16,8 @@ from lora2_bench.methods.lora import LoRA, LoRALinear, LoRAOptions
 from lora2_bench.methods.lowrank.budgeted import BudgetedMethod
 from lora2_bench.methods.lowrank.method import AdapterMethod, RankedMethod
 from lora2_bench.methods.peft_tuner import PeftTuner
-from lora2_bench.runner.export import export_adapter, has_adapter
+from lora2_bench.runner.export import export_adapter, has_adapter, save_tensors
+from lora2_bench.runner.setup import load_adapter
 from lora2_bench.training.state import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import (
@@ -81,9 +82,8 @@ def test_only_what_is_declared_trainable_moves(name: str, architecture: str) -> 
 def formula(name: str, d_in: int, d_out: int) -> int:
     """Parameters beside one map, with the tests' sizes k = 2 and r = 3."""
     each = d_in + d_out
-    return {"lora": 3 * each, "adalora": 3 * (each + 1), "sora": 3 * (each + 1), "lora2": 2 * each + 2 * 2 * 3 + 3}[
-        name
-    ]
+    counts = {"lora": 3 * each, "adalora": 3 * (each + 1), "sora": 3 * (each + 1), "lora2": 2 * each + 2 * 2 * 3 + 3}
+    return {**counts, "dylora": 3 * each, "vera": 3 + d_out}[name]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -104,7 +104,7 @@ def test_counts(name: str) -> None:
         "bitfit": sum(count for key, count in encoder.items() if key.endswith("bias")),
         **{
             adapter: sum(formula(adapter, *shape) for shape in shapes)
-            for adapter in ("lora", "adalora", "sora", "lora2")
+            for adapter in ("lora", "adalora", "sora", "lora2", "dylora", "vera")
         },
     }
     assert counts["adapter"] == known.get(name, counts["adapter"])
@@ -180,6 +180,21 @@ def test_what_is_drawn_and_frozen_belongs_to_the_saved_state(engine: str, monkey
     }
     load_trained_state(other, state)
     assert torch.equal(logits_of(method.backbone.model), logits_of(other.backbone.model))
+
+
+def test_init_from_reads_what_was_drawn_and_refuses_a_cell_that_did_not_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LoRA, "adapt", lambda self, base, generator: FrozenAndDrawn(base, self.options, generator))
+    method, other = (make_method("lora", make_backbone("bert"), seed=seed) for seed in (1, 2))
+    train_steps(method, 3)
+    state, heads = trained_state(method), method.backbone.head_parameters()
+    save_tensors(state, tmp_path / "whole")
+    load_adapter(other, tmp_path / "whole", "0123456789abcdef")
+    assert all(torch.equal(value, state[name]) for name, value in trained_state(other).items() if name not in heads)
+    save_tensors({name: state[name] for name in method.trainable()}, tmp_path / "trained")
+    with pytest.raises(UserError, match=r"^init_from=0123456789abcdef kept no .*query\.A, which its method draws"):
+        load_adapter(other, tmp_path / "trained", "0123456789abcdef")
 
 
 @pytest.mark.parametrize("name", BUDGETED)

@@ -41,6 +41,7 @@ def train(
         batch = make_batch(rows=4 + step % 3)
         size = -(-len(batch["labels"]) // parts)
         total = 0.0
+        method.before_step(step)
         for start in range(0, len(batch["labels"]), size):
             piece = {name: tensor[start : start + size] for name, tensor in batch.items()}
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
@@ -90,6 +91,8 @@ def test_training_gives_the_plain_engines_numbers(name: str, data: st.DataObject
         changes |= {"reg__on": draw(st.lists(st.sampled_from(["uv", "UV", "PQ"]), unique=True))}
     if name in ("lora2", "adalora"):
         changes |= {"reg__form": draw(st.sampled_from(["norm_mean", "squared_sum"]))}
+    if name == "dylora":
+        changes |= {"update": draw(st.sampled_from(["all", "row"]))}
     if name == "sora":
         changes |= {"l1": 0.1, "xi": 0.01}
     total, decay, cut = 9, draw(st.sampled_from([0.0, 0.1])), draw(st.integers(1, 8))

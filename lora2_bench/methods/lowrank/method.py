@@ -69,9 +69,9 @@ class AdapterMethod(Method, Generic[Layer]):
         for layer in self.layers.values():
             layer.cached_middle = None
 
-    def optimizer_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+    def optimizer_groups(self, weight_decay: float, head_lr: float | None = None) -> list[dict[str, Any]]:
         """As `param_groups`; on the fast engine each is one flat parameter, of which the trained ones are views."""
-        groups = self.param_groups(weight_decay)
+        groups = self.param_groups(weight_decay, head_lr)
         if self.engine == "plain":
             return groups
         return flatten_groups(groups, [stack for stacks in self.stacks.values() for stack in stacks])
@@ -136,9 +136,14 @@ class GatedMethod(RankedMethod[Gated]):
 
 def check_adapter_options(options: Any) -> None:
     """Raise UserError unless `targets`, `alpha` and `dropout` are possible."""
+    check_targets(options)
+    require_number("method.alpha", options.alpha, 1e-12, 1e6, "a number above 0")
+
+
+def check_targets(options: Any) -> None:
+    """Raise UserError unless `targets` and `dropout` are possible."""
     targets = options.targets
     known = isinstance(targets, list | tuple) and len(targets) > 0 and all(target in MAPS for target in targets)
     require(known, "method.targets", targets, f"a list of some of {', '.join(MAPS)}")
     require(len(set(targets)) == len(targets), "method.targets", targets, "a list without repeats")
-    require_number("method.alpha", options.alpha, 1e-12, 1e6, "a number above 0")
     require_number("method.dropout", options.dropout, 0.0, 0.99, "a number from 0 to 0.99")
