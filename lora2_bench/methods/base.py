@@ -26,6 +26,8 @@ class Method(ABC):
     Options: ClassVar[type[Any]]
     keeps_weights: ClassVar[bool] = True
     """Whether the trained weights are small enough to be stored beside the record, where `init_from` reads them."""
+    starts_as_backbone: ClassVar[bool] = True
+    """Whether the untrained method leaves the backbone's outputs as they are, up to rounding."""
 
     def __init__(self, options: Any, total_steps: int, engine: str = "fast") -> None:
         self.options = options

@@ -25,6 +25,9 @@ SHRUNK: dict[str, Any] = {
     "budget.t_init": 0.2,
     "budget.t_final": 0.25,
     "budget.delta_t": 2,
+    "length": 4,
+    "mlp_width": 20,
+    "encoder_width": 14,
 }
 
 

@@ -43,7 +43,7 @@ def logits_of(model: torch.nn.Module) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if method_class(name).starts_as_backbone])
 def test_it_starts_as_the_backbone(name: str, architecture: str) -> None:
     backbone = make_backbone(architecture)
     before = logits_of(backbone.model)
@@ -92,7 +92,8 @@ def test_counts(name: str) -> None:
     counts = method.parameters()
     assert counts["head"] == head
     assert counts["adapter"] == sum(p.numel() for key, p in method.trainable().items() if key not in heads)
-    assert counts["active"] == counts["adapter"]
+    reparametrised = name in ("prefix", "p_tuning")  # the network that makes the prompt is not kept after training
+    assert 0 < counts["active"] < counts["adapter"] if reparametrised else counts["active"] == counts["adapter"]
     known = {
         "full": sum(encoder.values()),
         "bitfit": sum(count for key, count in encoder.items() if key.endswith("bias")),
