@@ -51,6 +51,14 @@ def test_it_starts_as_the_backbone(name: str, architecture: str) -> None:
     torch.testing.assert_close(logits_of(backbone.model), before, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if not method_class(name).starts_as_backbone])
+def test_one_that_does_not_start_as_the_backbone_says_so(name: str) -> None:
+    backbone = make_backbone("bert")
+    before = logits_of(backbone.model)
+    make_method(name, backbone)
+    assert not torch.equal(logits_of(backbone.model), before)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", METHODS)
 def test_only_what_is_declared_trainable_moves(name: str, architecture: str) -> None:
