@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lora2_bench.experiment.settings import value_at
 from lora2_bench.records.record import Record
-from lora2_bench.records.schema import Config
+from lora2_bench.records.schema import Config, Scoring
 from lora2_bench.records.store import read_record
 
 
@@ -32,14 +32,24 @@ def load_records(results: Path, *, whole: bool = True) -> list[Record]:
 
 
 def trimmed(record: Record) -> Record:
-    """A record without its evaluations, ranks and config, but for the recipe and the budget's scale."""
+    """A record without its evaluations, its ranks by map, and its config, but for the recipe and the budget's scale."""
     result, run = record.result.copy(), record.run.copy()
     result.pop("evaluations", None)
     result.pop("ranks", None)
+    if best := result.get("best"):
+        result["best"] = _without_ranks(best)
+    if last := result.get("last"):
+        result["last"] = _without_ranks(last)
     config = run.pop("config", {})
     if "recipe" in config:
         run["config"] = {"recipe": config["recipe"], "method": {"budget": {"scale": scales_budget(config)}}}
     return replace(record, result=result, run=run)
+
+
+def _without_ranks(scoring: Scoring) -> Scoring:
+    kept = scoring.copy()
+    kept.pop("ranks", None)
+    return kept
 
 
 def scales_budget(config: Config) -> bool:
