@@ -29,6 +29,9 @@ SHRUNK: dict[str, Any] = {
     "n_frequency": 20,
     "num_vectors": 8,
     "vector_length": 4,
+    "length": 4,
+    "mlp_width": 20,
+    "encoder_width": 14,
 }
 # What fits the tiny widths 24 and 40, or the method's own rules, and no other value does.
 SHRUNK_FOR: dict[str, dict[str, Any]] = {"hra": {"r": 4}, "miss": {"r": 4}, "oft": {"r": 0}}

@@ -55,6 +55,14 @@ def test_it_starts_as_the_backbone(name: str, architecture: str) -> None:
     torch.testing.assert_close(logits_of(backbone.model), before, rtol=0, atol=rounding)
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if not method_class(name).starts_as_backbone])
+def test_one_that_does_not_start_as_the_backbone_says_so(name: str) -> None:
+    backbone = make_backbone("bert")
+    before = logits_of(backbone.model)
+    make_method(name, backbone)
+    assert not torch.equal(logits_of(backbone.model), before)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", METHODS)
 def test_only_what_is_declared_trainable_moves(name: str, architecture: str) -> None:
@@ -98,7 +106,8 @@ def test_counts(name: str) -> None:
     counts = method.parameters()
     assert counts["head"] == head
     assert counts["adapter"] == sum(p.numel() for key, p in method.trainable().items() if key not in heads)
-    assert counts["active"] == counts["adapter"]
+    reparametrised = name in ("prefix", "p_tuning")  # the network that makes the prompt is not kept after training
+    assert 0 < counts["active"] < counts["adapter"] if reparametrised else counts["active"] == counts["adapter"]
     known = {
         "full": sum(encoder.values()),
         "bitfit": sum(count for key, count in encoder.items() if key.endswith("bias")),
