@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -11,8 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora2_bench.experiment.checks import require, require_choice, require_int, require_number, require_steps, section
-from lora2_bench.experiment.settings import canonical
+from lora2_bench.experiment.checks import (
+    require,
+    require_choice,
+    require_int,
+    require_number,
+    require_plain_name,
+    require_steps,
+    section,
+)
+from lora2_bench.records.identity import id_of
 from lora2_bench.records.schema import CellSettings
 from lora2_bench.tasks.spec import TaskSpec, task_spec
 
@@ -28,6 +35,7 @@ class Model:
     revision: str | None
 
     def __post_init__(self) -> None:
+        require_plain_name("model.name", self.name)
         require_choice("model.source", self.source, ("package", "hub", "local"))
         if self.source == "hub":
             require(bool(self.hub_id and self.revision), "model.revision", self.revision, "a pinned commit of the hub")
@@ -153,6 +161,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         task_spec(self.task)
+        require_plain_name("method.name", self.method.get("name"))
         if self.init_from is not None:
             is_id = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None
             require(is_id, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
@@ -197,8 +206,4 @@ class Cell:
     @property
     def id(self) -> str:
         """16 hex digits of SHA-256 over all fields: equal settings have the same id on any machine."""
-        values = self.to_dict()
-        if self.init_from is None:  # added later: cells without it keep their ids
-            del values["init_from"]
-        text = json.dumps(canonical(values), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return id_of(self.to_dict())
