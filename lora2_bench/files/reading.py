@@ -28,6 +28,8 @@ def read_json(path: Path) -> Any:
         return values
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(path) from None
+    except Unreadable:
+        raise
     except OSError as error:
         raise Unreadable(f"it cannot be read: {error.strerror}") from None
     except UnicodeError:
