@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lora2_bench.experiment.suites import RowSpec, rows
+from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import DONE, Record
 from lora2_bench.records.schema import CellSettings, Evaluation, MethodSettings, Result, RunFacts, TrainSettings
 from lora2_bench.tasks.metrics import main_name
@@ -100,8 +100,7 @@ def record(row: RowSpec, task: TaskSpec, model: str, data: str, seed: int, draw:
         "versions": {"lora2_bench": "0.1.0"} | {f"library{number}": "1.2.3" for number in range(10)},
         "config": config,
     }
-    identity = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()[:16]
-    return Record(identity, DONE, cell, row.label, [], facts, run).to_dict()
+    return Record(id_of(cell), DONE, cell, row.label, [], facts, run).to_dict()
 
 
 def predictions(path: Path, task: TaskSpec, draw: random.Random) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
-from lora2_bench.experiment.cell import LEFT_OUT, Cell, Data, Model, Protocol, Train
+from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.suites import rows
+from lora2_bench.records.identity import LEFT_OUT
 from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.records.schema import Evaluation, Result, RunFacts, Scoring
 from lora2_bench.tasks.spec import TASKS

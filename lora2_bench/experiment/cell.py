@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import re
@@ -11,23 +10,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lora2_bench.experiment.checks import require, require_choice, require_int, require_number, require_steps, section
-from lora2_bench.experiment.settings import canonical
+from lora2_bench.experiment.checks import (
+    require,
+    require_choice,
+    require_int,
+    require_number,
+    require_plain_name,
+    require_steps,
+    section,
+)
+from lora2_bench.records.identity import id_of
 from lora2_bench.records.schema import CellSettings
 from lora2_bench.tasks.spec import TaskSpec, task_spec
-
-LEFT_OUT: Mapping[str, Any] = {
-    "init_from": None,
-    "rng_version": 1,
-    "train.looks": None,
-    "train.head_lr": None,
-    "method.l1_form": "mean",
-    "method.reg.mean_over": "chosen",
-}
-"""Dotted name of a later setting -> the value that earlier versions had silently.
-
-With that value it is left out of the id, so that the cells of earlier versions keep theirs.
-"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +35,7 @@ class Model:
     revision: str | None
 
     def __post_init__(self) -> None:
+        require_plain_name("model.name", self.name)
         require_choice("model.source", self.source, ("package", "hub", "local"))
         if self.source == "hub":
             require(bool(self.hub_id and self.revision), "model.revision", self.revision, "a pinned commit of the hub")
@@ -186,6 +181,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         task_spec(self.task)
+        require_plain_name("method.name", self.method.get("name"))
         if self.init_from is not None:
             is_id = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None
             require(is_id, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
@@ -233,25 +229,3 @@ class Cell:
     def id(self) -> str:
         """16 hex digits of SHA-256 over all fields: equal settings have the same id on any machine."""
         return id_of(self.to_dict())
-
-
-def id_of(values: Mapping[str, Any]) -> str:
-    """The id of the cell with these values, as `Cell.to_dict` gives them or a record holds them."""
-    text = json.dumps(canonical(without_old_values(values)), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def without_old_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell's values without the settings that have their value in `LEFT_OUT`; a cell of then has none of them."""
-    kept = dict(values)
-    for name, old in LEFT_OUT.items():
-        *sections, last = name.split(".")
-        part: Any = kept
-        for section_name in sections:
-            if not isinstance(part.get(section_name), Mapping):
-                break
-            part[section_name] = part = dict(part[section_name])
-        else:
-            if last in part and part[last] == old:
-                del part[last]
-    return kept

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from lora2_bench.errors import UserError
+from lora2_bench.records.schema import PLAIN_NAME
 
 Section = TypeVar("Section")
 
@@ -35,6 +36,11 @@ def require_number(name: str, value: object, low: float, high: float, allowed: s
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
     """Raise unless `value` is one of `choices`."""
     require(value in choices, name, value, f"one of {', '.join(choices)}")
+
+
+def require_plain_name(name: str, value: object) -> None:
+    """Raise unless `value` is a name that can be a part of a path."""
+    require(isinstance(value, str) and PLAIN_NAME.matches(value), name, value, f"a plain name: {PLAIN_NAME.allowed}")
 
 
 def require_steps(name: str, value: object) -> None:

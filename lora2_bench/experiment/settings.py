@@ -6,18 +6,9 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
+from lora2_bench.records.identity import canonical
 
-def canonical(value: Any) -> Any:
-    """One form for equal settings: 5.0 becomes 5, and a list of names (targets, terms) is sorted."""
-    if isinstance(value, dict):
-        return {key: canonical(item) for key, item in value.items()}
-    if isinstance(value, list):
-        items = [canonical(item) for item in value]
-        return sorted(items) if all(isinstance(item, str) for item in items) else items
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
+__all__ = ["ABSENT", "canonical", "flatten", "value_at"]
 
 ABSENT = object()
 

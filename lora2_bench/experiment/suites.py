@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from lora2_bench.experiment.cell import LEFT_OUT
 from lora2_bench.experiment.settings import ABSENT, canonical, flatten, value_at
 from lora2_bench.files.paths import CONF
+from lora2_bench.records.identity import LEFT_OUT
 
 _BY_VERSION = re.compile(r"\$\{by_version:\w+,(\w+)\}")
 

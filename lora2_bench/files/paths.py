@@ -38,3 +38,15 @@ def user_path(text: str, setting: str) -> Path:
         reason = error.strerror if isinstance(error, OSError) else "it has a NUL byte"
         raise UserError(f"{setting}={shown} cannot be a folder ({reason}): give another") from None
     return path
+
+
+def below(folder: Path, *names: str) -> Path:
+    """`folder / names[0] / ...`: every path below `results` whose names come from elsewhere is made here.
+
+    Raises UserError for a name that would leave the folder, or that is no name of a file: empty, `.`, `..`, one with a
+    slash or a NUL byte.
+    """
+    for name in names:
+        if name in ("", ".", "..") or "/" in name or "\0" in name:
+            raise UserError(f"{name!r} is no name of a file below {folder}: it must have no slash and not be . or ..")
+    return folder.joinpath(*names)

@@ -8,7 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from lora2_bench.records.schema import Range
+from lora2_bench.records.schema import Form, Range
 
 Check = Callable[[Any], None]
 _FINITE = Range(-math.inf, math.inf)
@@ -29,9 +29,9 @@ class Wrong(ValueError):
 def checker(kind: Any) -> Check:
     """A function that raises Wrong for the first place where a value is no `kind`.
 
-    `kind` is a TypedDict, `dict[str, T]`, `list[T]`, a union with None, int, float, str, bool, Any, or a number
-    annotated with a `Range`. Keys that a TypedDict does not name pass. An int is a float too; a bool is no number; NaN
-    and infinity are outside every range.
+    `kind` is a TypedDict, `dict[str, T]`, `list[T]`, a union with None, int, float, str, bool, Any, a number annotated
+    with a `Range`, or a string annotated with a `Form`. Keys that a TypedDict does not name pass. An int is a float
+    too; a bool is no number; NaN and infinity are outside every range.
     """
     origin, given = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
@@ -41,6 +41,8 @@ def checker(kind: Any) -> Check:
     if origin in (Union, UnionType):
         (inner,) = (checker(one) for one in given if one is not NoneType)
         return lambda value: None if value is None else inner(value)
+    if origin is Annotated and given[0] is str:
+        return _text(given[1])
     if origin is Annotated or kind in (int, float):
         return _number(*(given or (kind, _FINITE)))
     return _instance(object if kind is Any else kind)
@@ -50,6 +52,16 @@ def _instance(kind: type) -> Check:
     def check(value: Any) -> None:
         if not isinstance(value, kind):
             raise Wrong(f"is no {kind.__name__}: {_short(value)}")
+
+    return check
+
+
+def _text(form: Form) -> Check:
+    def check(value: Any) -> None:
+        if type(value) is not str:
+            raise Wrong(f"is no str: {_short(value)}")
+        if not form.matches(value):
+            raise Wrong(f"is no {form.name}: {_short(value)} is not {form.allowed}")
 
     return check
 

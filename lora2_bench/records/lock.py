@@ -6,8 +6,8 @@ nothing. Imports nothing heavy.
 
 from __future__ import annotations
 
-import json
 import os
+import shutil
 import socket
 import tempfile
 import threading
@@ -16,10 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from lora2_bench.errors import LockHeld, UserError
+from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
+from lora2_bench.records.checking import checker
+from lora2_bench.records.schema import Range
 
 HEARTBEAT_SECONDS = 10.0
 """Seconds between two heartbeats."""
@@ -75,17 +78,41 @@ def process_start(pid: int) -> str | None:
     return "unknown"
 
 
-def read_holder(folder: Path) -> LockHolder | None:
-    """The process that the folder's lock names, alive or not; None without a lock."""
-    path = folder / "owner.json"
+class _Owner(TypedDict):
+    """What `owner.json` holds."""
+
+    host: str
+    pid: Annotated[int, Range(1, 2**31)]
+    born: str
+
+
+def _read_owner(path: Path) -> _Owner | None:
+    """The process that a lock file names; None for no file, and for one that no process of this package wrote."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path)
+        checker(_Owner)(values)
+    except (OSError, ValueError):
+        return None
+    owner: _Owner = values
+    return owner
+
+
+def read_holder(folder: Path) -> LockHolder | None:
+    """The process that the folder's lock names, alive or not; None without a lock, and for one that is garbage."""
+    path = folder / "owner.json"
+    owner = _read_owner(path)
+    if owner is None:
+        return None
+    try:
         heartbeat = path.stat().st_mtime
+    except OSError:
+        return None
+    try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".now.") as now:  # two machines' clocks may differ
             age = Path(now.name).stat().st_mtime - heartbeat
-        return LockHolder(str(values["host"]), int(values["pid"]), str(values["born"]), age)
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
-        return None
+    except OSError:  # a folder that can only be read
+        age = time.time() - heartbeat
+    return LockHolder(owner["host"], owner["pid"], owner["born"], age)
 
 
 @contextmanager
@@ -169,10 +196,14 @@ def _remove_stale(path: Path, dead: LockHolder | None) -> None:
     except FileNotFoundError:
         return
     try:
-        values = json.loads(aside.read_text(encoding="utf-8"))
-        if dead is None or (values["host"], values["pid"], values["born"]) != (dead.host, dead.pid, dead.started):
+        owner = _read_owner(aside)
+        known = None if dead is None else {"host": dead.host, "pid": dead.pid, "born": dead.started}
+        if owner is not None and owner != known:
             os.link(aside, path)  # a new holder's lock, put back
-    except (FileExistsError, json.JSONDecodeError, KeyError, TypeError):
+    except FileExistsError:
         pass
     finally:
-        aside.unlink()
+        if aside.is_dir() and not aside.is_symlink():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()

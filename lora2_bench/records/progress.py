@@ -8,7 +8,11 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypedDict
+
+from lora2_bench.files.reading import read_json
+from lora2_bench.records.checking import checker
+from lora2_bench.records.schema import Correlation, Count, Seconds
 
 WRITE_SECONDS = 5.0
 """Seconds between two writes; a new evaluation is written at once."""
@@ -18,6 +22,16 @@ class Scored(Protocol):
     """An evaluation."""
 
     score: float
+
+
+class ProgressValues(TypedDict):
+    """What `progress.json` holds."""
+
+    step: Count
+    total: Count
+    score: Correlation | None
+    best: Correlation | None
+    seconds_per_step: Seconds | None
 
 
 class Progress:
@@ -60,10 +74,12 @@ class Progress:
             self.path.unlink(missing_ok=True)
 
 
-def read_progress(folder: Path) -> dict[str, Any] | None:
-    """The last progress of the running cell in `folder`; None where it has written none."""
+def read_progress(folder: Path) -> ProgressValues | None:
+    """The last progress of the running cell in `folder`; None where it has written none, or none that can be read."""
     try:
-        values = json.loads((folder / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        values = read_json(folder / "progress.json")
+        checker(ProgressValues)(values)
+    except (OSError, ValueError):
         return None
-    return values if isinstance(values, dict) and "step" in values else None
+    told: ProgressValues = values
+    return told

@@ -119,7 +119,8 @@ def result_line(record: Record, path: str) -> str:
     head = f"{cell['task']} | {cell['model']['name']} | {record.label} | seed {cell['seed']}"
     if not record.is_done:
         assert record.error is not None, "checked by `from_dict`"
-        return f"{head} | failed at step {record.error['step']}: {record.error['cause']} | {path}"
+        cause = " ".join(record.error["cause"].split())
+        return f"{head} | failed at step {record.error['step']}: {cause} | {path}"
     result = record.result
     score = f"{result['main_metric']} best {result['best']['score']:.4f}"
     score += f", last {result['last']['score']:.4f}" if result["last"] else ""

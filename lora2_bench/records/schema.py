@@ -6,6 +6,7 @@ A record stays plain data, so that it is written as the bytes it was read from; 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
@@ -18,17 +19,38 @@ class Range:
     high: float
 
 
+@dataclass(frozen=True)
+class Form:
+    """What a string must look like: what it is called, a pattern of all of it, and the pattern in words."""
+
+    name: str
+    pattern: str
+    allowed: str
+
+    def matches(self, text: str) -> bool:
+        """Whether the whole text has this form."""
+        return re.fullmatch(self.pattern, text) is not None
+
+
 INFINITY = float("inf")
 Count = Annotated[int, Range(0, INFINITY)]
 Seconds = Annotated[float, Range(0, INFINITY)]
 Share = Annotated[float, Range(0, 1)]
 Correlation = Annotated[float, Range(-1, 1)]
+Id = Annotated[str, Form("id", "[0-9a-f]{16}", "16 hexadecimal digits")]
+PLAIN_NAME = Form(
+    "plain name", r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", "at most 100 letters, digits, _, and after the first ., + and -"
+)
+Name = Annotated[str, PLAIN_NAME]
+"""What becomes part of a path: a backbone's name, a method's, a task's."""
+Line = Annotated[str, Form("line of text", r"[^\x00-\x1f\x7f-\x9f]*", "text without control characters")]
+"""What is printed as a part of one line."""
 
 
 class ModelSettings(TypedDict):
     """Which backbone: a name and what pins its weights."""
 
-    name: str
+    name: Name
     source: str
     sha256: str | None
     hub_id: str | None
@@ -38,13 +60,13 @@ class ModelSettings(TypedDict):
 class MethodSettings(TypedDict):
     """A method's name, with its options beside it: they are the method's own, and its `Options` has checked them."""
 
-    name: str
+    name: Name
 
 
 class DataSettings(TypedDict):
     """Which rows; `seed` is the generator's, None for real ones."""
 
-    source: str
+    source: Name
     seed: int | None
     max_train: Count | None
     max_eval: Count | None
@@ -76,7 +98,7 @@ class TrainSettings(TypedDict):
 class ProtocolSettings(TypedDict):
     """How the checkpoint is chosen: `paper` or `clean`."""
 
-    name: str
+    name: Name
     held_out: float
     split_seed: int
 
@@ -85,9 +107,9 @@ class CellSettings(TypedDict):
     """The science, as `Cell.to_dict`; without `init_from` and `rng_version` in earlier records."""
 
     model: ModelSettings
-    task: str
+    task: Name
     method: MethodSettings
-    size: str | None
+    size: Name | None
     data: DataSettings
     train: TrainSettings
     protocol: ProtocolSettings
@@ -141,7 +163,7 @@ class Size(TypedDict):
 class Rows(TypedDict):
     """The rows that a cell saw: `source_rows` are the source's own, `rows` those used; both by split."""
 
-    source: str
+    source: Name
     official: bool
     source_rows: dict[str, Count]
     rows: dict[str, Count]
@@ -152,7 +174,7 @@ class Rows(TypedDict):
 class Backbone(TypedDict):
     """The backbone's name and the digest of its weights."""
 
-    name: str
+    name: Name
     sha256: str | None
 
 
@@ -179,7 +201,7 @@ class Result(TypedDict):
     `ranks_kept`). `by_rank` is rank -> scores on dev at the best step, where one training serves several ranks.
     """
 
-    main_metric: str
+    main_metric: Name
     size: Size
     data: Rows
     backbone: Backbone
@@ -226,7 +248,7 @@ class RunFacts(TypedDict):
     `sources` is the digest of the code that can change the result (experiment/sources.py); earlier records have none.
     """
 
-    finished: str
+    finished: Line
     seconds: Seconds
     command: list[str]
     seconds_to_set_up: NotRequired[Seconds]
@@ -254,11 +276,11 @@ class RecordValues(TypedDict):
     """The whole file, in the order that it is written in."""
 
     schema: int
-    id: str
+    id: Id
     status: str
     cell: CellSettings
-    label: str
-    cut: list[str]
+    label: Line
+    cut: list[Line]
     result: Result
     run: RunFacts
     error: Failure | None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -15,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.paths import below
+from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
+from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import SCHEMA, Record
 
 WEIGHTS = "trained.safetensors"
@@ -34,7 +36,7 @@ class Store:
 
     def folder(self, cell_id: str) -> Path:
         """A cell's own folder."""
-        return self.cells / cell_id
+        return below(self.cells, cell_id)
 
     def path(self, cell_id: str) -> Path:
         """A cell's record."""
@@ -42,7 +44,7 @@ class Store:
 
     def running(self, cell_id: str) -> Path:
         """Where a cell that is being trained keeps its owner and checkpoints."""
-        return self.results / "running" / cell_id
+        return below(self.results / "running", cell_id)
 
     def weights(self, cell_id: str) -> Path:
         """What a cell's method trained, at the best checkpoint, as safetensors; full fine-tuning keeps none."""
@@ -51,10 +53,10 @@ class Store:
     def read(self, cell_id: str) -> Record | None:
         """The record of a cell, or None where there is none. Raises UserError where it cannot be read."""
         path = self.path(cell_id)
-        if not path.is_file():
-            return None
         try:
             return read_record(path)
+        except FileNotFoundError:
+            return None
         except ValueError as error:
             raise UserError(
                 f"{path} cannot be read ({error}): use the version that wrote it, or replace it with rerun=true"
@@ -167,27 +169,55 @@ def _swap(folder: Path, final: Path) -> bool:
 
 
 def read_record(path: Path) -> Record:
-    """The record in one file. Raises ValueError with the reason where it is truncated, foreign or of another schema."""
+    """The record in one file: that of the cell whose folder it lies in.
+
+    Raises FileNotFoundError where there is no file, and ValueError with the reason where it is truncated, foreign, of
+    another schema, or of another cell than its folder, its id or its settings say.
+    """
+    values = read_json(path)
     try:
-        return Record.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"not JSON: {error.msg} in line {error.lineno}") from None
+        record = Record.from_dict(values)
+        found = id_of(record.cell)
     except RecursionError:
-        raise ValueError("not JSON of this package: nested too deep") from None
+        raise ValueError("not a record of this package: nested too deep") from None
+    except TypeError:  # settings of a method that have no order
+        raise ValueError("not a record of this package: cell.method is no plain data") from None
+    if record.id != found:
+        raise ValueError(f"a record of another cell: its settings are those of {found}, its id is {record.id}")
+    if record.id != path.parent.name:
+        raise ValueError(f"a record of another cell: {record.id}, in the folder of {path.parent.name}")
+    return record
+
+
+def record_paths(results: Path) -> list[Path]:
+    """Where the records below a results folder are, or should be, in the order of ids.
+
+    Folders whose name begins with a dot were left by a writer that was killed.
+    """
+    try:
+        names = sorted(os.listdir(results / "cells"))  # noqa: PTH208 - one call for thousands of names
+    except OSError:
+        return []
+    paths = [results / "cells" / name / "record.json" for name in names if not name.startswith(".")]
+    return [path for path in paths if os.path.lexists(path)]
 
 
 def read_status(path: Path) -> str | None:
     """The status in a record's file, from its first bytes: thousands of whole records would take seconds.
 
     A record is written with schema, id and status first; a file that begins otherwise is read whole. None where there
-    is no file, or none that can be read.
+    is no file, none that can be read, or one of another cell.
     """
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as stream:
             begin = _BEGIN.match(stream.read(256))
-        return begin[1].decode() if begin else read_record(path).status
+        if not begin:
+            return read_record(path).status
+        return begin[2].decode() if begin[1].decode() == path.parent.name else None
     except (OSError, ValueError):
         return None
 
 
-_BEGIN = re.compile(rb'\{\s*"schema": %d,\s*"id": "[^"\\]*",\s*"status": "(\w+)"' % SCHEMA)
+_BEGIN = re.compile(rb'\{\s*"schema": %d,\s*"id": "([^"\\]*)",\s*"status": "(done|failed)"' % SCHEMA)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from lora2_bench.files.paths import below
+from lora2_bench.files.reading import read_json
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def read_correctness(path: Path) -> Correctness | None:
     A file that cannot be read is named on stderr, and counts as none.
     """
     try:
-        splits = json.loads(path.read_text(encoding="utf-8"))
+        splits = read_json(path)
         parts = [splits[name] for name in sorted(splits)]
         logits = {when: [np.array(part[when]) for part in parts] for when in parts[0] if when != "labels"}
         if any(rows.shape[1] == 1 for split in logits.values() for rows in split):
@@ -45,7 +47,7 @@ def read_correctness(path: Path) -> Correctness | None:
         return Correctness(labels, {when: predicted == labels for when, predicted in chosen.items()})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
         print(f"warning: {path} is skipped: no predictions of this package", file=sys.stderr)
         return None
 
@@ -55,7 +57,7 @@ def stored_correctness(results: Path) -> Reader:
 
     @cache
     def read(cell_id: str) -> Correctness | None:
-        return read_correctness(results / "cells" / cell_id / "predictions.json")
+        return read_correctness(below(results / "cells", cell_id) / "predictions.json")
 
     return read
 

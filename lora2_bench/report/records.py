@@ -9,7 +9,7 @@ from pathlib import Path
 from lora2_bench.experiment.settings import value_at
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Config, Scoring
-from lora2_bench.records.store import read_record
+from lora2_bench.records.store import read_record, record_paths
 
 
 def load_records(results: Path, *, whole: bool = True) -> list[Record]:
@@ -18,14 +18,11 @@ def load_records(results: Path, *, whole: bool = True) -> list[Record]:
     With whole=False, without what only figures and single pages show (`trimmed`): thousands then fit in memory.
     """
     records: dict[str, Record] = {}
-    for path in sorted(results.glob("cells/[!.]*/record.json")):  # a dot: left over by a writer that was killed
+    for path in record_paths(results):
         try:
             record = read_record(path)
         except (ValueError, OSError) as error:
             print(f"warning: {path} is skipped: {error}", file=sys.stderr)
-            continue
-        if record.id in records:
-            print(f"warning: {path} is skipped: a second record of cell {record.id}", file=sys.stderr)
             continue
         records[record.id] = record if whole else trimmed(record)
     return list(records.values())

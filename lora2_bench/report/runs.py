@@ -9,9 +9,9 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from lora2_bench.experiment.cell import without_old_values
 from lora2_bench.experiment.settings import ABSENT, canonical, value_at
 from lora2_bench.paper.tables import COLUMNS
+from lora2_bench.records.identity import without_old_values
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import CellSettings, Config, Hardware, Parameters, Scoring
 from lora2_bench.report.records import scales_budget

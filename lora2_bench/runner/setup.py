@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
 
 from lora2_bench.backbones.load import copy_trained_parameters, load_backbone
 from lora2_bench.errors import UserError
@@ -19,6 +18,7 @@ from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method, load_method
 from lora2_bench.records.store import Store
 from lora2_bench.runner.rows import Rows, held_out_rows, load_rows
+from lora2_bench.runner.weights import load_weights
 from lora2_bench.tasks.data import TaskData
 from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.mini import TRAIN_ROWS
@@ -103,10 +103,13 @@ def set_up(plan: Plan) -> Setup:
 
 
 def load_adapter(method: Method, path: Path, origin: str) -> None:
-    """Load another cell's saved weights, but its head, into an injected method. Raises UserError for other shapes."""
+    """Load another cell's saved weights, but its head, into an injected method.
+
+    Raises UserError for other shapes, and for a file that is not as it was written.
+    """
     head = set(method.backbone.head_parameters())
     wanted = {name: parameter for name, parameter in method.saved().items() if name not in head}
-    found = load_file(path)
+    found = load_weights(path, origin)
     for name, parameter in wanted.items():
         if name not in found and not parameter.requires_grad:
             raise UserError(

@@ -20,6 +20,7 @@ from lora2_bench.records.store import WEIGHTS, Store
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
+from lora2_bench.runner.weights import save_weights
 from lora2_bench.tasks.metrics import main_score
 from lora2_bench.tracking.tracker import Tracker, make_tracker
 from lora2_bench.training.checkpoints import Checkpoints
@@ -135,17 +136,13 @@ def write_record(
     """Write the record; that of a finished cell with its predictions, PEFT adapter and weights beside it."""
 
     def write_outputs(folder: Path) -> None:
-        from lora2_bench.runner.export import (  # PEFT is wanted at the end only
-            export_adapter,
-            has_adapter,
-            save_tensors,
-        )
+        from lora2_bench.runner.export import export_adapter, has_adapter  # PEFT is wanted at the end only
 
         write_json(folder / "predictions.json", predictions)
         if has_adapter(method):
             export_adapter(folder / "adapter", method)
         if method.keeps_weights:
-            save_tensors(trained_state(method), folder / WEIGHTS)
+            save_weights(trained_state(method), folder / WEIGHTS, record.id)
 
     try:
         store.write(record, write_outputs if record.is_done else None, over_finished=over_finished)

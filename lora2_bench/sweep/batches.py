@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
+from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
+from lora2_bench.records.checking import checker
 from lora2_bench.records.lock import read_holder
+from lora2_bench.records.schema import Count, Name, Seconds
 
 LOCAL, SLURM = "local", "slurm"
 QueueReader = Callable[[], Mapping[tuple[str, int], str]]
@@ -56,9 +58,27 @@ class Batch:
         return path
 
 
+class _BatchValues(TypedDict):
+    """What a batch's file holds."""
+
+    name: Name
+    cluster: str
+    submitted: Seconds
+    cwd: str
+    results: str
+    parallel: Count
+    threads: Count | None
+    jobs: list[dict[str, list[str]]]
+
+
 def read_batch(path: Path) -> Batch:
-    """The batch in a file."""
-    return Batch(**json.loads(path.read_text(encoding="utf-8")))
+    """The batch in a file. Raises OSError without one, and ValueError for one that no sweep of this version wrote."""
+    values = read_json(path)
+    checker(_BatchValues)(values)
+    try:
+        return Batch(**values)
+    except TypeError as error:
+        raise ValueError(f"not a batch of this version: {error}") from None
 
 
 def lock_folder(batch: Path) -> Path:
@@ -70,7 +90,7 @@ def read_batches(results: Path) -> dict[Path, Batch]:
     """Batch file -> batch, for all sweeps."""
     found = {}
     for path in sorted(results.glob("sweeps/*/batches/*.json")):
-        with suppress(OSError, json.JSONDecodeError, TypeError):  # removed meanwhile, or of another version
+        with suppress(OSError, ValueError):  # removed meanwhile, of another version, or garbage
             found[path] = read_batch(path)
     return found
 
@@ -124,13 +144,28 @@ def write_failure(sweep_dir: Path, cell_id: str, cause: str, *, killed: bool) ->
     write_json(folder / f"{cell_id}.json", values)
 
 
-def read_failure(sweep_dir: Path, cell_id: str) -> dict[str, Any] | None:
-    """A cell's failure in one sweep's folder; None without one."""
+class FailureNote(TypedDict):
+    """Why a cell has no finished record, as `write_failure` leaves it; `time` is in seconds since the epoch."""
+
+    cause: str
+    killed: bool
+    log: str
+    time: Seconds
+
+
+def read_failure(sweep_dir: Path, cell_id: str) -> FailureNote | None:
+    """A cell's failure in one sweep's folder; None without one, and for a note that no sweep wrote."""
+    return _read_note(sweep_dir / "failed" / f"{cell_id}.json")
+
+
+def _read_note(path: Path) -> FailureNote | None:
     try:
-        failure: dict[str, Any] = json.loads((sweep_dir / "failed" / f"{cell_id}.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        values = read_json(path)
+        checker(FailureNote)(values)
+    except (OSError, ValueError):
         return None
-    return failure
+    note: FailureNote = values
+    return note
 
 
 def delete_failure(sweep_dir: Path, cell_id: str) -> None:
@@ -138,16 +173,11 @@ def delete_failure(sweep_dir: Path, cell_id: str) -> None:
     (sweep_dir / "failed" / f"{cell_id}.json").unlink(missing_ok=True)
 
 
-def latest_failures(results: Path) -> dict[str, dict[str, Any]]:
+def latest_failures(results: Path) -> dict[str, FailureNote]:
     """Cell id -> its latest failure over all sweeps."""
-    found: dict[str, dict[str, Any]] = {}
-    for cell_id, failure in _all_failures(results):
-        if cell_id not in found or failure["time"] > found[cell_id]["time"]:
-            found[cell_id] = failure
-    return found
-
-
-def _all_failures(results: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    found: dict[str, FailureNote] = {}
     for path in results.glob("sweeps/*/failed/*.json"):
-        with suppress(OSError, json.JSONDecodeError):
-            yield path.stem, json.loads(path.read_text(encoding="utf-8"))
+        note, known = _read_note(path), found.get(path.stem)
+        if note is not None and (known is None or note["time"] > known["time"]):
+            found[path.stem] = note
+    return found

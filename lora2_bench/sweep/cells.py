@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from lora2_bench.errors import UserError
-from lora2_bench.files.paths import CONF
+from lora2_bench.files.paths import CONF, below
+from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
+from lora2_bench.records.checking import checker
 
 DEFAULT_RESULTS = "results"
 
@@ -44,19 +47,21 @@ def results_dir_of(overrides: Sequence[str]) -> Path:
 
 def sweep_dir_of(overrides: Sequence[str], name: str | None) -> Path:
     """The sweep's folder: results/sweeps/NAME, with the suite's name unless `name` is given."""
-    return results_dir_of(overrides) / "sweeps" / (name or value_of(overrides, "suite") or "cells")
+    return below(results_dir_of(overrides) / "sweeps", name or value_of(overrides, "suite") or "cells")
 
 
-def plan_cells(overrides: Sequence[str], sweep_dir: Path) -> list[SweepCell]:
+def plan_cells(overrides: Sequence[str], sweep_dir: Path, *, keep: bool = True) -> list[SweepCell]:
     """The cells of a command line, in the order of Hydra's sweeper, composed again only where the configs changed.
 
-    Raises UserError for overrides that cannot be composed.
+    Without `keep`, nothing is written. Raises UserError for overrides that cannot be composed.
     """
     digest, key = _digest(overrides), json.dumps(list(overrides))
     cache = _read_cache(sweep_dir)
-    cells = cache["calls"].get(key) if cache["digest"] == digest else None
+    known = cache["calls"].get(key) if cache["digest"] == digest else None
+    cells = known
     if cells is None:
         cells = [[cell.id, *cell.overrides] for cell in _compose(overrides)]
+    if keep and cells is not known:
         cache = _read_cache(sweep_dir)
         calls, sent = (cache["calls"], cache["sent"]) if cache["digest"] == digest else ({}, [])
         _write_cache(sweep_dir, {"digest": digest, "calls": {**calls, key: cells}, "sent": sent})
@@ -80,15 +85,30 @@ def requested_cells(sweep_dir: Path) -> list[SweepCell]:
     return list(cells.values())
 
 
-def _read_cache(sweep_dir: Path) -> Mapping[str, Any]:
+class _Cache(TypedDict):
+    """What `plan.json` holds: each call's cells, as id and overrides, and the calls that were sent."""
+
+    digest: str | None
+    calls: dict[str, list[list[str]]]
+    sent: list[str]
+
+
+def _is_id(first: list[str]) -> bool:
+    return len(first) == 1 and re.fullmatch("[0-9a-f]{16}", first[0]) is not None
+
+
+def _read_cache(sweep_dir: Path) -> _Cache:
     try:
-        values = json.loads((sweep_dir / "plan.json").read_text(encoding="utf-8"))
-        return {"digest": values["digest"], "calls": dict(values["calls"]), "sent": list(values["sent"])}
-    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError, ValueError):
+        values = read_json(sweep_dir / "plan.json")
+        checker(_Cache)(values)
+    except (OSError, ValueError):
         return {"digest": None, "calls": {}, "sent": []}
+    cache: _Cache = values
+    ids = (cell[:1] for cells in cache["calls"].values() for cell in cells)
+    return cache if all(map(_is_id, ids)) else {"digest": None, "calls": {}, "sent": []}
 
 
-def _write_cache(sweep_dir: Path, values: Mapping[str, Any]) -> None:
+def _write_cache(sweep_dir: Path, values: _Cache) -> None:
     sweep_dir.mkdir(parents=True, exist_ok=True)
     write_json(sweep_dir / "plan.json", values)
 

@@ -16,10 +16,9 @@ from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
-from lora2_bench.errors import UserError
 from lora2_bench.records.lock import HEARTBEAT_SECONDS, STALE_AFTER, locked, read_holder
 from lora2_bench.records.record import DONE
-from lora2_bench.records.store import Store
+from lora2_bench.records.store import Store, read_status
 from lora2_bench.sweep.batches import delete_failure, lock_folder, log_path, read_batch, read_failure, write_failure
 from lora2_bench.sweep.workers import STOP_SIGNALS, Worker
 
@@ -103,11 +102,7 @@ class Job:
                 self.outcomes["elsewhere"] += 1
 
     def _is_done(self, cell: str) -> bool:
-        try:
-            record = self.store.read(cell)
-        except UserError:  # an unreadable record: the worker says so
-            return False
-        return record is not None and record.status == DONE
+        return read_status(self.store.path(cell)) == DONE  # the worker that looks the cell up reads it whole
 
     def _has_failed(self, cell: str) -> bool:
         """Whether the cell failed in this job before Slurm queued it again: only a new sweep command tries it again."""

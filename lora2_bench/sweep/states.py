@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from lora2_bench.records.lock import read_holder
 from lora2_bench.records.progress import read_progress
@@ -17,6 +18,9 @@ from lora2_bench.sweep.cells import SweepCell
 
 RUNNING, QUEUED, INTERRUPTED, MISSING = "running", "queued", "interrupted", "missing"
 STATES = (DONE, RUNNING, QUEUED, FAILED, INTERRUPTED, MISSING)
+
+
+_TOLD: tuple[Literal["step", "total", "score", "best"], ...] = ("step", "total", "score", "best")
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,10 @@ def states_of(cells: Sequence[SweepCell], results: Path, known: dict[Path, Batch
         note = notes.get(cell.id)
         log = note["log"] if note else None
         told = read_progress(store.running(cell.id)) if cell.id in begun else None
-        at = {name: told.get(name) for name in ("step", "total", "score", "best")} if told else {}
+        at: dict[str, Any] = {name: told[name] for name in _TOLD} if told else {}
         owner = read_holder(store.running(cell.id)) if cell.id in begun else None
         if owner is not None and owner.is_alive:
-            pace = told.get("seconds_per_step") if told else None
+            pace = told["seconds_per_step"] if told else None
             left = pace * (told["total"] - told["step"]) if told and pace is not None else None
             return State(cell.id, cell.label, RUNNING, **at, seconds_left=left, host=owner.host, pid=owner.pid, log=log)
         ended = max(note["time"] if note else 0.0, _changed(record) if status == FAILED else 0.0)
@@ -111,7 +115,7 @@ def count(found: Iterable[State]) -> dict[str, int]:
 def _names(folder: Path) -> set[str]:
     try:
         return set(os.listdir(folder))  # noqa: PTH208 - one call for thousands of names
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return set()
 
 

@@ -34,7 +34,7 @@ def main() -> None:
         sweep_dir, results = sweep_dir_of(overrides, options.name), results_dir_of(overrides)
         by_name = all(override.startswith(_NAMES) for override in overrides)
         cells = requested_cells(sweep_dir) if by_name else []
-        found = states(cells or plan_cells(overrides, sweep_dir), results, squeue)
+        found = states(cells or plan_cells(overrides, sweep_dir, keep=False), results, squeue)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from lora2_bench.records.record import Record
-from lora2_bench.records.store import Store, read_record
+from lora2_bench.records.store import Store, read_record, record_paths
 from lora2_bench.tracking.published import is_published, mark_published
 from lora2_bench.tracking.wandb_runs import default_group, finish_run, log_evaluation, start_run
 
@@ -22,10 +22,10 @@ def publish(results: Path, project: str, group: str | None = None) -> tuple[int,
     """
     store = Store(results)
     found: list[Record] = []
-    for path in sorted(store.cells.glob("[!.]*/record.json")):
+    for path in record_paths(results):
         try:
             record = read_record(path)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             print(f"warning: {path} is left out: {error}", file=sys.stderr)
             continue
         if record.is_done:

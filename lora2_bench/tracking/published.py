@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.store import Store
 
@@ -22,8 +22,9 @@ def mark_published(store: Store, cell_id: str, project: str) -> None:
 
 def _projects(store: Store, cell_id: str) -> list[str]:
     try:
-        return list(json.loads(_marker(store, cell_id).read_text(encoding="utf-8"))["projects"])
-    except FileNotFoundError:
+        projects = read_json(_marker(store, cell_id))["projects"]
+        return [project for project in projects if isinstance(project, str)]
+    except (OSError, ValueError, LookupError, TypeError):  # none, or no note of this package: sent again, which is safe
         return []
 
 

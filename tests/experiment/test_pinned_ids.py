@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.config.compose import plan_of
-from lora2_bench.experiment.cell import Cell, id_of
+from lora2_bench.experiment.cell import Cell
+from lora2_bench.records.identity import id_of
 from tests.composed import weights_folder
 
 RECORDS = Path(__file__).parents[1] / "report" / "records_1a0174b"

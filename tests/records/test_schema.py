@@ -135,18 +135,23 @@ def test_deep_nesting_is_told_in_one_line(tmp_path: Path) -> None:
     assert read_status(path) is None
 
 
+def in_folder(results: Path, cell_id: str) -> Path:
+    (results / cell_id).mkdir()
+    return results / cell_id / "record.json"
+
+
 @pytest.mark.parametrize("indent", [1, None])
 @pytest.mark.parametrize("record", [make_record(make_cell()), make_failed(make_cell())], ids=[DONE, FAILED])
 def test_the_status_is_read_from_the_first_bytes(tmp_path: Path, record: Record, indent: int | None) -> None:
-    path = tmp_path / "record.json"
+    path = in_folder(tmp_path, record.id)
     text = json.dumps(record.to_dict(), indent=indent)
     path.write_text(text[:300])  # a record is written whole; what lies behind is not looked at
     assert read_status(path) == record.status
 
 
 def test_a_record_that_begins_otherwise_has_its_status_read_from_the_whole(tmp_path: Path) -> None:
-    path = tmp_path / "record.json"
     values = make_failed(make_cell()).to_dict()
+    path = in_folder(tmp_path, values["id"])
     path.write_text(json.dumps({"run": {**values.pop("run"), "status": DONE}, **values}))
     assert read_status(path) == FAILED
     path.write_text('{"note": {"status": "done"}}')

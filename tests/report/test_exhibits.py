@@ -250,4 +250,4 @@ def test_a_copied_folder_counts_once(tmp_path: Path, capsys: pytest.CaptureFixtu
     copy.parent.mkdir()
     copy.write_text(store.path(record.id).read_text())
     assert [one.id for one in load_records(tmp_path)] == [record.id]
-    assert f"a second record of cell {record.id}" in capsys.readouterr().err
+    assert f"a record of another cell: {record.id}, in the folder of zz-copy" in capsys.readouterr().err

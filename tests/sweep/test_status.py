@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lora2_bench.config.compose import plan_of
 from lora2_bench.records.lock import locked
 from lora2_bench.records.progress import Progress, read_progress
 from lora2_bench.records.store import Store
@@ -19,7 +20,7 @@ from lora2_bench.sweep.batches import LOCAL, SLURM, Batch, lock_folder, write_fa
 from lora2_bench.sweep.cells import mark_requested, plan_cells, requested_cells, sweep_dir_of
 from lora2_bench.sweep.states import states
 from lora2_bench.training.evaluation import Evaluation
-from tests.made_records import make_cell, make_failed, make_record
+from tests.made_records import make_failed, make_record
 from tests.sweep.conftest import planned
 
 
@@ -33,11 +34,10 @@ def test_every_state(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     overrides = ("suite=smoke", "seed=0,1", f"results={tmp_path}")
     sweep_dir = sweep_dir_of(overrides, None)
     cells = plan_cells(overrides, sweep_dir)
-    done, running, queued, failed, noted, killed, gone, _ = (cell.id for cell in cells)
+    done, running, queued, _, noted, killed, gone, _ = (cell.id for cell in cells)
     store = Store(tmp_path)
-    for cell_id, record in ((done, make_record(make_cell())), (failed, make_failed(make_cell()))):
-        store.folder(cell_id).mkdir(parents=True)
-        store.path(cell_id).write_text(json.dumps(record.to_dict() | {"id": cell_id}, indent=1))
+    store.write(make_record(plan_of(cells[0].overrides).cell))
+    store.write(make_failed(plan_of(cells[3].overrides).cell))
     write_failure(sweep_dir, noted, "kr=2 does not fit", killed=False)
     write_failure(sweep_dir, killed, "its process ended by signal 9", killed=True)
     store.running(gone).mkdir(parents=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lora2_bench.files.paths import below
 from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.report.figures.chart import Plot, digest, styles
 from lora2_bench.report.figures.data import plots, slug
@@ -58,12 +59,13 @@ def _draw_all(folder: Path, wanted: Sequence[Plot], selection: Selection) -> lis
     style = styles(run.label for run in selection.runs)
     written = []
     for plot in wanted:
-        place = folder / slug(plot.folder)
+        place = below(folder, slug(plot.folder))
         place.mkdir(parents=True, exist_ok=True)
         svg, png = draw(plot, style)
-        write_text(place / f"{plot.name}.svg", svg.decode())
-        write_bytes(place / f"{plot.name}.png", png)
-        written += [place / f"{plot.name}.svg", place / f"{plot.name}.png"]
+        drawn = [below(place, f"{plot.name}.svg"), below(place, f"{plot.name}.png")]
+        write_text(drawn[0], svg.decode())
+        write_bytes(drawn[1], png)
+        written += drawn
     return written
 
 
@@ -74,6 +76,6 @@ def _stamps(wanted: Sequence[Plot], selection: Selection) -> dict[tuple[str, str
 
 def _read(folder: Path, plot: Plot, stamp: str) -> str | None:
     """The stored SVG of a plot where its identifier is `stamp`, else None."""
-    path = folder / slug(plot.folder) / f"{plot.name}.svg"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    path = below(folder, slug(plot.folder), f"{plot.name}.svg")
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return text if f"<dc:identifier>{stamp}</dc:identifier>" in text else None

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
+from lora2_bench.records.store import record_paths
 from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.data import slug
 from lora2_bench.report.figures.files import current_figures
@@ -47,7 +48,7 @@ def write_report(results: Path) -> list[Path]:
     folder = results / "report"
     folder.mkdir(parents=True, exist_ok=True)
     selection = select(load_records(results))
-    unreadable = sum(1 for _ in results.glob("cells/[!.]*/record.json")) - len(selection.runs)
+    unreadable = len(record_paths(results)) - len(selection.runs)
     figures = current_figures(results, selection, at_most=DRAWN_AT_ONCE)
     path = folder / "index.html"
     write_text(path, page(selection, unreadable, exhibits(results), figures))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lora2_bench.files.reading import Unreadable, read_json
 from lora2_bench.paper.tables import table2
 from lora2_bench.report.runs import machine_name
 from lora2_bench.report.tables.render import Sheet, Text, write_sheets
@@ -23,12 +23,12 @@ def write_bench(results: Path) -> list[Path]:
     lines: list[list[Any]] = []
     for path in sorted((results / "bench").glob("*.json")):
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
+            run = read_json(path)
             if run["schema"] != SCHEMA:
                 raise ValueError(f"schema {run['schema']}, not {SCHEMA}")
             found = [_sheet(run, size) for size in run["sizes"]], _csv_lines(path.stem, run)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-            reason = str(error) if type(error) is ValueError else "not written by make bench"
+            reason = str(error) if type(error) in (ValueError, Unreadable) else "not written by make bench"
             print(f"warning: {path} is skipped: {reason}", file=sys.stderr)
             continue
         sheets += found[0]

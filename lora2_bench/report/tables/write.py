@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lora2_bench.experiment.suites import suites
+from lora2_bench.files.paths import below
 from lora2_bench.files.writing import write_text
 from lora2_bench.report.predictions import BoundedReader
 from lora2_bench.report.records import load_records
@@ -59,7 +60,7 @@ def write_tables(results: Path) -> list[Path]:
     reader = BoundedReader(results)
     compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
     for one in filled:
-        place = folder / f"{one.model}-{one.data}"
+        place = below(folder, f"{one.model}-{one.data}")
         place.mkdir(exist_ok=True)
         part = table[(table["model"] == one.model) & (table["data"] == one.data)]
         if len(part):
