@@ -10,6 +10,9 @@ from typing import Any
 from lora2_bench.records.record import Record
 from lora2_bench.records.scrub import scrubbed
 
+START_SECONDS = 8.0
+"""Seconds that W&B has to answer at a run's start; the run then goes on without it, within 10 s."""
+
 
 def default_group(task: str, label: str, command: Iterable[str]) -> str:
     """What a run is grouped by: the suite that its command names, else its task, and its method."""
@@ -29,10 +32,12 @@ def start_run(
 ) -> Any:
     """A W&B run for a cell (as `Cell.to_dict`). Its id is the cell's: however often it is sent, there is one run.
 
-    Nothing of the machine goes along: no host or user name, no command, no path, no list of packages.
+    Nothing of the machine goes along: no host or user name, no command, no path, no list of packages. Raises what W&B
+    does, within 10 s where it does not answer.
     """
     import wandb
 
+    _own_cache(results)
     online = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     facts = [cell["task"], cell["method"]["name"], cell["model"]["name"], cell["data"]["source"]]
     return wandb.init(
@@ -48,6 +53,8 @@ def start_run(
         settings=wandb.Settings(
             silent=True,
             console="off",
+            init_timeout=START_SECONDS,
+            login_timeout=START_SECONDS,
             disable_git=True,
             disable_code=True,
             disable_job_creation=True,
@@ -58,6 +65,15 @@ def start_run(
             x_save_requirements=False,
         ),
     )
+
+
+def _own_cache(results: Path) -> None:
+    """Give W&B a cache folder below `results` where the account's own cannot be made, else it logs to the terminal."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (keeps `~` without a home)
+    try:
+        Path(cache, "wandb").mkdir(parents=True, exist_ok=True)
+    except OSError:
+        os.environ.setdefault("WANDB_CACHE_DIR", str((results / "wandb" / "cache").absolute()))
 
 
 def log_evaluation(run: Any, evaluation: Mapping[str, Any]) -> None:
