@@ -36,12 +36,15 @@ def hide_secrets(text: str) -> str:
     return _TOKENS.sub(_HIDDEN, _NAMED.sub(rf"\1{_HIDDEN}", text))
 
 
-def hide_home(text: str) -> str:
-    """`text` without secrets, and with `~` for the home folder: for files that stay here, whose paths are read back."""
+def shorten_home(text: str) -> str:
+    """`text` with `~` for the home folder, which `expanduser` puts back: for paths that are read back."""
     home = _home()
-    if home is not None:
-        text = re.sub(re.escape(home) + r"(?![\w.-])", "~", text)
-    return hide_secrets(text)
+    return text if home is None else re.sub(re.escape(home) + r"(?![\w.-])", "~", text)
+
+
+def hide_home(text: str) -> str:
+    """`text` without secrets, and with `~` for the home folder: for notes and logs that stay on this machine."""
+    return hide_secrets(shorten_home(text))
 
 
 def scrub(text: str) -> str:

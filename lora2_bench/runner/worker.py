@@ -16,15 +16,17 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lora2_bench.errors import CellFailed, Interrupted, LockHeld, UserError, first_line, one_line_on_interrupt
+from lora2_bench.records.scrub import hide_home
 
 
 def main() -> None:
     """Run cells until the input ends or a signal arrives."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # only answers may be written there
+    sys.stdout, sys.stderr = _HomeHidden(sys.stdout), _HomeHidden(sys.stderr)
     signals_received: list[int] = []  # outside of training: the current cell is finished, no other is begun
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda received, _frame: signals_received.append(received))
@@ -48,6 +50,20 @@ def main() -> None:
         if signals_received or not usable:
             break
         _free_memory()
+
+
+class _HomeHidden:
+    """A stream for the logs of cells: without tokens, and with `~` for the home folder."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, and return the number of characters that were written."""
+        return self._stream.write(hide_home(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def next_job() -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -13,6 +12,7 @@ from typing import Any
 
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.lock import read_holder
+from lora2_bench.records.scrub import hide_home, shorten_home
 
 LOCAL, SLURM = "local", "slurm"
 QueueReader = Callable[[], Mapping[tuple[str, int], str]]
@@ -52,13 +52,16 @@ class Batch:
         """Write the batch below the sweep's folder; returns its file."""
         path = sweep_dir / "batches" / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(self))
+        paths = {"cwd": shorten_home(self.cwd), "results": shorten_home(self.results)}  # `read_batch` expands them
+        write_json(path, {**asdict(self), **paths})
         return path
 
 
 def read_batch(path: Path) -> Batch:
     """The batch in a file."""
-    return Batch(**json.loads(path.read_text(encoding="utf-8")))
+    values = json.loads(path.read_text(encoding="utf-8"))
+    paths = {name: str(Path(values[name]).expanduser()) for name in ("cwd", "results")}
+    return Batch(**{**values, **paths})
 
 
 def lock_folder(batch: Path) -> Path:
@@ -70,7 +73,9 @@ def read_batches(results: Path) -> dict[Path, Batch]:
     """Batch file -> batch, for all sweeps."""
     found = {}
     for path in sorted(results.glob("sweeps/*/batches/*.json")):
-        with suppress(OSError, json.JSONDecodeError, TypeError):  # removed meanwhile, or of another version
+        with suppress(
+            OSError, json.JSONDecodeError, TypeError, LookupError, RuntimeError
+        ):  # removed meanwhile, or of another version
             found[path] = read_batch(path)
     return found
 
@@ -115,10 +120,9 @@ def write_failure(sweep_dir: Path, cell_id: str, cause: str, *, killed: bool) ->
     folder = sweep_dir / "failed"
     folder.mkdir(parents=True, exist_ok=True)
     values = {
-        "cause": cause,
+        "cause": hide_home(cause),
         "killed": killed,
-        "log": str(log_path(sweep_dir, cell_id)),
-        "host": socket.gethostname(),
+        "log": shorten_home(str(log_path(sweep_dir, cell_id))),
         "time": time.time(),
     }
     write_json(folder / f"{cell_id}.json", values)

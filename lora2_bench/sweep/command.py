@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from lora2_bench.errors import INTERRUPTED, UserError
+from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.batches import LOCAL, SLURM
 from lora2_bench.sweep.cells import results_dir_of, sweep_dir_of
 from lora2_bench.sweep.follow import wait
@@ -45,7 +46,7 @@ def main() -> None:
         cells = sweep(options, overrides, slurm or Local(options), squeue)
         code = wait(cells, results_dir_of(overrides), squeue, _PAUSE[options.cluster]) if options.wait else 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("no longer following: cells that were sent go on", file=sys.stderr)
