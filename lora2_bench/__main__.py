@@ -1,12 +1,15 @@
 """`python -m lora2_bench`: compose the config, run the cell, print its result."""
 
-from lora2_bench.config.launch import launch
-from lora2_bench.runner.run import run
+from lora2_bench.errors import one_line_on_interrupt
 
 
 def main() -> None:
     """The command-line entry point."""
-    launch(run)
+    with one_line_on_interrupt():
+        from lora2_bench.config.launch import launch
+        from lora2_bench.runner.run import run
+
+        launch(run)
 
 
 if __name__ == "__main__":

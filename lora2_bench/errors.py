@@ -1,5 +1,17 @@
 """Errors with a one-line message: the wrong value, what is allowed, and the fix."""
 
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
 
 class UserError(ValueError):
     """Bad input, found before training starts. It is printed as one line, without a traceback."""
@@ -54,3 +66,48 @@ class Interrupted(RuntimeError):
 def first_line(error: BaseException) -> str:
     """The first line of an error's text that is not blank."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+
+
+@contextmanager
+def one_line_on_interrupt() -> Iterator[None]:
+    """Make Ctrl-C within the block end the process with one line and exit code INTERRUPTED, without a traceback.
+
+    The block holds a command's imports too, which take seconds. The first Ctrl-C unwinds the block, so that locks are
+    released; a second ends the process where it stands. Training takes the signal over: it stops after its step. A
+    process that ignores Ctrl-C, as one in the background does, goes on doing so.
+    """
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    received = told = False
+
+    def tell() -> None:
+        nonlocal told
+        if not told and os.environ.get("RANK", "0") == "0":
+            os.write(2, b"\nstopped by Ctrl-C\n" if os.isatty(2) else b"stopped by Ctrl-C\n")  # the terminal shows ^C
+        told = True
+
+    def at_once(*_: object) -> None:
+        tell()
+        os._exit(INTERRUPTED)
+
+    def unwind(*_: object) -> None:
+        nonlocal received
+        received = True
+        signal.signal(signal.SIGINT, at_once)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, unwind)
+    try:
+        yield
+    except SystemExit:  # the command has told its end
+        raise
+    except BaseException:  # a library may have made another error of it, within an import
+        if not received:
+            raise
+        tell()
+        sys.exit(INTERRUPTED)
+    finally:
+        if not received:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

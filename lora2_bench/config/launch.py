@@ -26,6 +26,7 @@ from lora2_bench.config.outcomes import Outcomes
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.paths import CONF
+from lora2_bench.records.scrub import hide_secrets
 
 MAIN_PROCESS_SECONDS = 30.0
 """Seconds that the other processes of a cell give the main one to end after an error that should end them all."""
@@ -121,7 +122,7 @@ def _run_in_multirun(config: DictConfig, run: Callable[[Plan], object], outcomes
             traceback.print_exc()
             causes.append(f"{type(error).__name__}: {first_line(error)}")
     if causes:
-        print(f"failed: {name}: {causes[0]}", file=sys.stderr)
+        print(hide_secrets(f"failed: {name}: {causes[0]}"), file=sys.stderr)
 
 
 def _run(config: DictConfig, run: Callable[[Plan], object]) -> None:
@@ -152,7 +153,7 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[str]) 
 def _stop(message: str, code: int) -> None:
     """End with `code`; the processes of one cell end alike, and the main one alone prints the error."""
     if os.environ.get("RANK", "0") == "0" or not _main_process_ends():
-        print(f"error: {message}", file=sys.stderr)
+        print(f"error: {hide_secrets(message)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lora2_bench.errors import UserError
-from lora2_bench.files.writing import write_json
+from lora2_bench.files.writing import write_json, write_text
+from lora2_bench.records.scrub import hide_home, scrub
 
 NO_OUTCOME = "it reported no outcome: its process was killed or ran out of memory, or still runs"
 
@@ -58,8 +58,16 @@ class Outcomes:
         assert self.folder is not None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(
-                self.folder / f"{number:06d}.json", {"job": name, "host": socket.gethostname(), "causes": causes}
-            )
+            values = {"job": hide_home(name), "causes": [hide_home(cause) for cause in causes]}
+            write_json(self.folder / f"{number:06d}.json", values)
+            _scrub_file(self.folder.parent / "multirun.yaml")
         except OSError as error:
             raise UserError(f"{self.folder} cannot be written ({error.strerror}): give another results=DIR") from None
+
+
+def _scrub_file(path: Path) -> None:
+    """Scrub the file that Hydra's sweeper writes before its first job, which nothing reads back."""
+    if path.is_file():
+        text = path.read_text(encoding="utf-8")
+        if (scrubbed := "".join(map(scrub, text.splitlines(keepends=True)))) != text:
+            write_text(path, scrubbed)

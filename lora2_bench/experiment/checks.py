@@ -11,6 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.schema import PLAIN_NAME
+from lora2_bench.records.scrub import hide_secrets
 
 Section = TypeVar("Section")
 
@@ -85,3 +86,10 @@ def section(cls: type[Section], values: Mapping[str, Any], name: str) -> Section
         if dataclasses.is_dataclass(kinds[key]) and not dataclasses.is_dataclass(value)
     }
     return cls(**{**values, **inner})
+
+
+def check_no_secret(name: str, value: object) -> None:
+    """Raise UserError where a name, or one of a list of names, holds what looks like a token; it is not printed."""
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, str) and hide_secrets(one) != one:
+            raise UserError(f"{name} holds what looks like a token or a password: give a name, which others may read")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.experiment.cell import Cell
-from lora2_bench.experiment.checks import require, require_choice, require_int, require_number
+from lora2_bench.experiment.checks import check_no_secret, require, require_choice, require_int, require_number
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class RunOptions:
         tags = self.tracker.get("tags", [])
         are_names = isinstance(tags, list | tuple) and all(isinstance(tag, str) and tag for tag in tags)
         require(are_names, "tracker.tags", tags, "a list of names")
+        for name in ("project", "group", "tags"):
+            check_no_secret(f"tracker.{name}", self.tracker.get(name))
         require_int("eval_batch_size", self.eval_batch_size, 1, "an integer of at least 1")
         if self.threads is not None:
             require_int("threads", self.threads, 1, "an integer of at least 1, or null for all cores")

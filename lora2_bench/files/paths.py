@@ -12,11 +12,18 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 CONF = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
 
 
-def cache_folder() -> Path:
-    """LORA2_BENCH_CACHE, or `lora2-bench` in the user's cache folder. It can be deleted at any time."""
-    if own := os.environ.get("LORA2_BENCH_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lora2-bench"
+def cache_folder() -> Path | None:
+    """LORA2_BENCH_CACHE, or `lora2-bench` in the user's cache folder. It can be deleted at any time.
+
+    None for an account without a home, as a container's may be.
+    """
+    own = os.environ.get("LORA2_BENCH_CACHE")
+    try:
+        if own:
+            return Path(own).expanduser()
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "lora2-bench"
+    except RuntimeError:
+        return None
 
 
 def user_path(text: str, setting: str) -> Path:

@@ -7,6 +7,8 @@ import gc
 import sys
 from pathlib import Path
 
+from lora2_bench.errors import one_line_on_interrupt
+
 _SHOWN = ("scores.md", "empty.md", "audit.md")  # the others are long: their paths are enough
 
 
@@ -60,4 +62,5 @@ def _write(what: str, results: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_on_interrupt():
+        main()

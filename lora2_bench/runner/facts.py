@@ -14,7 +14,7 @@ from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method
 from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.records.schema import Metrics, Parameters, Result, RunFacts, Scoring
-from lora2_bench.records.scrub import scrubbed
+from lora2_bench.records.scrub import scrub, scrubbed
 from lora2_bench.runner.rows import Rows
 from lora2_bench.tasks.data import Split, TaskData
 from lora2_bench.tasks.metrics import main_name
@@ -119,5 +119,5 @@ def record_of(
         cut=list(plan.cut),
         result=facts,
         run=run_facts(plan, times, checkpoints, sources, device),
-        error=None if failure is None else {"step": failure.step, "cause": failure.cause},
+        error=None if failure is None else {"step": failure.step, "cause": scrub(failure.cause)},
     )

@@ -26,7 +26,7 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     def handler(number: int, _frame: object) -> None:
         stop_requested.set()
         received.add(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])  # a second Ctrl-C does not wait for the step
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)}
     interrupted = False

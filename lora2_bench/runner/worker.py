@@ -16,23 +16,22 @@ import sys
 import time
 import traceback
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from lora2_bench.config.compose import plan_of
-from lora2_bench.errors import CellFailed, Interrupted, LockHeld, UserError, first_line
-from lora2_bench.runner.run import run
+from lora2_bench.errors import CellFailed, Interrupted, LockHeld, UserError, first_line, one_line_on_interrupt
+from lora2_bench.records.scrub import hide_home
 
 
 def main() -> None:
     """Run cells until the input ends or a signal arrives."""
     channel = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # only answers may be written there
+    sys.stdout, sys.stderr = _HomeHidden(sys.stdout), _HomeHidden(sys.stderr)
     signals_received: list[int] = []  # outside of training: the current cell is finished, no other is begun
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda received, _frame: signals_received.append(received))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))  # blocked until now
-    for line in sys.stdin:
-        job = json.loads(line)
+    while (job := next_job()) is not None:
         _redirect(Path(job["log"]))
         print(
             f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} on {socket.gethostname()}: "
@@ -53,8 +52,44 @@ def main() -> None:
         _free_memory()
 
 
+class _HomeHidden:
+    """A stream for the logs of cells: without tokens, and with `~` for the home folder."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, and return the number of characters that were written."""
+        return self._stream.write(hide_home(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def next_job() -> dict[str, Any] | None:
+    """The next line of the input: id, overrides and log of a cell; None at its end. Ends the process for any other."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return None
+    try:
+        job = json.loads(line)
+        texts = [job["id"], job["log"], *job["overrides"]]
+        if isinstance(job["overrides"], list) and all(isinstance(one, str) for one in texts):
+            return dict(job)
+    except (ValueError, TypeError, LookupError, RecursionError):
+        pass
+    print(
+        'error: the input is no JSON line {"id": ..., "overrides": [...], "log": ...}: a sweep starts this process',
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+
 def _run(cell_id: str, overrides: list[str]) -> tuple[str, str | None, bool]:
     """Run one cell; returns its state, the cause of a failure, and whether this process can go on."""
+    from lora2_bench.config.compose import plan_of  # Hydra's import takes a while, and Ctrl-C may come in it
+    from lora2_bench.runner.run import run
+
     try:
         plan = plan_of(overrides)
         if plan.cell.id != cell_id:
@@ -92,4 +127,5 @@ def _free_memory() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with one_line_on_interrupt():
+        main()

@@ -1,57 +1,9 @@
-"""`python -m lora2_bench.sweep suite=NAME cluster=local|slurm [OPTIONS] [OVERRIDES]`: see docs/SWEEPS.md."""
+"""`python -m lora2_bench.sweep`: see lora2_bench/sweep/command.py."""
 
-from __future__ import annotations
-
-import sys
-
-from lora2_bench.errors import UserError
-from lora2_bench.sweep.batches import LOCAL, SLURM
-from lora2_bench.sweep.cells import results_dir_of, sweep_dir_of
-from lora2_bench.sweep.follow import wait
-from lora2_bench.sweep.local import Local
-from lora2_bench.sweep.options import parse
-from lora2_bench.sweep.send import sweep
-from lora2_bench.sweep.slurm import Slurm, array_limit, squeue, submitit_executor
-
-HELP = """python -m lora2_bench.sweep suite=NAME cluster=local|slurm [NAME=VALUE ...] [--wait] [--dry-run]
-
-Sends the cells of a suite that are neither done nor queued nor running. Run it again to send what is missing, failed or
-interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 model=minilm data=mini).
-
-  name=NAME            folder below results/sweeps (the suite's name)
-  parallel=N           cells at once: on this machine (as many as cores), or in one job of Slurm's (1)
-  cells_per_job=N      cells of one job (parallel)        array_max=N       jobs per array at most (Slurm's own limit)
-  throttle=N           jobs that run at once              time=12:00:00     of one job (60; minutes, H:MM:SS or D-HH)
-  partition= account=  as sbatch has them                 memory=16G gpus=N cpus=N   of one job
-  slurm.KEY=VALUE      any other sbatch option
-  --wait               follow with a progress bar; exit code 1 unless all cells are done
-  --dry-run            print what would be sent
-"""
-
-_PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # all users share Slurm's controller
-
-
-def main() -> None:
-    """The command-line entry point. Exit codes: 0, 1 where --wait ends without all cells done, 2 for bad input."""
-    arguments = sys.argv[1:]
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP, end="")
-        return
-    try:
-        options, overrides = parse(arguments)
-        sweep_dir = sweep_dir_of(overrides, options.name)
-        make = submitit_executor(options, sweep_dir / "slurm") if options.cluster == SLURM else None
-        slurm = Slurm(options, make, array_limit()) if make else None
-        cells = sweep(options, overrides, slurm or Local(options), squeue)
-        code = wait(cells, results_dir_of(overrides), squeue, _PAUSE[options.cluster]) if options.wait else 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("\nno longer following: the cells go on", file=sys.stderr)
-        code = 130
-    sys.exit(code)
-
+from lora2_bench.errors import one_line_on_interrupt
 
 if __name__ == "__main__":
-    main()
+    with one_line_on_interrupt():
+        from lora2_bench.sweep.command import main
+
+        main()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from lora2_bench.files.writing import write_json
 from lora2_bench.records.checking import checker
 from lora2_bench.records.lock import read_holder
 from lora2_bench.records.schema import Count, Name, Seconds
+from lora2_bench.records.scrub import hide_home, shorten_home
 
 LOCAL, SLURM = "local", "slurm"
 QueueReader = Callable[[], Mapping[tuple[str, int], str]]
@@ -54,7 +54,8 @@ class Batch:
         """Write the batch below the sweep's folder; returns its file."""
         path = sweep_dir / "batches" / f"{self.name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, asdict(self))
+        paths = {"cwd": shorten_home(self.cwd), "results": shorten_home(self.results)}  # `read_batch` expands them
+        write_json(path, {**asdict(self), **paths})
         return path
 
 
@@ -76,8 +77,9 @@ def read_batch(path: Path) -> Batch:
     values = read_json(path)
     checker(_BatchValues)(values)
     try:
-        return Batch(**values)
-    except TypeError as error:
+        paths = {name: str(Path(values[name]).expanduser()) for name in ("cwd", "results")}
+        return Batch(**{**values, **paths})
+    except (TypeError, RuntimeError) as error:  # RuntimeError: the home of an unknown user
         raise ValueError(f"not a batch of this version: {error}") from None
 
 
@@ -135,10 +137,9 @@ def write_failure(sweep_dir: Path, cell_id: str, cause: str, *, killed: bool) ->
     folder = sweep_dir / "failed"
     folder.mkdir(parents=True, exist_ok=True)
     values = {
-        "cause": cause,
+        "cause": hide_home(cause),
         "killed": killed,
-        "log": str(log_path(sweep_dir, cell_id)),
-        "host": socket.gethostname(),
+        "log": shorten_home(str(log_path(sweep_dir, cell_id))),
         "time": time.time(),
     }
     write_json(folder / f"{cell_id}.json", values)

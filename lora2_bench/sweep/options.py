@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import require, require_choice
+from lora2_bench.records.scrub import shorten_home
 
 FLAGS = {"--wait": "wait", "--dry-run": "dry_run", "--json": "json"}
 _COUNTS = ("parallel", "cells_per_job", "array_max", "throttle", "gpus", "cpus")
@@ -81,8 +82,14 @@ def parse(arguments: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
         elif name in names:
             values[name] = _value(name, value)
         else:
-            overrides.append(argument)
+            overrides.append(_with_tilde(argument))
     return replace(Options(cluster=str(values.get("cluster", "local"))), sbatch=sbatch, **values), tuple(overrides)  # type: ignore[arg-type]
+
+
+def _with_tilde(override: str) -> str:
+    """An override with `~` for the home folder, in the quotes that Hydra wants around it: a sweep keeps it in files."""
+    short = shorten_home(override)
+    return short if short == override else re.sub(r"(?<=[=,\[])~(?:/[^\s,'\"\]]*)?", r"'\g<0>'", short)
 
 
 def _value(name: str, text: str) -> object:

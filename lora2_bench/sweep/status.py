@@ -10,6 +10,7 @@ from dataclasses import asdict
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.record import DONE, FAILED
+from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.cells import plan_cells, requested_cells, results_dir_of, sweep_dir_of
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
@@ -36,7 +37,7 @@ def main() -> None:
         cells = requested_cells(sweep_dir) if by_name else []
         found = states(cells or plan_cells(overrides, sweep_dir, keep=False), results, squeue)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         sys.exit(2)
     if options.json:
         print(

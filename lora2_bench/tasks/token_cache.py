@@ -39,7 +39,10 @@ def encoder(
     def encoded(split: Split) -> EncodedSplit:
         if sha256 is None:
             return encode(split, spec, tokenizer, max_length)
-        path = cache_folder() / "tokens" / f"{_key(sha256, split, spec, max_length)}.safetensors"
+        if (folder := cache_folder()) is None:
+            print("warning: this account has no home: tokens are not cached", file=sys.stderr)
+            return encode(split, spec, tokenizer, max_length)
+        path = folder / "tokens" / f"{_key(sha256, split, spec, max_length)}.safetensors"
         if (cached := _read(path, split, pad)) is not None:
             return cached
         encoded_split = encode(split, spec, tokenizer, max_length)

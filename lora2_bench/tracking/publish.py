@@ -8,7 +8,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from lora2_bench.errors import UserError
+from lora2_bench.experiment.checks import check_no_secret
 from lora2_bench.records.record import Record
+from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.records.store import Store, read_record, record_paths
 from lora2_bench.tracking.published import is_published, mark_published
 from lora2_bench.tracking.wandb_runs import default_group, finish_run, log_evaluation, start_run
@@ -55,9 +58,18 @@ def main() -> None:
         print(f"error: --results {arguments.results} is no folder: run a cell, or name its results", file=sys.stderr)
         sys.exit(2)
     try:
+        check_no_secret("--project", arguments.project)
+        check_no_secret("--group", arguments.group)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
         sent, before = publish(arguments.results, arguments.project, arguments.group)
     except Exception as error:  # W&B's own, the network's or the disk's: what was sent is marked
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"error: publishing stopped ({reason}): the same command goes on with what is left", file=sys.stderr)
+        print(
+            f"error: publishing stopped ({hide_secrets(reason)}): the same command goes on with what is left",
+            file=sys.stderr,
+        )
         sys.exit(1)
     print(f"{arguments.project}: {sent} records published, {before} were there already")

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.records.record import Record
+from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.records.store import Store
 from lora2_bench.tracking.published import mark_published
 from lora2_bench.tracking.wandb_runs import default_group, finish_run, log_evaluation, start_run
@@ -65,6 +66,7 @@ class WandbTracker(Tracker):
             step()
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
+            reason = hide_secrets(reason)
             tqdm.write(f"warning: tracker: {reason}; the run goes on without it", file=sys.stderr)
             self._run = None
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lora2_bench.records.record import Record
-from lora2_bench.records.scrub import scrubbed
+from lora2_bench.records.scrub import scrub, scrubbed
+
+START_SECONDS = 8.0
+"""Seconds that W&B has to answer at a run's start; the run then goes on without it, within 10 s."""
 
 
 def default_group(task: str, label: str, command: Iterable[str]) -> str:
@@ -29,35 +34,66 @@ def start_run(
 ) -> Any:
     """A W&B run for a cell (as `Cell.to_dict`). Its id is the cell's: however often it is sent, there is one run.
 
-    Nothing of the machine goes along: no host or user name, no command, no path, no list of packages.
+    Nothing of the machine goes along: no host or user name, no command, no path, no list of packages. Raises what W&B
+    does, within 10 s where it does not answer.
     """
     import wandb
 
+    _own_cache(results)
     online = "online" if os.environ.get("WANDB_API_KEY") else "offline"
     facts = [cell["task"], cell["method"]["name"], cell["model"]["name"], cell["data"]["source"]]
-    return wandb.init(
-        project=project,
-        dir=str(results),  # wandb adds its own name
-        mode=os.environ.get("WANDB_MODE") or online,  # type: ignore[arg-type]
-        id=cell_id,
-        resume="allow",
-        name=f"{cell['task']} {label} seed {cell['seed']}",
-        group=group,
-        tags=list(dict.fromkeys([*facts, cell["protocol"]["name"], *tags])),
-        config=scrubbed({"id": cell_id, "label": label, **cell}),
-        settings=wandb.Settings(
-            silent=True,
-            console="off",
-            disable_git=True,
-            disable_code=True,
-            disable_job_creation=True,
-            host="unnamed",
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-            x_disable_stats=True,
-            x_save_requirements=False,
-        ),
-    )
+    with _scrubbed_logging():  # W&B's debug.log begins with the results folder
+        return wandb.init(
+            project=project,
+            dir=str(results),  # wandb adds its own name
+            mode=os.environ.get("WANDB_MODE") or online,  # type: ignore[arg-type]
+            id=cell_id,
+            resume="allow",
+            name=f"{cell['task']} {label} seed {cell['seed']}",
+            group=scrub(group),
+            tags=list(dict.fromkeys([*facts, cell["protocol"]["name"], *map(scrub, tags)])),
+            config=scrubbed({"id": cell_id, "label": label, **cell}),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=START_SECONDS,
+                login_timeout=START_SECONDS,
+                disable_git=True,
+                disable_code=True,
+                disable_job_creation=True,
+                host="unnamed",
+                x_disable_meta=True,
+                x_disable_machine_info=True,
+                x_disable_stats=True,
+                x_save_requirements=False,
+            ),
+        )
+
+
+@contextmanager
+def _scrubbed_logging() -> Iterator[None]:
+    """Scrub the log records that are made within the block."""
+    make = logging.getLogRecordFactory()
+
+    def scrubbed_record(*arguments: Any, **options: Any) -> logging.LogRecord:
+        record = make(*arguments, **options)
+        record.msg, record.args = scrub(record.getMessage()), ()
+        return record
+
+    logging.setLogRecordFactory(scrubbed_record)
+    try:
+        yield
+    finally:
+        logging.setLogRecordFactory(make)
+
+
+def _own_cache(results: Path) -> None:
+    """Give W&B a cache folder below `results` where the account's own cannot be made, else it logs to the terminal."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 (keeps `~` without a home)
+    try:
+        Path(cache, "wandb").mkdir(parents=True, exist_ok=True)
+    except OSError:
+        os.environ.setdefault("WANDB_CACHE_DIR", str((results / "wandb" / "cache").absolute()))
 
 
 def log_evaluation(run: Any, evaluation: Mapping[str, Any]) -> None:

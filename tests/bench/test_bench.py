@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora2_bench.bench import __main__ as command
-from lora2_bench.bench import cases
+from lora2_bench.bench import cases, command
 from lora2_bench.bench.sizes import SIZES, Size
 from lora2_bench.bench.timing import ratio, time_steps
 from lora2_bench.report.tables.write import write_tables

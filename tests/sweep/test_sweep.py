@@ -13,9 +13,9 @@ import pytest
 from lora2_bench.errors import UserError
 from lora2_bench.records.lock import locked
 from lora2_bench.records.store import Store
-from lora2_bench.sweep.__main__ import main
 from lora2_bench.sweep.batches import read_batch, write_failure
 from lora2_bench.sweep.cells import SweepCell, plan_cells, sweep_dir_of
+from lora2_bench.sweep.command import main
 from lora2_bench.sweep.follow import wait
 from lora2_bench.sweep.options import Options, parse
 from lora2_bench.sweep.send import sweep
