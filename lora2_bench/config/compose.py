@@ -20,8 +20,10 @@ from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
 from lora2_bench.experiment.plan import CheckpointSchedule, Plan, RunOptions
+from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, user_path
+from lora2_bench.records.schema import Config
 from lora2_bench.tasks.spec import task_spec
 
 # The composed config's sections, which are config groups but for `train` and `checkpoint`; Hydra's own `hydra` is not
@@ -42,7 +44,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_types(values)
     _check_single_choices(overrides)
     cell, run_options = _cell(values), _run_options(values)
-    return Plan(cell, values["method"]["_target_"], run_options, _cuts(values), overrides, values)
+    return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -174,19 +176,16 @@ def _scaled_budget(
     return budget, train
 
 
-def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The limits of a run, as `name=value`, and its differences from the recipe, as `name=value (recipe: value)`."""
-    train, data, recipe = values["train"], values["data"], values["recipe"]
+def _cuts(values: Mapping[str, Any], cell: Cell, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The limits of a run, as `name=value`, and its differences from the recipe, as `off_recipe` names them."""
     limits = {
-        "train.max_steps": train["max_steps"],
-        "data.max_train": data["max_train"],
-        "data.max_eval": data["max_eval"],
+        "train.max_steps": cell.train.max_steps,
+        "data.max_train": cell.data.max_train,
+        "data.max_eval": cell.data.max_eval,
     }
     cuts = [f"{name}={value}" for name, value in limits.items() if value is not None]
-    for name in ("epochs", "batch_size", "lr"):
-        if train[name] != recipe[name]:
-            cuts.append(f"train.{name}={train[name]} (recipe: {recipe[name]})")
-    return tuple(cuts)
+    config: Config = {"recipe": values["recipe"], "method": values["method"], "train": values["train"]}
+    return (*cuts, *off_recipe(cell.to_dict(), config, overrides))
 
 
 @contextmanager
