@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.config import resolvers
+from lora2_bench.config.contradictions import check_contradictions, quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
@@ -43,6 +44,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_names(values)
     _check_types(values)
     _check_single_choices(overrides)
+    check_contradictions(values, overrides)
     cell, run_options = _cell(values), _run_options(values)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
 
@@ -111,7 +113,9 @@ def _cell(values: Mapping[str, Any]) -> Cell:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
     model = _without(values["model"], "package", "folder", "path")
     if model.get("source") == "local":
-        model["sha256"] = hash_folder(user_path(values["model"]["path"], "model.path"))
+        digest, wanted = hash_folder(user_path(values["model"]["path"], "model.path")), model.get("sha256")
+        require(wanted in (None, digest), "model.sha256", wanted, f"{digest}, the digest of this model.path, or null")
+        model["sha256"] = digest
     return Cell(
         model=section(Model, model, "model"),
         task=values["task"]["name"],
@@ -204,6 +208,6 @@ def plan_of(overrides: Sequence[str]) -> Plan:
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides, within `composing`. Raises UserError."""
     try:
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=quoted_ids(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lora2_bench.experiment.settings import ABSENT, canonical, value_at
+from lora2_bench.experiment.settings import ABSENT, canonical, typed, value_at
 from lora2_bench.experiment.suites import fixed_by_rows
 from lora2_bench.records.schema import CellSettings, Config
 
@@ -67,14 +66,7 @@ def _in_proportion(target_r: Any, cell: CellSettings, recipe: Mapping[str, Any])
 
 
 def _difference(place: str, value: Any, wanted: Any) -> list[str]:
-    return [] if canonical(value) == canonical(wanted) else [f"{place}={_typed(value)} (recipe: {_typed(wanted)})"]
-
-
-def _typed(value: Any) -> str:
-    """A value as it is typed on the command line."""
-    if isinstance(value, list):
-        return f"[{','.join(map(str, value))}]"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    return [] if canonical(value) == canonical(wanted) else [f"{place}={typed(value)} (recipe: {typed(wanted)})"]
 
 
 def _own_recipe(cell: CellSettings, command: Sequence[str]) -> list[str]:
