@@ -213,10 +213,7 @@ def _canonical_text(text: str) -> str:
 
 
 def _data_name(record: Record) -> str:
-    name = record.cell["data"]["source"]
-    if name != "mini" and not record.result["data"]["official"]:
-        name += "-sample"
-    return name + ("-init_from" if record.cell.get("init_from") else "")
+    return record.data_name + ("-init_from" if record.cell.get("init_from") else "")
 
 
 def _columns(task: str, scoring: Scoring) -> dict[str, float]:

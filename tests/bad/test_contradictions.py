@@ -128,3 +128,25 @@ def test_a_recipe_of_another_model_is_told_and_marked(capsys: pytest.CaptureFixt
     )
     plan_of(["recipe=minilm/lora2"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("method=lora kr=25", "r"),
+        ("method=adalora kr=25", "r"),
+        ("method=sora kr=25", "r"),
+        ("method=lora2 kr=25", "k"),
+        ("method=lora2 method.r=25", "r"),
+    ],
+)
+def test_a_rank_above_the_width_is_refused_before_any_step(
+    method: str, name: str, bench: Callable[..., Told], tiny_folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = ("model=local", f"model.path={tiny_folders('bert')}", "data.max_train=40", "data.max_eval=20")
+    limits = ("train.max_steps=2", "train.max_length=32")
+    told = bench(*words, *method.split(), *limits, f"results={tmp_path}")
+    assert told.code == 2, told
+    allowed = f"method.{name} must be at most 24, the width of this backbone's narrowest map"
+    assert told.err.splitlines()[-1] == f"error: method.{name}=25 is not possible: {allowed}"
+    assert list(tmp_path.glob("cells/*")) == []
