@@ -15,13 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.config import resolvers
+from lora2_bench.config.contradictions import check_contradictions, quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
 from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
+from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, user_path
+from lora2_bench.records.schema import Config
 from lora2_bench.tasks.spec import task_spec
 
 # The composed config's sections, which are config groups but for `train`, `checkpoint` and `export`; Hydra's own is not
@@ -53,8 +56,9 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_names(values)
     _check_types(values)
     _check_single_choices(overrides)
+    check_contradictions(values, overrides)
     cell, run_options = _cell(values, overrides), _run_options(values)
-    return Plan(cell, values["method"]["_target_"], run_options, _cuts(values), overrides, values)
+    return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
 
 
 def _resolved(config: DictConfig) -> dict[str, Any]:
@@ -132,7 +136,9 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
     model = _without(values["model"], "package", "folder", "path")
     if model.get("source") == "local":
-        model["sha256"] = hash_folder(user_path(values["model"]["path"], "model.path"))
+        digest, wanted = hash_folder(user_path(values["model"]["path"], "model.path")), model.get("sha256")
+        require(wanted in (None, digest), "model.sha256", wanted, f"{digest}, the digest of this model.path, or null")
+        model["sha256"] = digest
     return Cell(
         model=section(Model, model, "model"),
         task=values["task"]["name"],
@@ -199,20 +205,16 @@ def _scaled_budget(
     return budget, train
 
 
-def _cuts(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The limits of a run, as `name=value`, and its differences from the recipe, as `name=value (recipe: value)`."""
-    train, data, recipe = values["train"], values["data"], values["recipe"]
+def _cuts(values: Mapping[str, Any], cell: Cell, overrides: Sequence[str]) -> tuple[str, ...]:
+    """The limits of a run, as `name=value`, and its differences from the recipe, as `off_recipe` names them."""
     limits = {
-        "train.max_steps": train["max_steps"],
-        "data.max_train": data["max_train"],
-        "data.max_eval": data["max_eval"],
+        "train.max_steps": cell.train.max_steps,
+        "data.max_train": cell.data.max_train,
+        "data.max_eval": cell.data.max_eval,
     }
     cuts = [f"{name}={value}" for name, value in limits.items() if value is not None]
-    for name in ("epochs", "batch_size", "lr", "head_lr"):
-        now, known = train.get(name), recipe.get(name)  # most recipes have no head_lr
-        if now != known:
-            cuts.append(f"train.{name}={now} (recipe: {known})")
-    return tuple(cuts)
+    config: Config = {"recipe": values["recipe"], "method": values["method"], "train": values["train"]}
+    return (*cuts, *off_recipe(cell.to_dict(), config, overrides))
 
 
 @contextmanager
@@ -231,6 +233,6 @@ def plan_of(overrides: Sequence[str]) -> Plan:
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides, within `composing`. Raises UserError."""
     try:
-        return compose("config", overrides=list(overrides))
+        return compose("config", overrides=quoted_ids(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None

@@ -14,6 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.config.compose import compose_config, composing, plan_from
+from lora2_bench.config.contradictions import quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
@@ -84,7 +85,9 @@ def _axes(overrides: Sequence[str], suite_params: Mapping[str, str]) -> dict[str
     """Name of an override -> its values, in the order of Hydra's own sweeper. Raises UserError."""
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     try:
-        parsed = parser.parse_overrides([*(f"{key}={value}" for key, value in suite_params.items()), *overrides])
+        parsed = parser.parse_overrides(
+            [*(f"{key}={value}" for key, value in suite_params.items()), *quoted_ids(overrides)]
+        )
         axes = dict(_axis(override) for override in parsed)
     except HydraException as error:
         raise UserError(one_line(error)) from None

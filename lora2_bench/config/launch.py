@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from lora2_bench.config.arguments import check_arguments, check_processes, options_first
 from lora2_bench.config.compose import plan_from
+from lora2_bench.config.contradictions import quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
@@ -69,7 +70,7 @@ def launch(run: Callable[[Plan], object]) -> None:
     try:
         check_arguments(sys.argv[1:])
         check_processes(os.environ)
-        sys.argv[1:] = options_first(sys.argv[1:])
+        sys.argv[1:] = options_first(quoted_ids(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if traceback_wanted:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -9,6 +10,14 @@ from typing import Any
 from lora2_bench.records.identity import canonical
 
 __all__ = ["ABSENT", "canonical", "flatten", "value_at"]
+
+
+def typed(value: Any) -> str:
+    """A value as it is typed on the command line."""
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
 
 ABSENT = object()
 

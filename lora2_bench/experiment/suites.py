@@ -49,14 +49,20 @@ class RowSpec:
     def fits(self, cell: Mapping[str, Any]) -> bool:
         """Whether a cell, as a record holds it, has this row's method and settings."""
         method = cell["method"]
-        if method["name"] != self.method:
-            return False
         old = LEFT_OUT if cell.get("rng_version", 1) == 1 else {}  # what a default was in earlier versions
-        return all(_same(value_at(method, name), value) for name, value in self.settings.items()) and all(
+        return self.has_settings(method) and all(
             _same(found, old.get(f"method.{name}", value))
             for name, value in self.defaults.items()
             if (found := value_at(method, name)) is not ABSENT
         )
+
+    def has_settings(self, method: Mapping[str, Any]) -> bool:
+        """Whether a cell's method is this row's, with the settings that the row fixes."""
+        return method["name"] == self.method and not self.contradictions(method)
+
+    def contradictions(self, method: Mapping[str, Any]) -> dict[str, Any]:
+        """Dotted name -> value of what the row fixes and a cell of its method has otherwise."""
+        return {name: value for name, value in self.settings.items() if not _same(value_at(method, name), value)}
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,11 @@ def suites() -> dict[str, Suite]:
 def rows() -> dict[str, RowSpec]:
     """Every row by name."""
     return {path.stem: _row(path.stem) for path in sorted((CONF / "row").glob("*.yaml"))}
+
+
+def fixed_by_rows(method: Mapping[str, Any]) -> set[str]:
+    """Dotted names of a cell's method settings that some row of the paper's tables fixes, all as they are."""
+    return {name for row in rows().values() if row.has_settings(method) for name in row.settings}
 
 
 def _suite(name: str) -> Suite:

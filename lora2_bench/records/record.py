@@ -46,6 +46,12 @@ class Record:
         """True for a finished cell."""
         return self.status == DONE
 
+    @property
+    def data_name(self) -> str:
+        """Source of its rows, as tables name it: `-sample` for real files without GLUE's own row counts."""
+        source = self.cell["data"]["source"]
+        return source if source == "mini" or self.result["data"]["official"] else f"{source}-sample"
+
     def scorings(self) -> dict[str, Scoring]:
         """Protocol (`paper`, `last`, `clean`) -> the scoring that it reports; nothing of a failed cell."""
         if not self.is_done:
@@ -114,9 +120,9 @@ def _check_shares(result: Result) -> None:
 
 
 def result_line(record: Record, path: str) -> str:
-    """The one line a run ends with: task, backbone, method and size, seed, score, parameters, seconds, path."""
+    """The one line a run ends with: task, data, backbone, method and size, seed, score, parameters, seconds, path."""
     cell = record.cell
-    head = f"{cell['task']} | {cell['model']['name']} | {record.label} | seed {cell['seed']}"
+    head = f"{cell['task']} ({record.data_name}) | {cell['model']['name']} | {record.label} | seed {cell['seed']}"
     if not record.is_done:
         assert record.error is not None, "checked by `from_dict`"
         cause = " ".join(record.error["cause"].split())

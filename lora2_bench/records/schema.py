@@ -240,6 +240,7 @@ class Config(TypedDict):
 
     recipe: NotRequired[dict[str, Any]]
     method: NotRequired[dict[str, Any]]
+    train: NotRequired[dict[str, Any]]
 
 
 class RunFacts(TypedDict):

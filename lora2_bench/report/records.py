@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
-from lora2_bench.experiment.settings import value_at
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Config, Scoring
 from lora2_bench.records.store import read_record, record_paths
@@ -29,7 +29,7 @@ def load_records(results: Path, *, whole: bool = True) -> list[Record]:
 
 
 def trimmed(record: Record) -> Record:
-    """A record without its evaluations, its ranks by map, and its config, but for the recipe and the budget's scale."""
+    """A record without its evaluations, ranks and config, but for what `off_recipe` reads of it."""
     result, run = record.result.copy(), record.run.copy()
     result.pop("evaluations", None)
     result.pop("ranks", None)
@@ -39,7 +39,9 @@ def trimmed(record: Record) -> Record:
         result["last"] = _without_ranks(last)
     config = run.pop("config", {})
     if "recipe" in config:
-        run["config"] = {"recipe": config["recipe"], "method": {"budget": {"scale": scales_budget(config)}}}
+        method, train = config.get("method", {}), config.get("train", {})
+        schedule = {"method": {"budget": method.get("budget")}, "train": {"warmup": train.get("warmup")}}
+        run["config"] = cast(Config, {"recipe": config["recipe"], **schedule})
     return replace(record, result=result, run=run)
 
 
@@ -47,8 +49,3 @@ def _without_ranks(scoring: Scoring) -> Scoring:
     kept = scoring.copy()
     kept.pop("ranks", None)
     return kept
-
-
-def scales_budget(config: Config) -> bool:
-    """Whether a composed config has its method's budget stand in proportion to the run's steps."""
-    return value_at(config, "method.budget.scale") is True

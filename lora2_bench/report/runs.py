@@ -9,18 +9,14 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+from lora2_bench.experiment.recipe import off_recipe, with_unmarked
 from lora2_bench.experiment.settings import ABSENT, canonical, value_at
 from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.identity import without_old_values
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import CellSettings, Config, Hardware, Parameters, Scoring
-from lora2_bench.report.records import scales_budget
 
 XY = tuple[float, float]
-
-# The recipe's values that stand elsewhere: what a row fixes, and what `cut` names.
-_ELSEWHERE = ("targets", "target_r", "lr", "epochs", "batch_size")
-_SCHEDULE = ("t_init", "t_final", "delta_t", "warmup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +52,7 @@ class Run:
             record=record,
             data=_data_name(record),
             science=science_of(record.cell),
-            obstacles=(*record.cut, *off_recipe(record.cell, config)),
+            obstacles=with_unmarked(record.cut, off_recipe(record.cell, config, record.run["command"])),
             scores={protocol: 100 * scoring["score"] for protocol, scoring in scorings.items()},
             columns={protocol: _columns(record.cell["task"], scoring) for protocol, scoring in scorings.items()},
             machine=machine_name(hardware),
@@ -225,10 +221,7 @@ def _canonical_text(text: str) -> str:
 
 
 def _data_name(record: Record) -> str:
-    name = record.cell["data"]["source"]
-    if name != "mini" and not record.result["data"]["official"]:
-        name += "-sample"
-    return name + ("-init_from" if record.cell.get("init_from") else "")
+    return record.data_name + ("-init_from" if record.cell.get("init_from") else "")
 
 
 def _columns(task: str, scoring: Scoring) -> dict[str, float]:
@@ -238,31 +231,3 @@ def _columns(task: str, scoring: Scoring) -> dict[str, float]:
         return {columns[0].name: 100 * scoring["score"]}
     found = {column.name: value_at(scoring["metrics"], f"{column.split}.{column.metric}") for column in columns}
     return {name: 100 * value for name, value in found.items() if value is not ABSENT}
-
-
-def off_recipe(cell: CellSettings, config: Config) -> list[str]:
-    """Settings of a cell that differ from the recipe it names, as `alpha=32 (recipe: 16)`.
-
-    lr, epochs and batch size are left out: where they differ, the record is marked as cut. Nothing is found where the
-    record has no config.
-    """
-    recipe = config.get("recipe", {})
-    train: Mapping[str, Any] = cell["train"]
-    method: Mapping[str, Any] = cell["method"]
-    sections = [method[name] for name in ("reg", "budget") if isinstance(method.get(name), dict)]
-    skipped = {*_ELSEWHERE, cell["size"]}
-    if train.get("looks") is not None:  # it stands for the recipe's eval_steps
-        skipped.add("eval_steps")
-    if scales_budget(config):
-        skipped |= set(_SCHEDULE)
-    found = []
-    for name, wanted in recipe.items():
-        for part in (train, method, *sections):
-            if name in part and name not in skipped and canonical(part[name]) != canonical(wanted):
-                found.append(f"{name}={part[name]} (recipe: {wanted})")
-    if method["name"] != "adalora" and "target_r" in recipe:  # AdaLoRA's is in proportion to its r
-        found_r = value_at(method, "budget.target_r")
-        kept = None if found_r is ABSENT else found_r
-        if canonical(kept) != canonical(recipe["target_r"]):
-            found.append(f"target_r={kept} (recipe: {recipe['target_r']})")
-    return found

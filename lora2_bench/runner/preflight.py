@@ -7,6 +7,7 @@ import sys
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.settings import canonical, typed
 from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.files.paths import user_path
 from lora2_bench.records.record import Record
@@ -70,3 +71,25 @@ def check_origin(cell: Cell, store: Store) -> None:
         raise UserError(
             f"init_from={cell.init_from} is a cell of method={theirs}: give method={theirs}, or another cell"
         )
+    _check_function(cell, origin)
+
+
+# A method's options that say what its adapter computes, and those that say how it is trained.
+_FUNCTION = ("k", "r", "alpha", "targets")
+_TRAINING = ("dropout", "init_std", "reg", "budget", "score", "xi", "l1", "xi_schedule")
+
+
+def _check_function(cell: Cell, origin: Record) -> None:
+    """Raise UserError where the origin's adapter would compute something else here; warn where it may.
+
+    Options that only train it may differ; of a user's own method nobody knows which these are.
+    """
+    theirs, ours = canonical({**origin.cell["method"]}), canonical({**cell.method})
+    for name in sorted(theirs.keys() | ours.keys()):
+        before, now = theirs.get(name), ours.get(name)
+        if before == now or name in _TRAINING:
+            continue
+        told = f"init_from={origin.id} was trained with method.{name}={typed(before)}, not {typed(now)}"
+        if name in _FUNCTION:
+            raise UserError(f"{told}: its adapter would be another here; give the same")
+        print(f"warning: {told}: its adapter may compute something else here", file=sys.stderr)

@@ -17,9 +17,11 @@ from omegaconf import OmegaConf
 
 from lora2_bench.config import compose
 from lora2_bench.config.compose import CONF, plan_from
+from lora2_bench.config.compose import plan_of as made_plan
 from lora2_bench.config.launch import launch
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.suites import rows
 from lora2_bench.runner.setup import check_fit
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import composed, leaves, plan_of
@@ -326,7 +328,18 @@ def test_every_choice_of_help_exists_and_every_choice_is_in_help() -> None:
     ("changes", "cut"),
     [
         ({}, ()),
-        ({"seed": 3, "kr": 8, "train.weight_decay": 0.1, "method.alpha": 8}, ()),
+        ({"seed": 3, "kr": 8}, ()),
+        (
+            {"train.weight_decay": 0.1, "method.alpha": 8},
+            ("train.weight_decay=0.1 (recipe: 0.0)", "method.alpha=8 (recipe: 128)"),
+        ),
+        ({"method.targets": ["q"]}, ("method.targets=[q] (recipe: [q,k,v,o,f1,f2])",)),
+        ({"method.budget.target_r": None}, ("method.budget.target_r=null (recipe: 4)",)),
+        ({"method.budget.scale": True}, ()),
+        (
+            {"method.budget.scale": True, "method.budget.t_init": 0.2},
+            ("method.budget.t_init=0.2 (recipe: 0.1)",),
+        ),
         ({"train.lr": 1e-3, "train.epochs": 5.0}, ()),
         ({"train.max_steps": 10}, ("train.max_steps=10",)),
         ({"data.max_train": 64, "data.max_eval": 32}, ("data.max_train=64", "data.max_eval=32")),
@@ -342,6 +355,32 @@ def test_every_choice_of_help_exists_and_every_choice_is_in_help() -> None:
 def test_a_quick_look_is_marked_as_cut(changes: dict[str, Any], cut: tuple[str, ...]) -> None:
     recipe = {"recipe.lr": 1e-3, "recipe.epochs": 5}
     assert plan_of(changes={**recipe, **changes}).cut == cut
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cut"),
+    [
+        (["recipe.lr=0.1"], ("recipe.lr=0.1",)),
+        (["++recipe.lr=0.1", "seed=3"], ("recipe.lr=0.1",)),
+        (["recipe={lr:0.1}"], ("recipe={lr:0.1}",)),
+        (["recipe=roberta_base/lora2"], ("recipe=roberta_base/lora2",)),
+        (["recipe=minilm/lora2"], ()),
+        (["row=targets_qv"], ()),
+        (["kr=1", "method.targets=[v,q]"], ()),  # the very cell of that row
+        (["kr=8", "method.targets=[v,q]"], ("method.targets=[v,q] (recipe: [q,k,v,o,f1,f2])",)),
+        (["method=adalora", "kr=8"], ()),
+        (["method=adalora", "kr=8", "method.budget.target_r=2"], ("method.budget.target_r=2 (recipe: 4)",)),
+    ],
+    ids=" ".join,
+)
+def test_another_recipe_is_marked_too(overrides: list[str], cut: tuple[str, ...]) -> None:
+    assert made_plan(overrides).cut == cut
+
+
+@pytest.mark.parametrize("model", [model for model in MODELS if model != "local"])
+def test_no_row_of_the_paper_is_marked(model: str) -> None:
+    for row in rows():
+        assert made_plan([f"row={row}", f"model={model}", "data=hub", "task=mnli"]).cut == (), row
 
 
 def test_kr_sets_the_methods_own_size() -> None:

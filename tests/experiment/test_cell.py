@@ -77,9 +77,9 @@ ANOTHER: dict[str, Any] = {
 # Where things lie on this machine, and which code runs: not science.
 PLACES = {"model.package", "model.folder", "model.path", "data.dir", "method._target_"}
 # What a value needs beside it; given on both sides, so that the named setting alone differs.
-BESIDE = {
-    "model.source": ("model.hub_id=someone/else", "model.revision=main"),
-    "protocol.held_out": ("protocol=clean",),
+BESIDE: dict[str, dict[str, Any]] = {
+    "model.source": {"model.hub_id": "someone/else", "model.revision": ANOTHER["model.revision"]},
+    "protocol.held_out": {"protocol.name": "clean", "protocol.held_out": 0.1},
 }
 
 
@@ -93,8 +93,8 @@ def test_every_setting_of_the_default_config_has_another_value_here() -> None:
 
 @pytest.mark.parametrize("name", [name for name in ANOTHER if name != "protocol.name"])
 def test_every_scientific_setting_changes_the_id(name: str) -> None:
-    beside = BESIDE.get(name, ())
-    assert plan_of(*beside, changes={name: ANOTHER[name]}).cell.id != plan_of(*beside).cell.id
+    beside = BESIDE.get(name, {})
+    assert plan_of(changes={**beside, name: ANOTHER[name]}).cell.id != plan_of(changes=beside).cell.id
 
 
 def test_the_tracker_leaves_the_id_alone() -> None:

@@ -19,8 +19,8 @@ from tests.made_records import make_cell, make_failed, make_record
 def test_the_result_line_names_all_that_a_user_asks_for() -> None:
     record = make_record(make_cell("cola", "lora2", seed=3), best=0.51234, last=0.4)
     assert result_line(record, "out/record.json") == (
-        "cola | minilm | lora2 k=1 | seed 3 | matthews_correlation best 0.5123, last 0.4000 | 120 adapter parameters | "
-        "12.3 s | out/record.json"
+        "cola (mini) | minilm | lora2 k=1 | seed 3 | matthews_correlation best 0.5123, last 0.4000 | "
+        "120 adapter parameters | 12.3 s | out/record.json"
     )
 
 
@@ -43,7 +43,7 @@ def test_under_the_clean_protocol_there_is_no_last_score() -> None:
 
 def test_the_result_line_of_a_failed_run_gives_step_and_cause() -> None:
     line = result_line(make_failed(make_cell("mrpc", "full"), 7, "the loss is nan"), "p")
-    assert line == "mrpc | minilm | full | seed 0 | failed at step 7: the loss is nan | p"
+    assert line == "mrpc (mini) | minilm | full | seed 0 | failed at step 7: the loss is nan | p"
 
 
 @pytest.mark.parametrize("record", [make_record(make_cell()), make_failed(make_cell())], ids=["done", "failed"])

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.report.predictions import LARGEST_FILE, BoundedReader
 from lora2_bench.report.records import load_records
-from lora2_bench.report.runs import Run, off_recipe
+from lora2_bench.report.runs import Run
 from lora2_bench.report.selection import FAILED, MISSING, NOT_COMPARABLE, OK, STALE, select
 from lora2_bench.report.tables.commands import filling
 from lora2_bench.report.tables.exhibits import Filled, fill_exhibits
@@ -184,7 +185,11 @@ def test_settings_off_the_recipe_are_found_where_the_record_has_its_config() -> 
     assert off_recipe(plan.cell.to_dict(), plan.config) == []
     plan = plan_of("row=lora2_k1", "task=rte", "method.alpha=32", "train.max_length=64", "method.budget.target_r=null")
     found = off_recipe(plan.cell.to_dict(), plan.config)
-    assert sorted(text.split("=")[0] for text in found) == ["alpha", "max_length", "target_r"]
+    assert sorted(text.split("=")[0] for text in found) == [
+        "method.alpha",
+        "method.budget.target_r",
+        "train.max_length",
+    ]
     assert off_recipe(plan.cell.to_dict(), {}) == []
 
 

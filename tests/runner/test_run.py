@@ -381,7 +381,11 @@ def test_an_origin_that_does_not_fit_is_refused(bench: Bench, tiny_folders: Fold
     assert "(full on rte) kept no weights" in refused("method=full", "seed=1", f"init_from={ids['full']}")
     assert "is a cell of method=lora: give method=lora" in refused("method=sora", f"init_from={ids['lora']}")
     err = refused("method=lora", "kr=2", f"init_from={ids['lora']}")
-    assert "attention.self.query.A (1, 24) where this cell has (2, 24)" in err
+    assert f"init_from={ids['lora']} was trained with method.r=1, not 2: its adapter would be another here" in err
+    for other, told in (("method.alpha=8", "method.alpha=16, not 8"), ("method.targets=[q]", "not [q]: its adapter")):
+        assert told in refused("method=lora", other, f"init_from={ids['lora']}")
+    command = [*common, "method=lora", "method.dropout=0.1", f"init_from={ids['lora']}"]
+    assert bench(*command).code == 0  # which trains otherwise, and computes the same
     another = (*tiny(tiny_folders("roberta")), *QUICK, f"results={tmp_path}")
     told = bench(*another, "method=lora", f"init_from={ids['lora']}")
     assert told.code == 2 and "is a cell of another model=local" in told.err

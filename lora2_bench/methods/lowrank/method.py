@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class AdapterMethod(Method, Generic[Layer]):
         stacks: name of a factor -> that factor of all layers, one stack per shape.
     """
 
+    rank_options: ClassVar[tuple[str, ...]] = ("k", "r")
+    """Options that are ranks of a map's update, and so at most its width; () where a rank may be above it."""
     layers: dict[MapKey, Layer]
     stacks: dict[str, list[Stack]]
 
@@ -39,6 +41,7 @@ class AdapterMethod(Method, Generic[Layer]):
         """Replace the target maps and freeze all but adapters and head."""
         self.backbone = backbone
         self._names = backbone.linear_maps(self.options.targets)
+        self._check_ranks()
         freeze_but_head(backbone)
         self.layers = {}
         for key, name in self._names.items():
@@ -55,6 +58,14 @@ class AdapterMethod(Method, Generic[Layer]):
         if self.engine == "fast":
             backbone.model.register_forward_pre_hook(self._cache_middles)
             backbone.model.register_forward_hook(self._clear_middles, always_call=True)
+
+    def _check_ranks(self) -> None:
+        """Raise UserError for a rank above the width of a target map: what is above it adds parameters, no function."""
+        maps = [self.backbone.model.get_submodule(name) for name in self._names.values()]
+        width = min(min(base.in_features, base.out_features) for base in maps)
+        for name in self.rank_options:
+            if (rank := getattr(self.options, name, 0)) > width:
+                require(False, f"method.{name}", rank, f"at most {width}, the width of this backbone's narrowest map")
 
     def middles(self) -> Tensor | None:
         """The middles of all layers, (layers, ...), computed at once; None where each layer computes its own."""
