@@ -105,11 +105,17 @@ class Metrics(TypedDict):
 
 
 class Scoring(TypedDict):
-    """The scores after `step` optimiser steps: the task's deciding number, and split -> metrics."""
+    """The scores after `step` optimiser steps: the task's deciding number, and split -> metrics.
+
+    `active` counts the adapter's parameters that survive at that step, `budget_met` is whether the method's rank budget
+    was met by then; earlier records have neither.
+    """
 
     step: Count
     score: Correlation
     metrics: dict[str, Metrics]
+    active: NotRequired[Count]
+    budget_met: NotRequired[bool]
 
 
 class Evaluation(Scoring):

@@ -1,8 +1,9 @@
-"""Records read for the report: every readable one, and only what tables need."""
+"""Records read for the report: every readable one."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,33 +13,28 @@ from lora2_bench.records.schema import Config
 from lora2_bench.records.store import read_record
 
 
-def load_records(results: Path, *, whole: bool = True) -> list[Record]:
-    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped.
-
-    With whole=False, without what only figures and single pages show (`trimmed`): thousands then fit in memory.
-    """
-    records: dict[str, Record] = {}
+def load_records(results: Path) -> Iterator[Record]:
+    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped."""
+    known: set[str] = set()
     for path in sorted(results.glob("cells/[!.]*/record.json")):  # a dot: left over by a writer that was killed
         try:
             record = read_record(path)
         except (ValueError, OSError) as error:
             print(f"warning: {path} is skipped: {error}", file=sys.stderr)
             continue
-        if record.id in records:
+        if record.id in known:
             print(f"warning: {path} is skipped: a second record of cell {record.id}", file=sys.stderr)
             continue
-        records[record.id] = record if whole else trimmed(record)
-    return list(records.values())
+        known.add(record.id)
+        yield record
 
 
 def trimmed(record: Record) -> Record:
-    """A record without its evaluations, ranks and config, but for the recipe and the budget's scale."""
+    """A record without its evaluations, ranks and config."""
     result, run = record.result.copy(), record.run.copy()
     result.pop("evaluations", None)
     result.pop("ranks", None)
-    config = run.pop("config", {})
-    if "recipe" in config:
-        run["config"] = {"recipe": config["recipe"], "method": {"budget": {"scale": scales_budget(config)}}}
+    run.pop("config", None)
     return replace(record, result=result, run=run)
 
 

@@ -31,6 +31,7 @@ _COLUMNS = [
     "adapter",
     "head",
     "active",
+    "looks",
 ]
 
 
@@ -44,7 +45,7 @@ def write_tables(results: Path) -> list[Path]:
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     written = write_bench(results)
-    selection = select(load_records(results, whole=False))
+    selection = select(load_records(results), whole=False)
     frame = scores(selection)
     if frame.empty:
         path = folder / "empty.md"
