@@ -16,14 +16,14 @@ from lora2_bench.report.tables.sheets import PROTOCOLS, SAME_FUNCTIONS, name_of,
 
 _DASH = "–"
 _NOTE = (
-    "Ours minus the other's in points, over pairs of seeds{averaged}: mean, Student's t interval, p of the paired t "
+    "Ours minus the other's in points, over n pairs of seeds{averaged}: mean, Student's t interval, p of the paired t "
     "test, the same adjusted by Holm over {family}, and p of the exact sign-flip test. Detectable: the smallest true "
-    "difference that the t test finds with these pairs, at 5 % before Holm, in 80 % of cases. Seeds needed: by the "
+    "difference that the t test finds with these pairs, at 5 % before Holm, in 80 % of cases. n needed: by the "
     "same test for the claimed difference, the paper's by its cells where it prints one, else 1 point. – stands where "
     "the spread is unknown: one pair, or equal differences."
 )
 _REFUTED = (
-    "Claims in brackets, and their seeds, are by the paper's printed averages, of which LoRA² k=8's does not follow "
+    "Claims in brackets, and their n, are by the paper's printed averages, of which LoRA² k=8's does not follow "
     "from its cells."
 )
 
@@ -51,7 +51,7 @@ def _over_tasks(part: pd.DataFrame, title: str, protocol: str) -> Sheet:
         [row["method"], row["other"], _tasks(row), str(row["n"]), *_effect(row), *_tests(row), *_design(row)]
         for row in _rows(part)
     ]
-    header = ["ours", "other", "tasks", "seeds", "difference", "95 % interval", "t p", "Holm p", "sign-flip p"]
+    header = ["ours", "other", "tasks", "n", "difference", "95 % interval", "t p", "Holm p", "flip p"]
     notes = [_note(part, ", each the average over the tasks that both have")]
     if part["claimed_printed"].notna().any():
         notes.append(_REFUTED)
@@ -62,7 +62,7 @@ def _over_tasks(part: pd.DataFrame, title: str, protocol: str) -> Sheet:
     labels = [rows()[name].label for name in PRIMARY[1:]]
     if ((part["method"] == labels[0]) & (part["other"] == labels[1])).any():
         notes.append(SAME_FUNCTIONS)
-    return _sheet(title, [*header, "detectable", "claimed", "seeds needed"], 2, lines, [*notes, *_looks(part)])
+    return _sheet(title, [*header, "detectable", "claimed", "n needed"], 2, lines, [*notes, *_looks(part)])
 
 
 def _by_task(part: pd.DataFrame, title: str, passed_over: int) -> Sheet:
@@ -71,12 +71,12 @@ def _by_task(part: pd.DataFrame, title: str, passed_over: int) -> Sheet:
          _number(row["mcnemar_p"], 4), *_design(row)]
         for row in _rows(part)
     ]  # fmt: skip
-    header = ["ours", "other", "task", "seeds", "difference", "95 % interval", "t p", "Holm p", "sign-flip p"]
+    header = ["ours", "other", "task", "n", "difference", "95 % interval", "t p", "Holm p", "flip p"]
     notes = [_note(part, ""), *_looks(part)]
     if passed_over:
         why = f"Predictions of {passed_over} cell(s) were not read, for their size or their number"
         notes.append(f"{why}: no McNemar test there.")
-    return _sheet(title, [*header, "McNemar p", "detectable", "claimed", "seeds needed"], 3, lines, notes)
+    return _sheet(title, [*header, "McNemar p", "detectable", "claimed", "n needed"], 3, lines, notes)
 
 
 def _no_worse(part: pd.DataFrame, title: str, protocol: str) -> Sheet:
@@ -87,15 +87,15 @@ def _no_worse(part: pd.DataFrame, title: str, protocol: str) -> Sheet:
         numbers = [_number(p, 4), shown, _number(row["seeds_needed"], 0)]
         who = [row["method"], row["other"], _tasks(row), str(row["n"])]
         lines.append([*who, *_effect(row), f"{row['margin']:g}", *numbers])
-    header = ["ours", "other", "tasks", "seeds", "difference", "95 % interval", "margin", "one-sided p", "so"]
+    header = ["ours", "other", "tasks", "n", "difference", "95 % interval", "margin", "one-sided p", "so"]
     notes = [
         "Average over tasks. No worse: the whole 95 % interval of the difference lies above minus the margin, which "
         "is p under 0.025 of a one-sided paired t test. Not shown is not worse. The margin was named in advance "
-        "(docs/STATISTICS.md). Seeds needed: to show it in 80 % of cases where both are equally good.",
+        "(docs/STATISTICS.md). n needed: to show it in 80 % of cases where both are equally good.",
     ]
     if protocol != PRIMARY[0]:
         notes.append(f"The test named in advance is that of protocol `{PRIMARY[0]}`.")
-    return _sheet(title, [*header, "seeds needed"], 2, lines, [*notes, *_looks(part)])
+    return _sheet(title, [*header, "n needed"], 2, lines, [*notes, *_looks(part)])
 
 
 def _sheet(title: str, header: list[str], left: int, lines: list[list[str]], notes: list[str]) -> Sheet:
