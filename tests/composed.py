@@ -14,7 +14,7 @@ from lora2_bench.config.compose import CONF, plan_from
 from lora2_bench.experiment.plan import Plan
 
 # The parts of a composed config that can change a result.
-SCIENCE = ("model", "task", "method", "data", "train", "protocol", "seed", "init_from")
+SCIENCE = ("model", "task", "method", "data", "train", "protocol", "seed", "init_from", "rng_version")
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, cast
 
-from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
+from lora2_bench.experiment.cell import LEFT_OUT, Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.suites import rows
 from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.records.schema import Evaluation, Result, RunFacts, Scoring
@@ -30,6 +30,7 @@ def make_cell(
     options: dict[str, Any] | None = None,
     max_train: int | None = None,
     row: str | None = None,
+    rng_version: int = 1,
     **train: Any,
 ) -> Cell:
     """A cell with every field given, independent of conf/ but for a table's `row`, which then stands for `method`.
@@ -64,6 +65,7 @@ def make_cell(
         train=dataclasses.replace(recipe, **train),
         protocol=Protocol(protocol, 0.1 if protocol == "clean" else 0.0, 0),
         seed=seed,
+        rng_version=rng_version,
     )
 
 
@@ -72,6 +74,8 @@ def row_method(name: str) -> tuple[str | None, dict[str, Any]]:
     spec = rows()[name]
     values: dict[str, Any] = {"name": spec.method}
     for leaf, value in {**spec.defaults, **spec.settings}.items():
+        if f"method.{leaf}" in LEFT_OUT:  # as in the records of earlier versions
+            continue
         *sections, last = leaf.split(".")
         part = values
         for section in sections:

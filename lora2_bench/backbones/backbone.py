@@ -29,6 +29,7 @@ def is_head(name: str) -> bool:
 
 
 MapKey = tuple[int, str]
+_OWN = "is_the_backbones_own"  # an attribute of tensors: it goes with the tensor, wherever a method puts that
 
 
 @dataclass
@@ -48,6 +49,18 @@ class Backbone:
     sha256: str | None = None
     origin: str | None = None
     tokenizer_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        self._mark_own()
+
+    def _mark_own(self) -> None:
+        for tensor in (*self.model.parameters(), *self.model.buffers()):
+            setattr(tensor, _OWN, True)
+
+    def to(self, device: torch.device) -> None:
+        """Move the model, before a method is injected."""
+        self.model.to(device)
+        self._mark_own()  # a buffer that is moved is another tensor
 
     def linear_maps(self, targets: list[str] | tuple[str, ...] = MAPS) -> dict[MapKey, str]:
         """(layer, map) -> module name, for the maps in `targets`, in the model's order.
@@ -69,6 +82,10 @@ class Backbone:
                 f"{', '.join(short for short in MAPS if short not in missing)}"
             )
         return found
+
+    def owns(self, tensor: torch.Tensor) -> bool:
+        """False for a parameter or buffer of the model that a method has added."""
+        return hasattr(tensor, _OWN)
 
     def head_modules(self) -> list[str]:
         """Names of the top modules of the head (pooler and classifier), which every method trains."""

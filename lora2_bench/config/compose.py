@@ -30,7 +30,19 @@ _GROUPS = ("model", "task", "method", "data", "protocol", "tracker", "recipe")
 _SECTIONS = (*_GROUPS, "train", "checkpoint")
 # Groups that only select from other groups, and leave no section of their own in the composed config.
 _SELECTORS = ("row", "suite")
-_SWITCHES = ("seed", "kr", "init_from", "results", "rerun", "device", "threads", "engine", "eval_batch_size")
+_SWITCHES = (
+    "seed",
+    "kr",
+    "init_from",
+    "looks",
+    "rng_version",
+    "results",
+    "rerun",
+    "device",
+    "threads",
+    "engine",
+    "eval_batch_size",
+)
 
 resolvers.register()
 
@@ -41,7 +53,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_names(values)
     _check_types(values)
     _check_single_choices(overrides)
-    cell, run_options = _cell(values), _run_options(values)
+    cell, run_options = _cell(values, overrides), _run_options(values)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values), overrides, values)
 
 
@@ -99,12 +111,23 @@ def _check_single_choices(overrides: Sequence[str]) -> None:
             raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
 
 
-def _cell(values: Mapping[str, Any]) -> Cell:
+def _with_looks(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The train section; `looks` takes the place of the recipe's eval_steps. Raises UserError for both by hand."""
+    train = dict(values["train"])
+    if train.get("looks") is None:
+        return train
+    given = any(override.lstrip("+").startswith("train.eval_steps=") for override in overrides)
+    if given or train.get("eval_steps") != values["recipe"].get("eval_steps"):
+        raise UserError(f"looks={train['looks']} and train.eval_steps={train['eval_steps']}: give one of the two")
+    return {**train, "eval_steps": None}
+
+
+def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     method, size = dict(values["method"]), values["method"]["size"]
     for name in ("_target_", "size", "recipe"):
         method.pop(name, None)
     _check_kr(values["kr"], method, size)
-    train = values["train"]
+    train = _with_looks(values, overrides)
     if "budget" in method:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
     model = _without(values["model"], "package", "folder", "path")
@@ -120,6 +143,7 @@ def _cell(values: Mapping[str, Any]) -> Cell:
         protocol=section(Protocol, values["protocol"], "protocol"),
         seed=values["seed"],
         init_from=values["init_from"],
+        rng_version=values["rng_version"],
     )
 
 

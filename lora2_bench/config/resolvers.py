@@ -33,6 +33,16 @@ def _in_proportion(value: float | None, now: float, then: float) -> float | None
     return None if value is None else value if now == then else value * now / then
 
 
+def _by_version(old: Any, new: Any, *, _root_: DictConfig) -> Any:
+    """The resolver `${by_version:OLD,NEW}`: OLD under rng_version=1, which stands for the cells of earlier versions."""
+    return old if OmegaConf.select(_root_, "rng_version") == 1 else new
+
+
+def _by_option(name: str, table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
+    """The resolver `${by_option:NAME,{a: 1, ...}}`: a recipe's value for the method's option; None without one."""
+    return table.get(str(OmegaConf.select(_root_, f"method.{name}")))
+
+
 def _share_recipes() -> None:
     """Register, for a method with `recipe: OTHER` in its file, OTHER's recipe for each model where it has none."""
     for path in sorted((CONF / "method").glob("*.yaml")):
@@ -48,4 +58,6 @@ def register() -> None:
     OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
+    OmegaConf.register_new_resolver("by_version", _by_version, replace=True)
+    OmegaConf.register_new_resolver("by_option", _by_option, replace=True)
     _share_recipes()

@@ -16,6 +16,18 @@ from lora2_bench.experiment.settings import canonical
 from lora2_bench.records.schema import CellSettings
 from lora2_bench.tasks.spec import TaskSpec, task_spec
 
+LEFT_OUT: Mapping[str, Any] = {
+    "init_from": None,
+    "rng_version": 1,
+    "train.looks": None,
+    "method.l1_form": "mean",
+    "method.reg.mean_over": "chosen",
+}
+"""Dotted name of a later setting -> the value that earlier versions had silently.
+
+With that value it is left out of the id, so that the cells of earlier versions keep theirs.
+"""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -59,7 +71,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Train:
-    """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes."""
+    """The training: each optimiser step takes `batch_size` rows, in `accumulate` forward and backward passes.
+
+    The splits that choose the checkpoint are scored every `eval_steps` steps (None = once an epoch) and at the end, or
+    `looks` times in all, evenly spread and the last time at the end.
+    """
 
     epochs: float
     max_steps: int | None
@@ -77,12 +93,15 @@ class Train:
     cls_dropout: float | None
     eval_steps: int | None
     precision: str
+    looks: int | None = None
 
     def __post_init__(self) -> None:
         require_number("train.epochs", self.epochs, 1e-9, 1e6, "a number above 0")
-        for name, value in (("max_steps", self.max_steps), ("eval_steps", self.eval_steps)):
+        for name, value in (("max_steps", self.max_steps), ("eval_steps", self.eval_steps), ("looks", self.looks)):
             if value is not None:
                 require_int(f"train.{name}", value, 1, "an integer of at least 1, or null")
+        alone = self.looks is None or self.eval_steps is None
+        require(alone, "train.eval_steps", self.eval_steps, f"null beside looks={self.looks}: give one of the two")
         require_int("train.batch_size", self.batch_size, 1, "an integer of at least 1")
         require_int("train.accumulate", self.accumulate, 1, "an integer of at least 1")
         require(
@@ -108,6 +127,12 @@ class Train:
         """Optimiser steps of a run over `train_rows` rows; the last batch of an epoch may be smaller."""
         steps = max(1, math.ceil(self.epochs * self.steps_per_epoch(train_rows)))
         return steps if self.max_steps is None else min(steps, self.max_steps)
+
+    def evaluates(self, step: int, total: int, per_epoch: int) -> bool:
+        """Whether the model is scored after `step` of `total`, with `per_epoch` steps in an epoch."""
+        if self.looks is None:
+            return step % (self.eval_steps or per_epoch) == 0 or step == total
+        return step * self.looks // total > (step - 1) * self.looks // total
 
     def steps_per_epoch(self, train_rows: int) -> int:
         """Optimiser steps of one epoch."""
@@ -139,6 +164,7 @@ class Cell:
         method: the method's name and options, as its own `Options` checks them.
         size: the option that the paper's K/R setting names (k, r), or None.
         init_from: id of the finished cell whose adapter this one starts from, or None for the untouched backbone.
+        rng_version: 2 for independent random streams (training/streams.py), 1 for the numbers of earlier versions.
     """
 
     model: Model
@@ -150,6 +176,7 @@ class Cell:
     protocol: Protocol
     seed: int
     init_from: str | None = None
+    rng_version: int = 1
 
     def __post_init__(self) -> None:
         task_spec(self.task)
@@ -158,6 +185,8 @@ class Cell:
             require(is_id, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
         require_int("seed", self.seed, 0, "an integer of at least 0")
         require(self.seed < 2**32, "seed", self.seed, "under 2**32")
+        known = type(self.rng_version) is int and self.rng_version in (1, 2)
+        require(known, "rng_version", self.rng_version, "2, or 1 for the random numbers of earlier versions")
 
     @property
     def spec(self) -> TaskSpec:
@@ -197,8 +226,26 @@ class Cell:
     @property
     def id(self) -> str:
         """16 hex digits of SHA-256 over all fields: equal settings have the same id on any machine."""
-        values = self.to_dict()
-        if self.init_from is None:  # added later: cells without it keep their ids
-            del values["init_from"]
-        text = json.dumps(canonical(values), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return id_of(self.to_dict())
+
+
+def id_of(values: Mapping[str, Any]) -> str:
+    """The id of the cell with these values, as `Cell.to_dict` gives them or a record holds them."""
+    text = json.dumps(canonical(without_old_values(values)), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def without_old_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell's values without the settings that have their value in `LEFT_OUT`; a cell of then has none of them."""
+    kept = dict(values)
+    for name, old in LEFT_OUT.items():
+        *sections, last = name.split(".")
+        part: Any = kept
+        for section_name in sections:
+            if not isinstance(part.get(section_name), Mapping):
+                break
+            part[section_name] = part = dict(part[section_name])
+        else:
+            if last in part and part[last] == old:
+                del part[last]
+    return kept

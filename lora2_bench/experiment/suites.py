@@ -6,6 +6,7 @@ file others; those that both leave to the recipe may differ between backbones.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -13,8 +14,11 @@ from typing import Any
 
 import yaml
 
+from lora2_bench.experiment.cell import LEFT_OUT
 from lora2_bench.experiment.settings import ABSENT, canonical, flatten, value_at
 from lora2_bench.files.paths import CONF
+
+_BY_VERSION = re.compile(r"\$\{by_version:\w+,(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,9 @@ class RowSpec:
         method = cell["method"]
         if method["name"] != self.method:
             return False
+        old = LEFT_OUT if cell.get("rng_version", 1) == 1 else {}  # what a default was in earlier versions
         return all(_same(value_at(method, name), value) for name, value in self.settings.items()) and all(
-            _same(found, value)
+            _same(found, old.get(f"method.{name}", value))
             for name, value in self.defaults.items()
             if (found := value_at(method, name)) is not ABSENT
         )
@@ -115,10 +120,16 @@ def _row(name: str) -> RowSpec:
         settings[size_name] = values["kr"]
     defaults = {
         key: value
-        for key, value in flatten(method_file)
-        if key not in ("_target_", "name", "size", *settings) and not str(value).startswith("${")
+        for key, text in flatten(method_file)
+        if key not in ("_target_", "name", "size", *settings) and not str(value := _newest(text)).startswith("${")
     }
     return RowSpec(name, method, size_name, values.get("kr"), settings, defaults)
+
+
+def _newest(value: Any) -> Any:
+    """The value of today of one that is by version."""
+    match = _BY_VERSION.fullmatch(str(value))
+    return match[1] if match else value
 
 
 def _read(group: str, name: str) -> dict[str, Any]:

@@ -72,6 +72,15 @@ class Method(ABC):
         """A scalar added to the training loss once per step, never to an evaluation loss."""
         return None
 
+    def saved(self) -> dict[str, Tensor]:
+        """Name -> every tensor of a saved state: what trains, and what the method has added and keeps frozen.
+
+        What a method draws and freezes, as a parameter or as a buffer, belongs to what it has learnt: another seed
+        draws it otherwise.
+        """
+        tensors = [*self.backbone.model.named_parameters(), *self.backbone.model.named_buffers()]
+        return {name: tensor for name, tensor in tensors if tensor.requires_grad or not self.backbone.owns(tensor)}
+
     def after_backward(self, step: int) -> None:
         """Called when the step's gradients are complete and clipped, before the optimiser's step."""
 
@@ -97,6 +106,10 @@ class Method(ABC):
             "head": sum(p.numel() for p in self.backbone.head_parameters().values()),
             "active": adapter,
         }
+
+    def at_scoring(self) -> dict[str, Any]:
+        """Facts of the weights of this moment, to stand beside their score: `active` as in `parameters`, and more."""
+        return {"active": self.parameters()["active"]}
 
     def summary(self) -> dict[str, Any]:
         """Facts of the trained method for the record, beside its counts (kept ranks, for example)."""

@@ -25,9 +25,15 @@ TERMS = ("uv", "UV", "PQ")
 
 @dataclass(frozen=True)
 class LoRA2RegOptions(RegOptions):
-    """`on` lists the terms: `uv` (A and B), `UV` (C and D), `PQ` (P and Q); none switches it off."""
+    """`on` lists the terms: `uv` (A and B), `UV` (C and D), `PQ` (P and Q); none switches it off.
+
+    Attributes:
+        mean_over: of the form norm_mean. `all` divides by the number of norms of all three terms, so that a term weighs
+            the same alone and beside others; `chosen` by those of the terms in `on`.
+    """
 
     on: list[str]
+    mean_over: str
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -38,6 +44,12 @@ class LoRA2RegOptions(RegOptions):
             self.on,
             f"a list of some of {', '.join(TERMS)}",
         )
+        require_choice("method.reg.mean_over", self.mean_over, ("all", "chosen"))
+
+    @property
+    def mean_share(self) -> float:
+        """The chosen terms' share of the norms in the mean."""
+        return len(self.on) / len(TERMS) if self.mean_over == "all" else 1.0
 
 
 @dataclass(frozen=True)

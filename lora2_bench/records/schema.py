@@ -69,6 +69,7 @@ class TrainSettings(TypedDict):
     cls_dropout: float | None
     eval_steps: Count | None
     precision: str
+    looks: NotRequired[Count | None]
 
 
 class ProtocolSettings(TypedDict):
@@ -80,7 +81,7 @@ class ProtocolSettings(TypedDict):
 
 
 class CellSettings(TypedDict):
-    """The science, as `Cell.to_dict`; without `init_from` in records from before that setting."""
+    """The science, as `Cell.to_dict`; without `init_from` and `rng_version` in earlier records."""
 
     model: ModelSettings
     task: str
@@ -91,6 +92,7 @@ class CellSettings(TypedDict):
     protocol: ProtocolSettings
     seed: Count
     init_from: NotRequired[str | None]
+    rng_version: NotRequired[Count]
 
 
 class Metrics(TypedDict):
@@ -107,14 +109,16 @@ class Metrics(TypedDict):
 class Scoring(TypedDict):
     """The scores after `step` optimiser steps: the task's deciding number, and split -> metrics.
 
-    `active` counts the adapter's parameters that survive at that step, `budget_met` is whether the method's rank budget
-    was met by then; earlier records have neither.
+    `best` and `last` have the method's facts of that step too, but in earlier records: `active` parameters, `ranks`
+    (layer -> map -> ranks in use) with their sum `ranks_kept`, and whether the rank budget was met by then.
     """
 
     step: Count
     score: Correlation
     metrics: dict[str, Metrics]
     active: NotRequired[Count]
+    ranks: NotRequired[dict[str, dict[str, Count]]]
+    ranks_kept: NotRequired[Count]
     budget_met: NotRequired[bool]
 
 

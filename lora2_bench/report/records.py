@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lora2_bench.experiment.settings import value_at
 from lora2_bench.records.record import Record
-from lora2_bench.records.schema import Config
+from lora2_bench.records.schema import Config, Scoring
 from lora2_bench.records.store import read_record
 
 
@@ -30,12 +30,22 @@ def load_records(results: Path) -> Iterator[Record]:
 
 
 def trimmed(record: Record) -> Record:
-    """A record without its evaluations, ranks and config."""
+    """A record without its evaluations, its ranks by map, and its config."""
     result, run = record.result.copy(), record.run.copy()
     result.pop("evaluations", None)
     result.pop("ranks", None)
+    if best := result.get("best"):
+        result["best"] = _without_ranks(best)
+    if last := result.get("last"):
+        result["last"] = _without_ranks(last)
     run.pop("config", None)
     return replace(record, result=result, run=run)
+
+
+def _without_ranks(scoring: Scoring) -> Scoring:
+    kept = scoring.copy()
+    kept.pop("ranks", None)
+    return kept
 
 
 def scales_budget(config: Config) -> bool:

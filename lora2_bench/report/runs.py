@@ -9,6 +9,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
+from lora2_bench.experiment.cell import without_old_values
 from lora2_bench.experiment.settings import ABSENT, canonical, value_at
 from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.record import Record
@@ -107,6 +108,11 @@ class Run:
     def sources(self) -> str | None:
         """Digest of the code that made it; None in records of versions that kept none."""
         return self.record.run.get("sources")
+
+    @property
+    def rng_version(self) -> int:
+        """Version of the cell's random streams; 1 in records of versions that named none."""
+        return self.cell.get("rng_version", 1)
 
     @property
     def protocol(self) -> str:
@@ -240,7 +246,9 @@ def machine_name(hardware: Hardware) -> str:
 
 def science_of(cell: Mapping[str, Any]) -> str:
     """A cell's settings without its task and seed, as one text for equal science."""
-    return _canonical_text(json.dumps({name: value for name, value in cell.items() if name not in ("seed", "task")}))
+    version = {"rng_version": cell.get("rng_version", 1)}  # named on both sides where it tells two apart
+    values = {**without_old_values(cell), **version}
+    return _canonical_text(json.dumps({name: value for name, value in values.items() if name not in ("seed", "task")}))
 
 
 @cache  # the seeds of one row share theirs
@@ -275,6 +283,8 @@ def off_recipe(cell: CellSettings, config: Config) -> list[str]:
     method: Mapping[str, Any] = cell["method"]
     sections = [method[name] for name in ("reg", "budget") if isinstance(method.get(name), dict)]
     skipped = {*_ELSEWHERE, cell["size"]}
+    if train.get("looks") is not None:  # it stands for the recipe's eval_steps
+        skipped.add("eval_steps")
     if scales_budget(config):
         skipped |= set(_SCHEDULE)
     found = []

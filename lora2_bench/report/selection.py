@@ -1,7 +1,8 @@
 """Which runs count: the one selection that tables, figures, comparisons and the page show.
 
-A run counts where it is finished, on its recipe and not stale. Where the runs of one place were made under several
-settings, those of the setting with the most seeds count. What does not count is shown apart, with its reason.
+A run counts where it is finished, on its recipe and not stale. Of the runs of one place only those of the newest
+version of the random streams count; where these were made under several settings, those of the setting with the most
+seeds. What does not count is shown apart, with its reason.
 """
 
 from __future__ import annotations
@@ -67,24 +68,29 @@ def _table1_rows() -> dict[str, str]:
 def taken(runs: Iterable[Run], stale: Mapping[str, str]) -> list[Run]:
     """Which of the runs of one place count.
 
-    Finished runs by the recipe that are not stale can. Where they were made under several settings (another length,
-    say), those with the most seeds are taken, the newest of equals: never by score.
+    Finished runs by the recipe that are not stale can, where none of them has newer random streams. Where they were
+    made under several settings (another length, say), those with the most seeds are taken, the newest of equals: never
+    by score.
     """
+    able = [run for run in runs if run.done and not run.obstacles and run.id not in stale]
+    newest = max((run.rng_version for run in able), default=0)
     settings: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.done and not run.obstacles and run.id not in stale:
+    for run in able:
+        if run.rng_version == newest:
             settings.setdefault(run.science, []).append(run)
     return max(settings.values(), key=lambda group: (len(group), max(run.finished for run in group)), default=[])
 
 
-def why_not(run: Run, stale: Mapping[str, str]) -> tuple[str, str]:
-    """State and reason of a run that is not among those of its place that are taken."""
+def why_not(run: Run, stale: Mapping[str, str], counted: Iterable[Run]) -> tuple[str, str]:
+    """State and reason of a run that is not among `counted`, those of its place that are taken."""
     if not run.done:
         return FAILED, run.cause
     if run.obstacles:
         return NOT_COMPARABLE, "; ".join(run.obstacles)
     if run.id in stale:
         return STALE, stale[run.id]
+    if any(other.rng_version > run.rng_version for other in counted):
+        return STALE, f"rng_version={run.rng_version}, older random streams than those of the runs that count"
     return NOT_COMPARABLE, "other settings than those of most of its seeds"
 
 

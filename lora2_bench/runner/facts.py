@@ -44,22 +44,23 @@ def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task
     return facts
 
 
-def scoring(step: int, score: float, metrics: dict[str, dict[str, float]]) -> Scoring:
-    """The scores after `step` optimiser steps, as a record holds them."""
-    return {"step": step, "score": score, "metrics": cast(dict[str, Metrics], metrics)}
+def scoring(step: int, score: float, metrics: dict[str, dict[str, float]], at_scoring: dict[str, Any]) -> Scoring:
+    """The scores after `step` optimiser steps, with the method's facts of then, as a record holds them."""
+    scores: Scoring = {"step": step, "score": score, "metrics": cast(dict[str, Metrics], metrics)}
+    return cast(Scoring, {**scores, **at_scoring})
 
 
 def with_results(facts: Result, method: Method, outcome: Outcome) -> Result:
     """`facts` with what training gives a record; `best` and `last` on the splits that choose the checkpoint."""
     by_step = {evaluation.step: evaluation for evaluation in outcome.evaluations}
 
-    def at(step: int) -> Scoring:
-        return scoring(step, by_step[step].score, by_step[step].metrics)
+    def at(step: int, at_scoring: dict[str, Any]) -> Scoring:
+        return scoring(step, by_step[step].score, by_step[step].metrics, at_scoring)
 
     found = {
         "evaluations": [asdict(evaluation) for evaluation in outcome.evaluations],
-        "best": at(outcome.best_step),
-        "last": at(outcome.steps),
+        "best": at(outcome.best_step, outcome.best_facts),
+        "last": at(outcome.steps, outcome.last_facts),
         "steps": outcome.steps,
         "epochs": outcome.epochs,
         "parameters": method.parameters(),

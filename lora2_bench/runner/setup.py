@@ -25,6 +25,7 @@ from lora2_bench.tasks.mini import TRAIN_ROWS
 from lora2_bench.tasks.token_cache import encoder
 from lora2_bench.training.device import make_accelerator, pick_device
 from lora2_bench.training.runtime import set_up_process
+from lora2_bench.training.streams import ADAPTER, HEAD, RandomStreams
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ def check_fit(plan: Plan) -> None:
 
 
 def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: int) -> None:
-    """Raise UserError where the warm-up or one of the method's own schedules does not fit `total_steps`."""
+    """Raise UserError where the warm-up, the looks or one of the method's own schedules do not fit `total_steps`."""
+    if (looks := cell.train.looks or 0) > total_steps:
+        raise UserError(f"looks={looks} is above the run's {total_steps} steps: give at most that, or train longer")
     kind.check(options, total_steps)
     if (warmup := in_steps(cell.train.warmup, total_steps)) >= total_steps > 1:
         raise UserError(
@@ -67,9 +70,10 @@ def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
     cell, place = plan.cell, plan.run_options
     set_up_process(place.threads)
+    streams = RandomStreams.of(cell)
     with ThreadPoolExecutor(1) as executor:  # loading rows draws nothing from torch's generator
         loading = executor.submit(load_rows, plan)
-        torch.manual_seed(cell.seed)  # the head's first weights: the same for every method
+        torch.manual_seed(streams.seed_of(HEAD))  # the head's first weights: the same for every method
         backbone = load_backbone(
             cell.model,
             cell.spec.num_labels,
@@ -89,9 +93,9 @@ def set_up(plan: Plan) -> Setup:
     dev = {name: encode(split) for name, split in rows.dev.items()}
     selection = dev if rows.selection is rows.dev else {name: encode(split) for name, split in rows.selection.items()}
     accelerator = make_accelerator(cell.train.precision, pick_device(place))
-    backbone.model.to(accelerator.device)
+    backbone.to(accelerator.device)
     method = kind(options, total_steps, place.engine)
-    method.inject(backbone, torch.Generator().manual_seed(cell.seed))
+    method.inject(backbone, torch.Generator().manual_seed(streams.seed_of(ADAPTER)))
     copy_trained_parameters(backbone)
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
@@ -99,11 +103,16 @@ def set_up(plan: Plan) -> Setup:
 
 
 def load_adapter(method: Method, path: Path, origin: str) -> None:
-    """Load another cell's trained weights, but its head, into an injected method. Raises UserError for other shapes."""
+    """Load another cell's saved weights, but its head, into an injected method. Raises UserError for other shapes."""
     head = set(method.backbone.head_parameters())
-    wanted = {name: parameter for name, parameter in method.trainable().items() if name not in head}
+    wanted = {name: parameter for name, parameter in method.saved().items() if name not in head}
     found = load_file(path)
     for name, parameter in wanted.items():
+        if name not in found and not parameter.requires_grad:
+            raise UserError(
+                f"init_from={origin} kept no {name}, which its method draws and does not train: train that cell anew "
+                "with rerun=true"
+            )
         if name not in found or found[name].shape != parameter.shape:
             has = f"{name} {tuple(found[name].shape)}" if name in found else f"no {name}"
             raise UserError(

@@ -102,7 +102,7 @@ def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any
     logits, metrics = score(
         model, spec, setup.dev, setup.accelerator, plan.run_options.eval_batch_size, outcome.best_step
     )
-    best = scoring(outcome.best_step, main_score(spec, metrics), metrics)
+    best = scoring(outcome.best_step, main_score(spec, metrics), metrics, outcome.best_facts)
     return prediction_table(setup.rows.dev, {"best": logits}), best
 
 

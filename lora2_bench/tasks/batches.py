@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch.utils.data import Sampler
@@ -15,13 +15,18 @@ _BUCKET_BATCHES = 32
 class BucketSampler(Sampler[list[int]]):
     """Shuffled batches of row numbers for one epoch, each of rows of similar length.
 
-    They depend on lengths, batch size, seed and epoch alone: every method sees the same batches.
+    They depend on lengths, batch size and the epoch's seed alone: every method sees the same batches.
+
+    Args:
+        lengths: tokens of every row.
+        batch_size: rows per batch; the last one may have fewer.
+        seed_of: epoch, counted from 0 -> the seed of its order.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed_of: Callable[[int], int]) -> None:
         self.lengths = list(lengths)
         self.batch_size = batch_size
-        self.seed = seed
+        self.seed_of = seed_of
         self.epoch = 0
         self.skip = 0
 
@@ -37,7 +42,7 @@ class BucketSampler(Sampler[list[int]]):
         return math.ceil(len(self.lengths) / self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + self.epoch) % 2**63)
+        generator = torch.Generator().manual_seed(self.seed_of(self.epoch))
         order = torch.randperm(len(self.lengths), generator=generator).tolist()
         bucket_rows = self.batch_size * _BUCKET_BATCHES
         batches: list[list[int]] = []

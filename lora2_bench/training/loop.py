@@ -23,6 +23,7 @@ from lora2_bench.training.evaluation import Evaluation, Logits, evaluate
 from lora2_bench.training.ranks import SINGLE_PROCESS, Ranks
 from lora2_bench.training.state import Progress, resume, save_checkpoint
 from lora2_bench.training.step import TrainingStep
+from lora2_bench.training.streams import DROPOUT, RandomStreams
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Outcome:
         best_step: step of the first highest score among them.
         best, last: logits per split at that step and at the end, (rows, outputs) in row order, float32 on the CPU.
         best_state: trained weights at the best step, on the CPU.
+        best_facts, last_facts: the method's facts at the best step and at the end, as `Method.at_scoring`.
         steps, epochs: length of the run.
         seconds_per_step: mean wall time of a training step, evaluations left out.
         continued_from: the step of the checkpoint that this process started from, or None.
@@ -44,6 +46,8 @@ class Outcome:
     best: Logits
     last: Logits
     best_state: dict[str, Tensor]
+    best_facts: dict[str, Any]
+    last_facts: dict[str, Any]
     steps: int
     epochs: float
     seconds_per_step: float
@@ -74,14 +78,14 @@ def train(
     """
     settings, total = cell.train, cell.train.total_steps(len(train_rows))
     per_epoch = settings.steps_per_epoch(len(train_rows))
-    evaluate_every = settings.eval_steps or per_epoch
     training_step = TrainingStep(method, settings, total, accelerator, ranks)
     evaluate_at = partial(evaluate, training_step.model, cell.spec, eval_rows, accelerator, eval_batch_size)
     # Dropout draws the same numbers whatever was drawn while the model was built, and others in each process.
-    torch.manual_seed(cell.seed + ranks.rank * 2**32)
+    streams = RandomStreams.of(cell)
+    torch.manual_seed(streams.seed_of(DROPOUT, ranks.rank))
     progress = resume(checkpoints, training_step)
     continued_from = progress.step or None
-    batches = training_batches(train_rows, settings.batch_size, cell.seed, progress.step)
+    batches = training_batches(train_rows, settings.batch_size, streams, progress.step)
     on_step(progress.step, total, progress.evaluations)
 
     with progress_bar(cell, progress.step, total, ranks) as bar:
@@ -91,7 +95,7 @@ def train(
             progress.add_step(loss, time.perf_counter() - started)
             bar.set_postfix_str(f"loss {loss:.3f}, {progress.scored}", refresh=False)
             bar.update()
-            if step % evaluate_every == 0 or step == total:
+            if settings.evaluates(step, total, per_epoch):
                 scored = partial(evaluate_at, step, step / per_epoch, progress.mean_loss)
                 evaluation, logits = ranks.on_main(scored)
                 progress.add_evaluation(evaluation, logits, method)
@@ -105,7 +109,7 @@ def train(
         method.finish()
     except ValueError as error:
         raise CellFailed(progress.step, str(error)) from None
-    return outcome_of(progress, per_epoch, continued_from)
+    return outcome_of(progress, method, per_epoch, continued_from)
 
 
 def progress_bar(cell: Cell, done: int, total: int, ranks: Ranks) -> Any:
@@ -114,7 +118,7 @@ def progress_bar(cell: Cell, done: int, total: int, ranks: Ranks) -> Any:
     return tqdm(total=total, initial=done, desc=label, unit="step", mininterval=0.5, disable=not ranks.is_main)
 
 
-def outcome_of(progress: Progress, per_epoch: int, continued_from: int | None) -> Outcome:
+def outcome_of(progress: Progress, method: Method, per_epoch: int, continued_from: int | None) -> Outcome:
     """The result of a finished run."""
     return Outcome(
         evaluations=progress.evaluations,
@@ -122,6 +126,8 @@ def outcome_of(progress: Progress, per_epoch: int, continued_from: int | None) -
         best=progress.best,
         last=progress.last,
         best_state=progress.best_state,
+        best_facts=progress.best_facts,
+        last_facts=method.at_scoring(),
         steps=progress.step,
         epochs=round(progress.step / per_epoch, 4),
         seconds_per_step=progress.seconds / progress.step,

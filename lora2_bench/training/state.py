@@ -27,6 +27,7 @@ class Progress:
         step: optimiser steps training_step.
         evaluations: so far, in order.
         best_step, best, best_state: step, logits and trained weights of the first highest score.
+        best_facts: the method's facts at that step, as `Method.at_scoring`.
         last: logits of the last evaluation.
         loss_sum, since_evaluation: the training losses since that evaluation, summed, and their number.
         seconds: wall time of the steps, evaluations left out.
@@ -37,6 +38,7 @@ class Progress:
     best_step: int = 0
     best: Logits = field(default_factory=dict)
     best_state: dict[str, Tensor] = field(default_factory=dict)
+    best_facts: dict[str, Any] = field(default_factory=dict)
     last: Logits = field(default_factory=dict)
     loss_sum: float = 0.0
     since_evaluation: int = 0
@@ -73,6 +75,7 @@ class Progress:
             raise CellFailed(evaluation.step, cause)
         if evaluation.score > self.best_score:
             self.best_step, self.best, self.best_state = evaluation.step, logits, trained_state(method)
+            self.best_facts = method.at_scoring()
         self.last = logits
         self.evaluations.append(evaluation)
         self.loss_sum, self.since_evaluation = 0.0, 0
@@ -153,12 +156,12 @@ def set_random_state(state: Mapping[str, Any], accelerator: Accelerator) -> None
 
 
 def trained_state(method: Method) -> dict[str, Tensor]:
-    """Name -> copy on the CPU of every trained parameter."""
-    return {name: parameter.detach().cpu().clone() for name, parameter in method.trainable().items()}
+    """Name -> copy on the CPU of every trained parameter, and of what the method has drawn and keeps frozen."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in method.saved().items()}
 
 
 @torch.no_grad()
 def load_trained_state(method: Method, state: Mapping[str, Tensor]) -> None:
     """Put a `trained_state` back into the model."""
-    for name, parameter in method.trainable().items():
-        parameter.copy_(state[name])
+    for name, tensor in method.saved().items():
+        tensor.copy_(state[name])

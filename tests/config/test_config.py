@@ -15,6 +15,7 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
+from lora2_bench.config import compose
 from lora2_bench.config.compose import CONF, plan_from
 from lora2_bench.config.launch import launch
 from lora2_bench.errors import CellFailed, UserError
@@ -148,6 +149,8 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("train.epochs", NAN, "a number above 0"),
     ("train.max_steps", 0, "at least 1, or null"),
     ("train.eval_steps", 0, "at least 1, or null"),
+    ("train.looks", 0, "at least 1, or null"),
+    ("train.looks", 1.5, "at least 1, or null"),
     ("train.weight_decay", -0.1, "from 0"),
     ("train.schedule", "constant", "linear, cosine"),
     ("train.warmup", -1, "a share of all steps"),
@@ -184,6 +187,9 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("method.reg.on", "uv", "a list"),
     ("method.reg.form", "cubic", "norm_mean, squared_sum"),
     ("method.reg.gamma", -1, "at least 0"),
+    ("method.reg.mean_over", "some", "all, chosen"),
+    ("rng_version", 3, "2, or 1"),
+    ("rng_version", True, "2, or 1"),
     ("method.budget.target_r", 9, "at most 8"),
     ("method.budget.target_r", -1, "at least 0"),
     ("method.budget.t_init", -1, "a share of all steps"),
@@ -218,6 +224,7 @@ WRONG_FOR_OTHERS: list[tuple[str, str, Any, str]] = [
     ("sora", "method.r", 0, "at least 1"),
     ("sora", "method.xi", -1, "at least 0"),
     ("sora", "method.l1", NAN, "at least 0"),
+    ("sora", "method.l1_form", "cubic", "sum, mean"),
     ("sora", "method.xi_schedule.max_xi", -1, "at least 0"),
     ("sora", "method.xi_schedule.stages", 1, "at least 2"),
     ("sora", "method.xi_schedule.first", -1, "a share of all steps"),
@@ -267,7 +274,7 @@ def test_a_value_that_is_taken_away_never_ends_in_a_traceback(name: str) -> None
         assert "\n" not in str(error)
     else:
         places = {"data.dir", "model.path", "model.package", "model.folder", "tracker.name"}
-        assert name in places | {"method.budget.scale"}
+        assert name in places | {"method.budget.scale", "train.looks"}
 
 
 def test_budget_phases_over_the_number_of_steps_are_named_with_both_numbers() -> None:
@@ -467,3 +474,24 @@ def test_one_suite_a_command(command: Callable[..., Told], tmp_path: Path) -> No
     assert told.code == 1
     assert told.plans == []
     assert "suite=smoke is one of several suites: give one suite a command" in told.err
+
+
+def test_looks_stand_for_the_recipes_own_and_never_beside_those_given_by_hand() -> None:
+    plain, looked = (plan_of("model=deberta_v3_base", "data=hub", *words).cell for words in ((), ("looks=10",)))
+    assert (plain.train.eval_steps, plain.train.looks) == (100, None)
+    assert (looked.train.eval_steps, looked.train.looks) == (None, 10)
+    assert looked.id != plain.id
+    with pytest.raises(UserError, match=r"^looks=10 and train.eval_steps=7: give one of the two$"):
+        plan_of("looks=10", "train.eval_steps=7")
+    with pytest.raises(UserError, match="give one of the two"):
+        compose.plan_of(["looks=10", "train.eval_steps=null"])
+    with pytest.raises(UserError, match=r"^looks=190 is above the run's 189 steps: give at most that"):
+        check_fit(plan_of("looks=190"))
+    check_fit(plan_of("looks=189"))
+
+
+def test_a_suite_looks_as_often_at_every_methods_runs() -> None:
+    rows = ("full", "lora_r1", "sora_r8", "lora2_k1")
+    cells = [plan_of("suite=table1", f"row={row}", "looks=10").cell for row in rows]
+    assert {(cell.train.looks, cell.train.eval_steps) for cell in cells} == {(10, None)}
+    assert len({plan_of("suite=table1", f"row={row}").cell.train.eval_steps for row in rows}) > 1

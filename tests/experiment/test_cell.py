@@ -36,6 +36,7 @@ ANOTHER: dict[str, Any] = {
     "method.reg.on": ["uv"],
     "method.reg.form": "squared_sum",
     "method.reg.gamma": 0.2,
+    "method.reg.mean_over": "chosen",
     "method.score": "full",
     "method.budget.target_r": 2,
     "method.budget.t_init": 10,
@@ -64,11 +65,13 @@ ANOTHER: dict[str, Any] = {
     "train.cls_dropout": 0.1,
     "train.eval_steps": 10,
     "train.precision": "bf16",
+    "train.looks": 5,
     "protocol.name": "clean",
     "protocol.held_out": 0.2,
     "protocol.split_seed": 1,
     "seed": 1,
     "init_from": "0123456789abcdef",
+    "rng_version": 1,
 }
 # Where things lie on this machine, and which code runs: not science.
 PLACES = {"model.package", "model.folder", "model.path", "data.dir", "method._target_"}

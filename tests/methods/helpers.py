@@ -57,13 +57,15 @@ def make_backbone(architecture: str, num_labels: int = 2, dtype: torch.dtype = t
     return backbone
 
 
-def make_method(name: str, backbone: Backbone, total_steps: int = 20, engine: str = "fast", **changes: Any) -> Method:
-    """The method `name` injected into `backbone`."""
+def make_method(
+    name: str, backbone: Backbone, total_steps: int = 20, engine: str = "fast", seed: int = 1, **changes: Any
+) -> Method:
+    """The method `name` injected into `backbone`; `seed` is of what it draws."""
     kind = method_class(name)
     options = kind.parse(options_of(name, **changes))
     kind.check(options, total_steps)
     method = kind(options, total_steps, engine)
-    method.inject(backbone, torch.Generator().manual_seed(1))
+    method.inject(backbone, torch.Generator().manual_seed(seed))
     return method
 
 

@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from lora2_bench.errors import UserError
 from lora2_bench.methods.base import Method, load_method
+from lora2_bench.methods.lora import LoRA, LoRALinear, LoRAOptions
 from lora2_bench.methods.lowrank.budgeted import BudgetedMethod
 from lora2_bench.methods.lowrank.method import AdapterMethod, RankedMethod
 from lora2_bench.runner.export import export_adapter
@@ -147,10 +148,53 @@ def test_the_penalty_is_a_scalar_that_training_alone_sees(name: str) -> None:
 def test_a_saved_state_gives_the_same_logits(name: str, architecture: str) -> None:
     method = make_method(name, make_backbone(architecture))
     train_steps(method, 3)
-    other = make_method(name, make_backbone(architecture))
+    other = make_method(name, make_backbone(architecture), seed=2)
     load_trained_state(other, trained_state(method))
     assert torch.equal(logits_of(method.backbone.model), logits_of(other.backbone.model))
     assert not torch.equal(logits_of(make_backbone(architecture).model), logits_of(other.backbone.model))
+
+
+class FrozenAndDrawn(LoRALinear):
+    """As VeRA's: the first factor is a buffer that no file of the model has, drawn once and never trained."""
+
+    def __init__(self, base: torch.nn.Linear, options: LoRAOptions, generator: torch.Generator) -> None:
+        super().__init__(base, options, generator)
+        drawn = self.A.detach()
+        del self.A
+        self.register_buffer("A", drawn, persistent=False)
+
+
+@pytest.mark.parametrize("engine", ["fast", "plain"])
+def test_what_is_drawn_and_frozen_belongs_to_the_saved_state(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LoRA, "adapt", lambda self, base, generator: FrozenAndDrawn(base, self.options, generator))
+    method, other = (make_method("lora", make_backbone("bert"), engine=engine, seed=seed) for seed in (1, 2))
+    train_steps(method, 3)
+    state = trained_state(method)
+    assert {name for name in state if name not in method.trainable()} == {
+        name for name, _ in method.backbone.model.named_buffers() if name.endswith(".A")
+    }
+    load_trained_state(other, state)
+    assert torch.equal(logits_of(method.backbone.model), logits_of(other.backbone.model))
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_ranks_are_counted_at_the_step_of_the_score(name: str) -> None:
+    """20 steps with a budget that falls from 36 to 12 ranks between step 4 and 15, every second step."""
+    method = make_method(name, make_backbone("bert"))
+    assert isinstance(method, BudgetedMethod)
+    optimizer = train_steps(method, 3)
+    early = method.at_scoring()
+    assert (early["ranks_kept"], early["budget_met"], early["active"]) == (36, False, method.parameters()["adapter"])
+    train_steps(method, 8, first=4, optimizer=optimizer)
+    between, gates = method.at_scoring(), method.budget.stacks.gate.value()
+    in_use = (gates != 0) | method.budget.masks  # pruned ones have grown again since the last choice
+    assert 12 < sum(method.budget.kept) < between["ranks_kept"] == int(in_use.sum())
+    assert [rank for row in between["ranks"].values() for rank in row.values()] == in_use.sum(1).tolist()
+    train_steps(method, 9, first=12, optimizer=optimizer)
+    method.finish()
+    late = method.at_scoring()
+    assert (late["ranks_kept"], late["budget_met"], late["ranks"]) == (12, True, method.summary()["ranks"])
+    assert late["active"] == method.parameters()["active"] < early["active"]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -159,7 +203,7 @@ def test_a_checkpoint_goes_on_with_the_same_numbers(name: str) -> None:
     train_steps(whole, 20)
     part = make_method(name, make_backbone("roberta"))
     optimizer = train_steps(part, 9)
-    resumed = make_method(name, make_backbone("roberta"))
+    resumed = make_method(name, make_backbone("roberta"), seed=2)
     load_trained_state(resumed, trained_state(part))
     resumed.load_state_dict(part.state_dict())
     again = torch.optim.AdamW(resumed.optimizer_groups(0.01), lr=1e-2)

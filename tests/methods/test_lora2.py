@@ -70,11 +70,11 @@ def test_layer_gradients_agree_with_finite_differences(k: int, r: int, fused: bo
 
 
 @pytest.mark.parametrize("form", ["norm_mean", "squared_sum"])
+@pytest.mark.parametrize("mean_over", ["all", "chosen"])
 @pytest.mark.parametrize("terms", [["uv"], ["UV"], ["PQ"], ["uv", "UV"], ["uv", "UV", "PQ"]])
-def test_penalty_is_the_regulariser_of_eq_5(form: str, terms: list[str]) -> None:
-    method = make_method(
-        "lora2", make_backbone("bert", dtype=torch.float64), reg__on=terms, reg__form=form, reg__gamma=0.3
-    )
+def test_penalty_is_the_regulariser_of_eq_5(form: str, mean_over: str, terms: list[str]) -> None:
+    options = {"reg__on": terms, "reg__form": form, "reg__mean_over": mean_over, "reg__gamma": 0.3}
+    method = make_method("lora2", make_backbone("bert", dtype=torch.float64), **options)
     assert isinstance(method, LoRA2)
     norms = []
     for layer in method.layers.values():
@@ -85,7 +85,8 @@ def test_penalty_is_the_regulariser_of_eq_5(form: str, terms: list[str]) -> None
             for gram in grams[term]:
                 difference = gram - torch.eye(len(gram), dtype=torch.float64)
                 norms.append(sum(value**2 for value in difference.flatten().tolist()) ** 0.5)
-    expected = 0.3 * (sum(norms) / len(norms) if form == "norm_mean" else sum(norm**2 for norm in norms))
+    over = len(norms) if mean_over == "chosen" else 12 * 6  # two norms of each of three terms in each of 12 maps
+    expected = 0.3 * (sum(norms) / over if form == "norm_mean" else sum(norm**2 for norm in norms))
     penalty = method.penalty()
     assert penalty is not None
     assert penalty.item() == pytest.approx(expected, rel=1e-10)

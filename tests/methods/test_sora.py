@@ -53,9 +53,11 @@ def test_forward_is_a_gated_sum_over_ranks(d_in: int, d_out: int, r: int) -> Non
     torch.testing.assert_close(layer.base(x) + x @ lora_a.T @ lora_b.T, h, rtol=1e-10, atol=1e-12)
 
 
-def test_training_follows_a_slow_loop() -> None:
-    """Adam on the loss and the gates' mean absolute value, then one soft threshold per gate, written out by hand."""
-    method = make_method("sora", make_backbone("bert", dtype=torch.float64), xi=0.02, l1=0.3)
+@pytest.mark.parametrize("form", ["mean", "sum"])
+def test_training_follows_a_slow_loop(form: str) -> None:
+    """Adam on the loss and the gates' absolute values, then one soft threshold per gate, written out by hand."""
+    l1, over = {"mean": (0.3, 36), "sum": (4.8, 576)}[form]  # the same pull on each of the 36 gates
+    method = make_method("sora", make_backbone("bert", dtype=torch.float64), xi=0.02, l1=l1, l1_form=form)
     assert isinstance(method, SoRA)
     layers = list(method.layers.values())
     names = list(method.trainable())
@@ -67,7 +69,7 @@ def test_training_follows_a_slow_loop() -> None:
         penalty = method.penalty()
         assert penalty is not None
         gates = [value for layer in layers for value in layer.gate.tolist()]
-        assert penalty.item() == pytest.approx(0.3 * sum(map(abs, gates)) / len(gates), rel=1e-12)
+        assert penalty.item() == pytest.approx(l1 * sum(map(abs, gates)) / over, rel=1e-12)
         (loss_of_batch(method, make_batch()) + penalty).backward()
         for name in names:
             gradient = method.trainable()[name].grad
@@ -116,3 +118,21 @@ def test_a_schedule_drops_more_ranks_than_none() -> None:
 def test_a_schedule_that_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match=r"xi_schedule.first=18 steps \+ 6 more stages do not fit the run's 20 steps"):
         make_method("sora", make_backbone("bert"), xi_schedule={"max_xi": 1e-3, "stages": 7, "first": 18})
+
+
+@pytest.mark.parametrize(("form", "ratio"), [("sum", 1.0), ("mean", 8.0)])
+def test_the_pull_on_a_gate_does_not_fall_with_the_rank(form: str, ratio: float) -> None:
+    """In the released scripts' own setting both forms pull alike; at r = 1 the mean pulls eight times as hard."""
+    pulls = []
+    for r in (1, 8):
+        method = make_method("sora", make_backbone("bert", dtype=torch.float64), r=r, l1=10.0, l1_form=form)
+        assert isinstance(method, SoRA)
+        penalty = method.penalty()
+        assert penalty is not None
+        penalty.backward()
+        gradient = method.layers[0, "q"].gate.grad
+        assert gradient is not None
+        pulls.append(float(gradient.abs()[0]))
+    assert pulls[0] / pulls[1] == pytest.approx(ratio)
+    if form == "sum":
+        assert pulls[1] == pytest.approx(10 / 576)  # the mean over 576 gates, times 10

@@ -114,6 +114,8 @@ def without_those(plot: dict[str, Any]) -> dict[str, Any]:
             panels.append({**panel, **kept, "front": [list(point) for point in front]})
     mini = plot["folder"] == "local-mini"
     title, note = plot["title"], plot["note"].replace(OLD_NOTE, SETTINGS_NOTE)
+    if title.startswith("Ranks kept by"):
+        note = note.replace("Mean over seeds", "At the end of training; mean over seeds", 1)
     if title.startswith("Ranks kept by lora2 k=1"):
         title, note = title.replace("Ranks", "Entries of E", 1), NO_RANKS + note
     return {**plot, "panels": panels if mini else plot["panels"], "title": title, "note": note}

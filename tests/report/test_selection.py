@@ -155,3 +155,33 @@ def test_the_name_of_a_machine(hardware: Any, name: str) -> None:
     assert machine_name(hardware) == name
     record = made(80.0, 0, run={"hardware": json.loads(json.dumps(hardware))})
     assert Run.of(record).machine == name
+
+
+def test_runs_of_older_random_streams_are_never_averaged_with_newer_ones(tmp_path: Path) -> None:
+    old = [made(99.0, seed, run=OLDER) for seed in (0, 1, 2)]
+    new = [made(points, seed, rng_version=2) for seed, points in enumerate((80.0, 82.0))]
+    for record in [*old, *new]:
+        Store(tmp_path).write(record)
+    write_tables(tmp_path)
+    wanted = {"row": "lora2_k1", "column": "rte", "protocol": "paper"}
+    (exhibit,) = (line for line in lines(tmp_path, "table1.csv") if wanted.items() <= line.items())
+    assert (float(exhibit["mean"]), exhibit["seeds"]) == (81.0, "0 1")
+    reason = "stale: rng_version=1, older random streams than those of the runs that count"
+    assert reason in (tmp_path / "tables" / FOLDER / "table1.md").read_text()
+    shown = {
+        line["variant"]: float(line["mean"]) for line in lines(tmp_path, "scores.csv") if line["protocol"] == "paper"
+    }
+    assert shown == {"rng_version=1": 99.0, "rng_version=2": 81.0}
+    assert {run.id for run in select([*old, *new]).shown()} == {record.id for record in new}
+
+
+def test_runs_of_one_version_count_whichever_it_is() -> None:
+    old = [made(80.0, seed) for seed in (0, 1)]
+    other = [made(70.0, seed, row="lora_r1", rng_version=2) for seed in (0, 1)]
+    assert len(select([*old, *other]).shown()) == 4
+    assert select([made(80.0, 0)]).shown()[0].science == Run.of(spelled_out(made(80.0, 1))).science
+
+
+def spelled_out(record: Record) -> Record:
+    """As a version that names its random streams writes the cell of one that does not."""
+    return dataclasses.replace(record, cell={**record.cell, "rng_version": 1, "init_from": None})

@@ -96,7 +96,12 @@ def test_a_cell_from_end_to_end(
     assert right / 20 == pytest.approx(result["best"]["score"])
     assert (folder / "adapter").is_dir() == (method not in ("full", "bitfit"))
     assert (folder / "trained.safetensors").is_file() == (method != "full")
+    for when in ("best", "last"):
+        assert 0 <= result[when]["active"] <= result["parameters"]["adapter"]
+        assert ("budget_met" in result[when]) == (method in ("adalora", "lora2"))
+    assert result["last"]["active"] == result["parameters"]["active"]
     if method in ("adalora", "sora", "lora2"):
+        assert result["last"]["ranks"] == result["ranks"] and "ranks_kept" in result["best"]
         ranks = result["ranks"]
         assert {layer: set(row) for layer, row in ranks.items()} == {str(i): {*"qkvo", "f1", "f2"} for i in (0, 1)}
         assert result["ranks_kept"] == sum(sum(row.values()) for row in ranks.values()) <= result["ranks_initial"]

@@ -104,6 +104,28 @@ def test_it_stops_and_evaluates_where_it_is_told() -> None:
     assert [evaluation.step for evaluation in cut.evaluations] == [4, 5]
 
 
+@pytest.mark.parametrize(("looks", "steps"), [(1, [8]), (3, [3, 6, 8]), (4, [2, 4, 6, 8]), (8, [*range(1, 9)])])
+def test_looks_are_evenly_spread_and_end_with_the_run(looks: int, steps: list[int]) -> None:
+    outcome, _ = run(make_cell(looks=looks, eval_steps=None), "lora")
+    assert [evaluation.step for evaluation in outcome.evaluations] == steps
+
+
+@pytest.mark.parametrize("total", [7, 100, 3450])
+def test_a_run_has_as_many_looks_as_it_is_told(total: int) -> None:
+    for looks in range(1, min(total, 40) + 1):
+        train_settings = dataclasses.replace(SETTINGS, looks=looks, eval_steps=None)
+        steps = [step for step in range(1, total + 1) if train_settings.evaluates(step, total, 9)]
+        gaps = [later - earlier for earlier, later in zip([0, *steps], steps, strict=False)]
+        assert len(steps) == looks and steps[-1] == total and max(gaps) - min(gaps) <= 1
+
+
+def test_the_facts_of_the_best_step_are_of_that_step() -> None:
+    outcome, method = run(make_cell(eval_steps=1, lr=1e-12))  # nothing moves: the first score is the best
+    assert (outcome.best_step, outcome.best_facts["ranks_kept"], outcome.best_facts["budget_met"]) == (1, 36, False)
+    assert outcome.best_facts["active"] == method.parameters()["adapter"]
+    assert (outcome.last_facts["ranks_kept"], outcome.last_facts["budget_met"]) == (12, True)
+
+
 def test_best_is_the_first_highest_and_its_state_is_kept() -> None:
     outcome, method = run(make_cell())
     scores = [evaluation.score for evaluation in outcome.evaluations]

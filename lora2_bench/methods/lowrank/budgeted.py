@@ -33,6 +33,11 @@ class RegOptions:
         require_choice("method.reg.form", self.form, ("norm_mean", "squared_sum"))
         require_number("method.reg.gamma", self.gamma, 0.0, 1e6, "a number of at least 0")
 
+    @property
+    def mean_share(self) -> float:
+        """The share of the norms in the mean that are computed; the others count as zero."""
+        return 1.0
+
 
 def deviation(gram: Tensor) -> Tensor:
     """Square Gram matrices (..., m, m) minus the identity."""
@@ -64,6 +69,19 @@ class BudgetedMethod(RankedMethod[Ranked]):
         """Ranks that the budget keeps, per layer."""
         return self.budget.kept
 
+    def in_use(self) -> list[int]:
+        """Ranks that the budget keeps, and pruned ones that have grown again since."""
+        masks = self.budget.masks | (self.budget.stacks.gate.value() != 0)
+        counts: list[int] = masks.sum(1).tolist()
+        return counts
+
+    def at_scoring(self) -> dict[str, Any]:
+        """Active parameters and ranks of this moment, and whether the budget's end is reached."""
+        facts = super().at_scoring()
+        if (schedule := self.budget.schedule) is not None:
+            facts["budget_met"] = facts["ranks_kept"] <= schedule.target
+        return facts
+
     def penalty(self) -> Tensor | None:
         """gamma times the regulariser over all layers."""
         reg = self.options.reg
@@ -72,7 +90,7 @@ class BudgetedMethod(RankedMethod[Ranked]):
             return None
         if reg.form == "squared_sum":
             return torch.stack([d.square().sum() for d in deviations]).sum().mul(reg.gamma)
-        return torch.cat([d.flatten(1).norm(dim=1) for d in deviations]).mean().mul(reg.gamma)
+        return torch.cat([d.flatten(1).norm(dim=1) for d in deviations]).mean().mul(reg.gamma * reg.mean_share)
 
     def after_step(self, step: int) -> None:
         """Score the ranks and prune to the budget."""

@@ -92,18 +92,34 @@ class RankedMethod(AdapterMethod[Ranked]):
     def kept(self) -> list[int]:
         """Ranks in use, per layer in order."""
 
+    def in_use(self) -> list[int]:
+        """Ranks that take part in the forward pass of this moment, per layer in order."""
+        return self.kept()
+
     def parameters(self) -> dict[str, int]:
         """Counts; `active` excludes pruned ranks."""
-        pairs = zip(self.layers.values(), self.kept(), strict=True)
-        return {**super().parameters(), "active": sum(layer.active_parameters(rank) for layer, rank in pairs)}
+        return {**super().parameters(), "active": self._active(self.kept())}
+
+    def at_scoring(self) -> dict[str, Any]:
+        """Active parameters and ranks of this moment."""
+        ranks = self.in_use()
+        return {"active": self._active(ranks), "ranks": self._by_map(ranks), "ranks_kept": sum(ranks)}
 
     def summary(self) -> dict[str, Any]:
         """Ranks kept per layer and map (the paper's Figure 3), and in all."""
         kept = self.kept()
-        ranks: dict[str, dict[str, int]] = {}
-        for (layer, name), rank in zip(self.layers, kept, strict=True):
-            ranks.setdefault(str(layer), {})[name] = rank
-        return {"ranks": ranks, "ranks_kept": sum(kept), "ranks_initial": self.options.r * len(kept)}
+        return {"ranks": self._by_map(kept), "ranks_kept": sum(kept), "ranks_initial": self.options.r * len(kept)}
+
+    def _active(self, ranks: list[int]) -> int:
+        pairs = zip(self.layers.values(), ranks, strict=True)
+        return sum(layer.active_parameters(rank) for layer, rank in pairs)
+
+    def _by_map(self, ranks: list[int]) -> dict[str, dict[str, int]]:
+        """Layer -> map -> its rank."""
+        found: dict[str, dict[str, int]] = {}
+        for (layer, name), rank in zip(self.layers, ranks, strict=True):
+            found.setdefault(str(layer), {})[name] = rank
+        return found
 
 
 Gated = TypeVar("Gated", bound=GatedLinear)

@@ -65,7 +65,7 @@ def slot_of(runs: Sequence[Run], seeds: Iterable[int], stale: Mapping[str, str])
     for run in runs:
         if counted.get(run.seed) is run:
             continue
-        state, reason = why_not(run, stale)
+        state, reason = why_not(run, stale, counted.values())
         reasons.add(f"{state}: {reason}")
         if run.seed not in counted:
             known = states.get(run.seed, MISSING)
