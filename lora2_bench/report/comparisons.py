@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,17 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from lora2_bench.report.predictions import Reader
-from lora2_bench.report.scores import GROUP, over_seeds
-from lora2_bench.report.statistics.intervals import RESAMPLES, Floats, bootstrap_interval
+from lora2_bench.report.scores import GROUP, counted, over_seeds
+from lora2_bench.report.statistics.intervals import averages, mean_interval, spread
 from lora2_bench.report.statistics.power import detectable_difference, seeds_needed
-from lora2_bench.report.statistics.significance import Key, mcnemar, pair, sign_flip_test
+from lora2_bench.report.statistics.significance import (
+    Key,
+    mcnemar,
+    non_inferiority_test,
+    pair,
+    sign_flip_test,
+    t_test,
+)
 from lora2_bench.report.statistics.verdict import MEANINGFUL
 from lora2_bench.tasks.spec import TASKS
 
@@ -39,12 +47,17 @@ COLUMNS = {
     "sd": "float64",
     "low": "float64",
     "high": "float64",
+    "t_p": "float64",
     "sign_flip_p": "float64",
     "mcnemar_p": "float64",
     "mcnemar_seeds": "int64",
     "detectable": "float64",
     "claimed": "float64",
     "seeds_needed": "Int64",
+    "margin": "float64",
+    "no_worse_p": "float64",
+    "looks": "str",
+    "other_looks": "str",
 }
 
 
@@ -52,6 +65,7 @@ COLUMNS = {
 class _Run:
     score: float
     cell_id: str
+    looks: int | None
 
 
 _Runs = dict[Key, _Run]
@@ -63,8 +77,7 @@ def compare(
     *,
     correctness: Reader | None = None,
     claims: Mapping[tuple[str, str], float] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    margin: float | None = None,
 ) -> pd.DataFrame:
     """Paired comparisons of one method with every other, per task and over the eight tasks: one row each.
 
@@ -75,16 +88,16 @@ def compare(
         frame: as `scores.scores` gives it.
         method: the label of our method, as `lora2 k=1`.
         correctness: reads a cell's predictions, as `stored_correctness(results)`; without it there is no McNemar test.
-        claims: (other method, task or `average`) -> the difference in points that somebody claims; 1 point where none
-            is given.
-        resamples: bootstrap samples per interval.
-        seed: of the random draws.
+        claims: (other method, task or `average`) -> the difference in points that somebody claims. An average without
+            one has the mean of its tasks' claims; where none is given it is 1 point.
+        margin: points by which ours may be worse and still count as no worse; None for no test of it.
 
     Returns:
-        A frame with `COLUMNS`: mean difference (ours minus the other's), its sd over pairs and bootstrap interval,
-        p-values, the smallest difference that these n pairs can detect, and the seeds that a claimed one needs. For
-        `average`, `tasks` names the tasks of both methods, n is the smallest of their numbers of pairs, and sd is that
-        of one seed's average. What does not exist (no pair, one seed, no predictions) is NaN.
+        A frame with `COLUMNS`: mean difference (ours minus the other's), its sd over pairs and t interval, p-values,
+        the smallest difference that the t test finds with these n pairs, and the pairs that it needs for a claimed one.
+        For `average`, `tasks` names the tasks of both methods, and a pair is a seed's average over them, of the seeds
+        that all of them have. `looks` is how often each was scored on dev, `10-67` where runs differ, and empty where
+        the score is no best one. What does not exist (no pair, no known spread, no predictions) is NaN.
     """
     claims = claims or {}
     rows: list[dict[str, Any]] = []
@@ -101,12 +114,19 @@ def compare(
                     if ours != method or other == method:
                         continue
                     who = {"method": ours, "variant": variant, "other": other, "other_variant": other_variant}
-                    for row in _rows(our_runs, their_runs, CHECKPOINT[str(protocol)], correctness, resamples, seed):
-                        claimed = claims.get((other, row["task"]), MEANINGFUL)
+                    for row in _rows(our_runs, their_runs, CHECKPOINT[str(protocol)], correctness, margin):
+                        claimed = _claim(claims, other, row)
                         sd = row["sd"]
                         needed = None if sd is None else seeds_needed(claimed, sd)
                         rows.append({**common, **who, **row, "claimed": claimed, "seeds_needed": needed})
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def _claim(claims: Mapping[tuple[str, str], float], other: str, row: Mapping[str, Any]) -> float:
+    if (other, row["task"]) in claims or row["task"] != AVERAGE:
+        return claims.get((other, row["task"]), MEANINGFUL)
+    of_tasks = [claims.get((other, task)) for task in row["tasks"].split()]
+    return fmean(one for one in of_tasks if one is not None) if None not in of_tasks else MEANINGFUL
 
 
 def _shared(science: str) -> str:
@@ -118,61 +138,82 @@ def _shared(science: str) -> str:
 def _entries(group: pd.DataFrame) -> dict[tuple[str, str], _Runs]:
     """(method, variant) -> (task, seed) -> run."""
     entries: dict[tuple[str, str], _Runs] = {}
-    names = ["method", "variant", "task", "seed", "score", "id"]
-    for method, variant, task, seed, score, cell_id in zip(*(group[name] for name in names), strict=True):
-        entries.setdefault((method, variant), {})[task, int(seed)] = _Run(float(score), cell_id)
+    names = ["method", "variant", "task", "seed", "score", "id", "looks"]
+    for method, variant, task, seed, score, cell_id, looks in zip(*(group[name] for name in names), strict=True):
+        run = _Run(float(score), cell_id, None if pd.isna(looks) else int(looks))
+        entries.setdefault((method, variant), {})[task, int(seed)] = run
     return dict(sorted(entries.items()))
 
 
 def _rows(
-    ours: _Runs, theirs: _Runs, checkpoint: str, correctness: Reader | None, resamples: int, seed: int
+    ours: _Runs, theirs: _Runs, checkpoint: str, correctness: Reader | None, margin: float | None
 ) -> list[dict[str, Any]]:
     """One row per task that both have run, in GLUE's order, and one over those of the eight tasks that have pairs."""
     tasks = {task for task, _ in ours} & {task for task, _ in theirs}
     rows: list[dict[str, Any]] = []
-    paired: dict[str, Floats] = {}
-    unpaired = 0
+    by_task: dict[str, dict[int, float]] = {}
+    seen = 0
     for task in sorted(tasks, key=list(TASKS).index):
         pairs = pair(*({key: run.score for key, run in runs.items() if key[0] == task} for runs in (ours, theirs)))
         right = _right(ours, theirs, pairs.keys, checkpoint, correctness) if correctness else []
         test = mcnemar(*(np.stack(side) for side in zip(*right, strict=True))) if right else None
+        differences = {seed: float(one) for (_, seed), one in zip(pairs.keys, pairs.differences, strict=True)}
         rows.append(
             {
-                **_summary({task: pairs.differences}, resamples, seed),
+                **_summary(differences, margin),
+                **_looks(ours, theirs, pairs.keys),
                 "task": task,
+                "tasks": task,
                 "unpaired": pairs.unpaired,
                 "mcnemar_p": None if test is None else test.p,
                 "mcnemar_seeds": len(right),
             }
         )
-        if task in EIGHT and pairs.keys:
-            paired[task] = pairs.differences
-            unpaired += pairs.unpaired
-    if len(paired) > 1:
-        rows.append({**_summary(paired, resamples, seed), "task": AVERAGE, "unpaired": unpaired, "mcnemar_seeds": 0})
+        if task in EIGHT and differences:
+            by_task[task] = differences
+            seen += pairs.unpaired + 2 * len(differences)
+    if len(by_task) > 1:
+        whole = averages(by_task)
+        rows.append(
+            {
+                **_summary(whole, margin),
+                **_looks(ours, theirs, [(task, seed) for task in by_task for seed in whole]),
+                "task": AVERAGE,
+                "tasks": " ".join(by_task),
+                "unpaired": seen - 2 * len(whole) * len(by_task),
+                "mcnemar_seeds": 0,
+            }
+        )
     return rows
 
 
-def _summary(differences: dict[str, Floats], resamples: int, seed: int) -> dict[str, Any]:
-    """The numbers of one row; every task weighs alike."""
-    n = min(len(values) for values in differences.values())
-    common = {"tasks": " ".join(differences), "n": n}
+def _summary(differences: Mapping[int, float], margin: float | None) -> dict[str, Any]:
+    """The numbers of one row, from the difference of each seed."""
+    n = len(differences)
     if n == 0:
-        return {**common, "sd": None}
-    interval = bootstrap_interval(differences, resamples=resamples, seed=seed)
-    weighted = np.concatenate([values / values.size for values in differences.values()])
-    sd = None
-    if n > 1:
-        variances = [np.var(values, ddof=1) for values in differences.values()]
-        sd = float(np.sqrt(np.sum(variances))) / len(variances)
+        return {"n": 0, "sd": None}
+    values = [differences[seed] for seed in sorted(differences)]
+    interval, sd = mean_interval(values), spread(values)
     return {
-        **common,
+        "n": n,
         "difference": interval.estimate,
         "sd": sd,
         "low": interval.low,
         "high": interval.high,
-        "sign_flip_p": sign_flip_test(weighted, seed=seed),
+        "t_p": t_test(values),
+        "sign_flip_p": sign_flip_test(values),
         "detectable": None if sd is None else detectable_difference(sd, n),
+        "margin": margin,
+        "no_worse_p": None if margin is None else non_inferiority_test(values, margin),
+    }
+
+
+def _looks(ours: _Runs, theirs: _Runs, keys: Iterable[Key]) -> dict[str, str]:
+    """How often both were scored on dev, in the runs that are compared."""
+    keys = list(keys)
+    return {
+        name: counted(looks for key in keys if (looks := runs[key].looks) is not None)
+        for name, runs in (("looks", ours), ("other_looks", theirs))
     }
 
 

@@ -1,35 +1,30 @@
-"""Records read for the report: every readable one, and only what tables need."""
+"""Records read for the report: every readable one."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 from lora2_bench.records.record import Record
-from lora2_bench.records.schema import Config, Scoring
+from lora2_bench.records.schema import Scoring
 from lora2_bench.records.store import read_record, record_paths
 
 
-def load_records(results: Path, *, whole: bool = True) -> list[Record]:
-    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped.
-
-    With whole=False, without what only figures and single pages show (`trimmed`): thousands then fit in memory.
-    """
-    records: dict[str, Record] = {}
+def load_records(results: Path) -> Iterator[Record]:
+    """Every readable record below `results/cells`, in the order of ids; an unreadable one is named and skipped."""
     for path in record_paths(results):
         try:
             record = read_record(path)
         except (ValueError, OSError) as error:
             print(f"warning: {path} is skipped: {error}", file=sys.stderr)
             continue
-        records[record.id] = record if whole else trimmed(record)
-    return list(records.values())
+        yield record
 
 
 def trimmed(record: Record) -> Record:
-    """A record without its evaluations, ranks and config, but for what `off_recipe` reads of it."""
+    """A record without its evaluations, its ranks by map, and its config."""
     result, run = record.result.copy(), record.run.copy()
     result.pop("evaluations", None)
     result.pop("ranks", None)
@@ -37,11 +32,7 @@ def trimmed(record: Record) -> Record:
         result["best"] = _without_ranks(best)
     if last := result.get("last"):
         result["last"] = _without_ranks(last)
-    config = run.pop("config", {})
-    if "recipe" in config:
-        method, train = config.get("method", {}), config.get("train", {})
-        schedule = {"method": {"budget": method.get("budget")}, "train": {"warmup": train.get("warmup")}}
-        run["config"] = cast(Config, {"recipe": config["recipe"], **schedule})
+    run.pop("config", None)
     return replace(record, result=result, run=run)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from operator import attrgetter
 from typing import Any
@@ -15,6 +15,7 @@ from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.identity import without_old_values
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import CellSettings, Config, Hardware, Parameters, Scoring
+from lora2_bench.report.records import trimmed
 
 XY = tuple[float, float]
 
@@ -32,6 +33,7 @@ class Run:
         scores: protocol (`paper`, `last`, `clean`) -> the task's deciding number, in points; empty for a failed cell.
         columns: protocol -> column of Table 1 -> points.
         machine: as `machine_name`.
+        evaluated: how often it was scored during training; 0 for a failed cell.
     """
 
     record: Record
@@ -41,6 +43,7 @@ class Run:
     scores: Mapping[str, float]
     columns: Mapping[str, Mapping[str, float]]
     machine: str
+    evaluated: int
 
     @classmethod
     def of(cls, record: Record) -> Run:
@@ -56,7 +59,12 @@ class Run:
             scores={protocol: 100 * scoring["score"] for protocol, scoring in scorings.items()},
             columns={protocol: _columns(record.cell["task"], scoring) for protocol, scoring in scorings.items()},
             machine=machine_name(hardware),
+            evaluated=len(record.result.get("evaluations", ())),
         )
+
+    def trimmed(self) -> Run:
+        """The run without what only figures and the page show: thousands then fit in memory."""
+        return replace(self, record=trimmed(self.record))
 
     @property
     def id(self) -> str:
@@ -133,6 +141,25 @@ class Run:
         """Adapter, head and active parameters."""
         return self.record.result["parameters"]
 
+    def active(self, protocol: str) -> int:
+        """Adapter parameters that survive at the step whose score `protocol` gives.
+
+        Records of versions that did not count them there have the number at the end of training.
+        """
+        return self._scorings[protocol].get("active", self.parameters["active"])
+
+    def is_early(self, protocol: str) -> bool:
+        """Whether that step came before the method's rank budget was met; False where a record does not say."""
+        return not self._scorings[protocol].get("budget_met", True)
+
+    def looks(self, protocol: str) -> int | None:
+        """How often dev was scored for the best of these scores; None for a score that is no best one on dev."""
+        return self.evaluated if protocol == "paper" else None
+
+    @property
+    def _scorings(self) -> dict[str, Scoring]:
+        return self.record.scorings()
+
     @property
     def seconds_per_step(self) -> float | None:
         """Of training; None where the record has none. They tell nothing across two values of `machine`."""
@@ -189,6 +216,12 @@ class Run:
         """The ranks that a map started with; 0 where the method has none."""
         maps = sum(len(layer) for layer in (self.ranks or {}).values())
         return self.record.result.get("ranks_initial", 0) / maps if maps else 0.0
+
+    @property
+    def rank_limit(self) -> int | None:
+        """LoRA²'s k: no update has a higher rank, whatever its r. None for a method whose size is its rank."""
+        size = self.record.result["size"]
+        return size["value"] if size["name"] == "k" else None
 
 
 def grouped(runs: Iterable[Run], *names: str) -> dict[Any, list[Run]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -16,12 +17,17 @@ from lora2_bench.report.selection import Selection
 GROUP = ["model", "data", "protocol", "method", "cut", "task", "science"]
 
 
+_OF_BEST = ["looks", "early"]
+
+
 def scores(selection: Selection) -> pd.DataFrame:
     """One row per finished run and protocol: `paper` (best dev), `last`, `clean`. Scores are 0 to 100.
 
-    `cut` says why a run does not count, as `Selection.marks`: such runs stand apart from those that do.
+    `cut` says why a run does not count, as `Selection.marks`: such runs stand apart from those that do. `active` is
+    counted at the step whose score it is, `early` is whether that step came before the rank budget was met, and `looks`
+    is how often dev was scored for a best one, None for any other.
     """
-    columns = ["id", *GROUP, "seed", "metric", "adapter", "head", "active", "score"]
+    columns = ["id", *GROUP, "seed", "metric", "adapter", "head", "active", "looks", "early", "score"]
     return pd.DataFrame([row for run in selection.finished for row in _score_rows(run, selection)], columns=columns)
 
 
@@ -38,9 +44,24 @@ def _score_rows(run: Run, selection: Selection) -> list[dict[str, Any]]:
         "metric": run.metric,
         "adapter": run.parameters["adapter"],
         "head": run.parameters["head"],
-        "active": run.parameters["active"],
     }
-    return [{**common, "protocol": protocol, "score": score} for protocol, score in run.scores.items()]
+    return [
+        {
+            **common,
+            "protocol": protocol,
+            "active": run.active(protocol),
+            "looks": run.looks(protocol),
+            "early": run.is_early(protocol),
+            "score": score,
+        }
+        for protocol, score in run.scores.items()
+    ]
+
+
+def counted(counts: Iterable[int]) -> str:
+    """One number, or `2-5` where they differ; nothing without any."""
+    found = sorted(set(counts))
+    return "" if not found else str(found[0]) if len(found) == 1 else f"{found[0]}-{found[-1]}"
 
 
 def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
@@ -50,7 +71,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
     """
     if frame.empty:
         return pd.DataFrame(
-            columns=[*GROUP, "variant", "mean", "sd", "n", "seeds", "metric", "adapter", "head", "active"]
+            columns=[*GROUP, "variant", *("mean", "sd", "n", "seeds", "metric", "adapter", "head", "active"), *_OF_BEST]
         )
     grouped = frame.groupby(GROUP, sort=True)
     table = grouped.agg(
@@ -62,7 +83,12 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         adapter=("adapter", "first"),
         head=("head", "first"),
         active=("active", "mean"),
+        fewest=("looks", "min"),
+        most=("looks", "max"),
+        early=("early", "max"),
     ).reset_index()
+    ends = zip(table.pop("fewest"), table.pop("most"), strict=True)
+    table["looks"] = ["" if pd.isna(low) else counted({int(low), int(high)}) for low, high in ends]
     names = [name for name in GROUP if name != "science"]
     table["variant"] = ""
     for _, group in table[table.duplicated(names, keep=False)].groupby(names):

@@ -54,9 +54,9 @@ class Selection:
         return chosen
 
 
-def select(records: Iterable[Record]) -> Selection:
-    """The selection among the runs of these records."""
-    runs = [Run.of(record) for record in records]
+def select(records: Iterable[Record], *, whole: bool = True) -> Selection:
+    """The selection among the runs of these records; with whole=False, of runs that are trimmed to what tables need."""
+    runs = [Run.of(record) if whole else Run.of(record).trimmed() for record in records]
     return Selection(runs, stale_runs(runs))
 
 

@@ -210,7 +210,7 @@ def test_what_a_hard_killed_writer_left_is_no_record(
     half = store.cells / f".{record.id}.def456.old"
     half.mkdir()
     (half / "record.json").write_text("{")
-    assert load_records(store.results) == [record]
+    assert list(load_records(store.results)) == [record]
     assert capsys.readouterr().err == ""
 
 

@@ -15,9 +15,9 @@ from lora2_bench.report.comparisons import AVERAGE, COLUMNS, compare
 from lora2_bench.report.predictions import Correctness, read_correctness, stored_correctness
 from lora2_bench.report.scores import scores
 from lora2_bench.report.selection import select
-from lora2_bench.report.statistics.intervals import bootstrap_interval
+from lora2_bench.report.statistics.intervals import mean_interval
 from lora2_bench.report.statistics.power import detectable_difference, seeds_needed
-from lora2_bench.report.statistics.significance import mcnemar, sign_flip_test
+from lora2_bench.report.statistics.significance import mcnemar, non_inferiority_test, sign_flip_test, t_test
 from lora2_bench.report.statistics.verdict import MEANINGFUL
 from lora2_bench.report.tables.slots import obstacles
 from tests.made_records import make_cell, make_record
@@ -50,14 +50,20 @@ def row(table: pd.DataFrame, **wanted: str) -> pd.Series:
 
 def test_a_row_holds_what_the_statistics_give(frame: pd.DataFrame) -> None:
     found = row(
-        compare(frame, OURS, claims={("lora r=8", "rte"): 2.17}), protocol="paper", other="lora r=8", task="rte"
+        compare(frame, OURS, claims={("lora r=8", "rte"): 2.17}, margin=0.5),
+        protocol="paper",
+        other="lora r=8",
+        task="rte",
     )
     differences = np.array([2.0, 1.0, 5.0])
-    interval = bootstrap_interval({"rte": differences})
+    interval = mean_interval(differences)
     assert (found["n"], found["unpaired"], found["tasks"]) == (3, 1, "rte")
     assert found["difference"] == pytest.approx(differences.mean())
     assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high))
+    assert found["t_p"] == pytest.approx(t_test(differences))
     assert found["sign_flip_p"] == sign_flip_test(differences) == 0.25
+    assert (found["margin"], found["no_worse_p"]) == (0.5, pytest.approx(non_inferiority_test(differences, 0.5)))
+    assert (found["looks"], found["other_looks"]) == ("2", "2")
     assert found["sd"] == pytest.approx(differences.std(ddof=1))
     assert found["detectable"] == pytest.approx(detectable_difference(differences.std(ddof=1), 3))
     assert found["claimed"] == 2.17
@@ -70,26 +76,37 @@ def test_the_average_weighs_tasks_alike(frame: pd.DataFrame) -> None:
     cola, rte = np.array([1.0, 2.0, -1.0]), np.array([2.0, 1.0, 5.0])
     assert (found["tasks"], found["n"], found["unpaired"]) == ("cola rte", 3, 1)
     assert found["difference"] == pytest.approx((cola.mean() + rte.mean()) / 2)
-    assert found["sd"] == pytest.approx(np.sqrt(cola.var(ddof=1) + rte.var(ddof=1)) / 2)
+    assert found["sd"] == pytest.approx(((cola + rte) / 2).std(ddof=1))
+    assert found["t_p"] == pytest.approx(t_test((cola + rte) / 2))
     assert found["claimed"] == MEANINGFUL
+    assert np.isnan(found["no_worse_p"])
+
+
+def test_the_average_takes_the_seeds_that_every_task_has() -> None:
+    ours, theirs = {"rte": (0.82, 0.83, 0.9), "cola": (0.6, 0.7)}, {"rte": (0.8, 0.8, 0.8), "cola": (0.5, 0.5)}
+    table = compare(scores(select([*made("lora2", ours), *made("lora", theirs)])), OURS)
+    found = row(table, protocol="last", task=AVERAGE)
+    assert (found["n"], found["difference"]) == (2, pytest.approx((2 + 10 + 3 + 20) / 4))
+    assert found["unpaired"] == 2, "both runs on RTE of the seed that CoLA lacks"
+    assert found["looks"] == "", "the last score is no choice among several"
 
 
 def test_methods_without_a_common_seed_have_a_row_without_numbers(frame: pd.DataFrame) -> None:
     found = row(compare(frame, OURS), protocol="last", other="full", task="cola")
     assert (found["n"], found["unpaired"]) == (0, 4)
-    assert found[["difference", "sd", "low", "sign_flip_p", "detectable", "seeds_needed"]].isna().all()
+    assert found[["difference", "sd", "low", "t_p", "sign_flip_p", "detectable", "seeds_needed"]].isna().all()
 
 
 def test_one_pair_gives_a_difference_and_nothing_more() -> None:
     one = {"rte": (0.8,)}
     found = row(compare(scores(select([*made("lora2", one), *made("lora", one)])), OURS), protocol="paper")
     assert (found["n"], found["difference"], found["sign_flip_p"]) == (1, 0.0, 1.0)
-    assert found[["sd", "low", "high", "detectable", "seeds_needed"]].isna().all()
+    assert found[["sd", "low", "high", "t_p", "detectable", "seeds_needed"]].isna().all()
 
 
-def test_the_same_seed_gives_the_same_table(frame: pd.DataFrame) -> None:
+def test_the_order_of_the_records_changes_nothing(frame: pd.DataFrame) -> None:
     shuffled = frame.sample(frac=1, random_state=0)
-    pd.testing.assert_frame_equal(compare(frame, OURS, seed=4), compare(shuffled, OURS, seed=4))
+    pd.testing.assert_frame_equal(compare(frame, OURS), compare(shuffled, OURS))
 
 
 def test_wnli_is_compared_and_in_no_average() -> None:

@@ -21,7 +21,7 @@ from lora2_bench.report.tables.grid import Entry, Grid
 from lora2_bench.report.tables.layouts import exhibits
 from lora2_bench.report.tables.render import markdown
 from lora2_bench.report.tables.sheets import name_of, sheets
-from lora2_bench.report.tables.slots import SEEDS, UNEVEN, slot_of
+from lora2_bench.report.tables.slots import EARLY, SEEDS, UNEVEN, slot_of
 from lora2_bench.report.tables.step_times import ratio
 from tests.composed import plan_of
 from tests.made_records import make_cell, make_failed, make_row_record
@@ -51,7 +51,7 @@ def table() -> Grid:
     ("row", "column", "marks", "n"),
     [
         ("bitfit", "rte", (MISSING,), 0),
-        ("lora_r1", "cola", (), 5),
+        ("lora_r1", "cola", (), 6),
         ("lora_r1", "sst2", (FAILED, SEEDS), 3),
         ("lora_r1", "mrpc", (FAILED,), 0),
         ("lora_r1", "qqp_f1", (STALE,), 0),
@@ -62,9 +62,10 @@ def table() -> Grid:
         ("lora_r1", "average", (MISSING,), 0),
         ("sora_r1", "rte", (NOT_COMPARABLE, SEEDS), 2),
         ("lora2_k1", "rte", (SEEDS,), 4),
-        ("lora2_k1", "average", (UNEVEN,), 5),
-        ("full", "rte", (SEEDS,), 6),
-        ("lora2_k8", "average", (), 5),
+        ("lora2_k1", "average", (UNEVEN,), 6),
+        ("full", "rte", (SEEDS,), 7),
+        ("lora2_k8", "mrpc", (EARLY,), 6),
+        ("lora2_k8", "average", (EARLY,), 6),
     ],
 )
 def test_every_state_has_its_mark(table: Grid, row: str, column: str, marks: tuple[str, ...], n: int) -> None:
@@ -79,7 +80,7 @@ def test_the_average_counts_every_task_once_and_has_no_sd_over_different_seeds(t
     assert whole.sd == pytest.approx(entry(table, "lora2_k8", "rte").sd)
     uneven = entry(table, "lora2_k1", "average")
     assert uneven.sd is None
-    assert uneven.n == "4-5"
+    assert uneven.n == "4-6"
 
 
 def test_settings_with_most_seeds_count_and_never_the_better_ones(table: Grid) -> None:
@@ -110,7 +111,11 @@ def test_a_printed_average_that_its_cells_do_not_give_is_not_judged(table: Grid)
     assert found is not None
     assert found.word == "not comparable"
     assert "89.43" in found.reason
-    other = entry(table, "adalora_r8", "average").verdict
+    uneven = entry(table, "adalora_r8", "average").verdict
+    assert uneven is not None
+    assert uneven.reason == "its tasks have different sets of seeds"
+    even = grid_of([record for record in exhibit_records() if record.cell["seed"] < 6])
+    other = entry(even, "adalora_r8", "average").verdict
     assert other is not None
     assert other.word != "not comparable"
 

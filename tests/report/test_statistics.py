@@ -12,13 +12,21 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lora2_bench.report.statistics.intervals import (
-    bootstrap_interval,
+    averages,
     interquartile_mean,
     mean_interval,
     prediction_interval,
+    spread,
 )
 from lora2_bench.report.statistics.power import detectable_difference, seeds_needed
-from lora2_bench.report.statistics.significance import mcnemar, pair, sign_flip_test
+from lora2_bench.report.statistics.significance import (
+    holm,
+    mcnemar,
+    non_inferiority_test,
+    pair,
+    sign_flip_test,
+    t_test,
+)
 from lora2_bench.report.statistics.verdict import (
     NOT_COMPARABLE,
     NOT_REPRODUCED,
@@ -30,7 +38,6 @@ from lora2_bench.report.statistics.verdict import (
 
 points = st.integers(-1000, 1000).map(lambda value: value / 10)
 runs = st.lists(points, min_size=2, max_size=8)
-tables = st.dictionaries(st.sampled_from(["cola", "mrpc", "rte", "stsb"]), runs, min_size=1)
 few = settings(max_examples=40, deadline=None)
 
 
@@ -38,101 +45,53 @@ few = settings(max_examples=40, deadline=None)
 
 
 @few
-@given(tables)
-def test_every_interval_contains_its_estimate_and_reports_seeds(scores: dict[str, list[float]]) -> None:
-    boot = bootstrap_interval(scores, resamples=500)
-    for interval in (boot, mean_interval(scores), prediction_interval(scores)):
-        assert interval.estimate == pytest.approx(np.mean([np.mean(values) for values in scores.values()]))
-        assert interval.low - 1e-9 <= interval.estimate <= interval.high + 1e-9
-        assert interval.seeds == {task: len(values) for task, values in scores.items()}
-        assert interval.is_balanced == (len({len(values) for values in scores.values()}) == 1)
-    assert prediction_interval(scores).half_width >= mean_interval(scores).half_width
+@given(runs)
+def test_every_interval_contains_its_mean(scores: list[float]) -> None:
+    mean, further = mean_interval(scores), prediction_interval(scores)
+    for interval in (mean, further):
+        assert interval.estimate == pytest.approx(np.mean(scores))
+        assert interval.n == len(scores)
+        assert (interval.low is None) == (max(scores) == min(scores))
+        assert interval.low is None or interval.low < interval.estimate < interval.high
+    assert further.half_width >= mean.half_width
 
 
 @few
-@given(tables, st.integers(-50, 50), st.sampled_from([0.5, 2.0, 10.0]), st.sampled_from(["mean", "interquartile_mean"]))
-def test_intervals_shift_and_scale_with_the_scores(scores, shift, scale, statistic) -> None:
-    moved = {task: [scale * value + shift for value in values] for task, values in scores.items()}
-    functions = [
-        lambda table: bootstrap_interval(table, statistic, resamples=200, seed=3),
-        mean_interval,
-        prediction_interval,
-    ]
-    for function in functions:
-        one, other = function(scores), function(moved)
-        for name in ("estimate", "low", "high"):
-            assert getattr(other, name) == pytest.approx(scale * getattr(one, name) + shift, abs=1e-6)
+@given(runs, st.integers(-50, 50), st.sampled_from([0.5, 2.0, 10.0]))
+def test_intervals_shift_and_scale_with_the_scores(scores, shift, scale) -> None:
+    for function in (mean_interval, prediction_interval):
+        one, other = function(scores), function([scale * value + shift for value in scores])
+        assert other.estimate == pytest.approx(scale * one.estimate + shift, abs=1e-6)
+        assert other.half_width == pytest.approx(scale * one.half_width, abs=1e-6)
 
 
-@few
-@given(tables, st.integers(0, 5))
-def test_a_seed_gives_the_same_numbers_in_any_order_of_tasks(scores, seed) -> None:
-    backwards = dict(reversed(scores.items()))
-    assert bootstrap_interval(scores, seed=seed) == bootstrap_interval(backwards, seed=seed)
+@pytest.mark.parametrize("scores", [[80.0], [80.0, 80.0], [80.0, 80.0 + 1e-13, 80.0]])
+def test_a_spread_that_was_not_seen_gives_no_interval_and_no_t_test(scores: list[float]) -> None:
+    assert spread(scores) is None
+    for function in (mean_interval, prediction_interval):
+        interval = function(scores)
+        assert (interval.low, interval.high, interval.half_width) == (None, None, math.inf)
+    assert (t_test(scores), non_inferiority_test(scores, 1.0)) == (None, None)
 
 
-def test_another_seed_gives_other_numbers() -> None:
-    scores = {"rte": [1.0, 2.5, 4.0, 8.0, 9.5]}
-    assert len({bootstrap_interval(scores, resamples=100, seed=seed).low for seed in range(8)}) > 1
-
-
-def test_one_seed_has_no_interval() -> None:
-    for function in (bootstrap_interval, mean_interval, prediction_interval):
-        interval = function({"rte": [80.0], "cola": [60.0, 62.0]})
-        assert (interval.estimate, interval.low, interval.high) == (70.5, None, None)
-        assert interval.half_width == math.inf
-
-
-def test_tasks_weigh_alike_whatever_their_seeds() -> None:
-    scores = {"rte": [0.0] * 9, "cola": [10.0] * 3}
-    assert bootstrap_interval(scores, "mean").estimate == pytest.approx(5)
-    assert bootstrap_interval(scores, "interquartile_mean").estimate == pytest.approx(5)
-
-
-def test_the_bootstrap_resamples_within_tasks() -> None:
-    # Nothing varies within a task: resampling over tasks too would give a wide interval.
-    interval = bootstrap_interval({"rte": [0.0, 0.0], "cola": [90.0, 90.0]})
-    assert (interval.low, interval.high) == (45, 45)
-
-
-def test_the_bootstrap_is_that_of_scipy() -> None:
-    values = np.random.default_rng(1).normal(80, 2, 12)
-    mine = bootstrap_interval({"rte": values}, resamples=20_000)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=2).confidence_interval
-    assert (mine.low, mine.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
-
-
-def test_coverage_on_simulated_runs() -> None:
-    rng = np.random.default_rng(0)
-    centres = np.arange(8) * 5.0
-    inside = {"bootstrap": 0, "mean": 0, "prediction": 0}
-    trials = 300
-    for trial in range(trials):
-        scores = {f"task{task}": rng.normal(centre, 1 + task / 4, 10) for task, centre in enumerate(centres)}
-        further = np.mean([rng.normal(centre, 1 + task / 4) for task, centre in enumerate(centres)])
-        for name, interval, value in (
-            ("bootstrap", bootstrap_interval(scores, resamples=400, seed=trial), centres.mean()),
-            ("mean", mean_interval(scores), centres.mean()),
-            ("prediction", prediction_interval(scores), further),
-        ):
-            inside[name] += interval.low <= value <= interval.high
-    assert 0.87 * trials <= inside["bootstrap"] <= 0.97 * trials  # too narrow by √((n - 1) / n), as documented
-    assert 0.91 * trials <= inside["mean"] <= 0.99 * trials
-    assert 0.91 * trials <= inside["prediction"] <= 0.99 * trials
-
-
-def test_student_intervals_of_one_task_are_the_textbook_ones() -> None:
+def test_the_intervals_are_the_textbook_ones() -> None:
     values = [80.0, 82.0, 87.0, 84.0]
     low, high = stats.t.interval(0.9, 3, np.mean(values), stats.sem(values))
-    interval = mean_interval({"rte": values}, level=0.9)
+    interval = mean_interval(values, level=0.9)
     assert (interval.low, interval.high) == pytest.approx((low, high))
-    assert prediction_interval({"rte": values}, level=0.9).half_width == pytest.approx((high - low) / 2 * 5**0.5)
+    assert prediction_interval(values, level=0.9).half_width == pytest.approx((high - low) / 2 * 5**0.5)
+
+
+def test_an_average_is_one_number_per_seed_that_every_task_has() -> None:
+    scores = {"rte": {0: 80.0, 1: 82.0, 3: 90.0}, "cola": {1: 60.0, 0: 50.0, 2: 0.0}}
+    assert averages(scores) == {0: 65.0, 1: 71.0}
+    assert averages({"rte": {0: 1.0}, "cola": {1: 1.0}}) == {}
 
 
 @few
-@given(st.lists(st.lists(points, min_size=8, max_size=8), min_size=1, max_size=5))
-def test_the_interquartile_mean_of_eight_tasks_is_the_trimmed_mean(scores: list[list[float]]) -> None:
-    assert interquartile_mean(scores) == pytest.approx(stats.trim_mean(scores, 0.25, axis=None), abs=1e-9)
+@given(st.lists(points, min_size=8, max_size=8))
+def test_the_interquartile_mean_of_eight_tasks_is_the_trimmed_mean(scores: list[float]) -> None:
+    assert interquartile_mean(scores) == pytest.approx(stats.trim_mean(scores, 0.25), abs=1e-9)
 
 
 def test_the_interquartile_mean_counts_edges_in_part() -> None:
@@ -140,20 +99,19 @@ def test_the_interquartile_mean_counts_edges_in_part() -> None:
     assert interquartile_mean([0.0, 1.0, 8.0]) == pytest.approx((0.25 * 0 + 1 + 0.25 * 8) / 1.5)
 
 
-@pytest.mark.parametrize("scores", [{}, {"rte": []}, {"rte": [1.0, math.nan]}, {"rte": [[1.0]]}])
+@pytest.mark.parametrize("scores", [[], [1.0, math.nan], [[1.0]]])
 def test_impossible_scores_are_one_line_errors(scores) -> None:
-    for function in (bootstrap_interval, mean_interval, prediction_interval):
-        with pytest.raises(ValueError, match=r"^scores of [^\n]+$"):
+    for function in (mean_interval, prediction_interval, spread, t_test, interquartile_mean):
+        with pytest.raises(ValueError, match=r"^scores must be [^\n]+$"):
             function(scores)
 
 
 def test_impossible_settings_are_one_line_errors() -> None:
-    scores = {"rte": [1.0, 2.0]}
+    scores = [1.0, 2.0]
     for call in (
-        lambda: bootstrap_interval(scores, level=1.0),
-        lambda: bootstrap_interval(scores, resamples=0),
+        lambda: mean_interval(scores, level=1.0),
         lambda: prediction_interval(scores, level=0.0),
-        lambda: interquartile_mean([]),
+        lambda: non_inferiority_test(scores, -1.0),
         lambda: sign_flip_test([]),
         lambda: sign_flip_test([math.inf]),
         lambda: mcnemar([True], [True, False]),
@@ -183,6 +141,35 @@ def test_pairs_are_matched_by_task_and_seed_and_the_rest_is_counted() -> None:
 def test_without_a_common_seed_there_are_no_pairs() -> None:
     pairs = pair({("rte", 0): 80.0}, {("rte", 1): 80.0})
     assert (pairs.keys, pairs.differences.size, pairs.unpaired, pairs.by_task()) == ((), 0, 2, {})
+
+
+@few
+@given(runs.filter(lambda values: max(values) > min(values)), st.sampled_from([0.0, 0.5, 3.0]))
+def test_the_t_tests_are_those_of_scipy(differences: list[float], margin: float) -> None:
+    assert t_test(differences) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=1e-12)
+    one_sided = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
+    assert non_inferiority_test(differences, margin) == pytest.approx(one_sided, abs=1e-12)
+    low = mean_interval(differences).low
+    assert (non_inferiority_test(differences, margin) < 0.025) == (low > -margin)
+    low, high = mean_interval(differences).low, mean_interval(differences).high
+    assert (t_test(differences) < 0.05) == (low > 0 or high < 0)
+
+
+def test_holm_by_the_example_of_its_definition() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.5, 0.6]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+@few
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9))
+def test_holm_rejects_what_stepping_down_rejects(ps: list[float]) -> None:
+    rejected = set()
+    for rank, index in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        if ps[index] * (len(ps) - rank) > 0.05:
+            break
+        rejected.add(index)
+    assert {index for index, p in enumerate(holm(ps)) if p <= 0.05} == rejected
 
 
 def enumerated(differences: list[float]) -> float:
@@ -298,12 +285,12 @@ def test_where_nothing_can_be_said() -> None:
 @given(
     st.none() | points,
     st.integers(0, 2),
-    st.dictionaries(st.sampled_from(["cola", "rte"]), st.lists(points, min_size=1, max_size=6)),
+    st.lists(points, max_size=6),
     st.lists(st.just("another backbone"), max_size=1),
 )
 def test_exactly_one_verdict_applies(printed, digits, scores, obstacles) -> None:
     found = verdict(printed, digits, scores, obstacles=obstacles)
-    comparable = bool(not obstacles and printed is not None and scores and min(map(len, scores.values())) > 1)
+    comparable = bool(not obstacles and printed is not None and len(set(scores)) > 1)
     rules = {NOT_COMPARABLE: not comparable}
     if comparable:
         mean, further = mean_interval(scores), prediction_interval(scores)
@@ -320,8 +307,8 @@ def test_exactly_one_verdict_applies(printed, digits, scores, obstacles) -> None
     assert "\n" not in found.reason
 
 
-STEADY = {"rte": [89.4, 89.6, 89.5, 89.5, 89.7]}
-LOOSE = {"rte": [86.0, 91.0, 88.5, 90.5, 87.0]}
+STEADY = [89.4, 89.6, 89.5, 89.5, 89.7]
+LOOSE = [86.0, 91.0, 88.5, 90.5, 87.0]
 
 
 @pytest.mark.parametrize(
@@ -331,9 +318,10 @@ LOOSE = {"rte": [86.0, 91.0, 88.5, 90.5, 87.0]}
         (90.5, STEADY, NOT_REPRODUCED),
         (89.53, LOOSE, WITHIN_NOISE),
         (98.0, LOOSE, NOT_REPRODUCED),
-        (89.53, {"rte": [89.53]}, NOT_COMPARABLE),
+        (89.53, [89.53], NOT_COMPARABLE),
+        (89.53, [89.53, 89.53], NOT_COMPARABLE),
         (None, STEADY, NOT_COMPARABLE),
-        (89.53, {}, NOT_COMPARABLE),
+        (89.53, [], NOT_COMPARABLE),
     ],
 )
 def test_verdicts_by_example(printed, scores, word) -> None:
@@ -341,14 +329,14 @@ def test_verdicts_by_example(printed, scores, word) -> None:
 
 
 def test_a_printed_figure_stands_for_what_rounds_to_it() -> None:
-    scores = {"rte": [89.525, 89.525]}  # no spread: nothing but rounding forgives a difference
+    scores = [89.525 - 1e-6, 89.525 + 1e-6]  # hardly a spread: nothing but rounding forgives a difference
     assert verdict(89.53, 2, scores).word == REPRODUCED
     assert verdict(89.54, 2, scores).word == NOT_REPRODUCED
     assert verdict(89.5, 1, scores).word == REPRODUCED
 
 
 def test_all_obstacles_are_named() -> None:
-    found = verdict(None, 2, {"rte": [80.0], "cola": [60.0, 61.0]}, obstacles=["generated data, not GLUE"])
+    found = verdict(None, 2, [80.0], obstacles=["generated data, not GLUE"])
     assert found.word == NOT_COMPARABLE
-    for reason in ("generated data", "one seed only (rte)", "prints no figure"):
+    for reason in ("generated data", "one seed only", "prints no figure"):
         assert reason in found.reason

@@ -163,7 +163,7 @@ def test_a_failed_cell_is_in_no_mean() -> None:
 def test_unreadable_records_are_named_with_reason_and_the_others_stay(
     results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    records = load_records(results)
+    records = list(load_records(results))
     assert len(records) == len(good_records()) + len(exhibit_records()) + 1
     truncated, newer, foreign = capsys.readouterr().err.splitlines()
     assert "aa-truncated" in truncated

@@ -231,8 +231,11 @@ def _ranks(folder: str, protocol: str, rows: Iterable[Run]) -> list[Plot]:
         while name in names:
             name += "-"
         names.add(name)
-        title = f"Ranks kept by {label}: {folder}, protocol {protocol}"
-        note = f"Mean over seeds. {SETTINGS_NOTE}"
+        what, note = f"Ranks kept by {label}", f"At the end of training; mean over seeds. {SETTINGS_NOTE}"
+        if (limit := group[0].rank_limit) is not None and limit < top:
+            what = f"Entries of E kept by {label}"
+            note = f"Not ranks: an update of {label} has rank {limit} at most, whatever is kept. {note}"
+        title = f"{what}: {folder}, protocol {protocol}"
         made.append(Plot(folder, name, title, note, protocol, tuple(panels), "layer", "map", top=top))
     return made
 

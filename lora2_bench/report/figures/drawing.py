@@ -200,5 +200,5 @@ def _heat_maps(plot: Plot) -> Figure:
                     text = f"{value:.1f}".removesuffix(".0")
                     ax.text(column, row, text, ha="center", va="center", fontsize=6.5, color=colour)
     assert image is not None, "a plot has a panel"
-    figure.colorbar(image, ax=axes[:across], label="rank kept", aspect=20, pad=0.02)
+    figure.colorbar(image, ax=axes[:across], label="kept per map", aspect=20, pad=0.02)
     return figure

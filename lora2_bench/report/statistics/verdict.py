@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lora2_bench.report.statistics.intervals import LEVEL, Floats, Interval, student_intervals
+import numpy as np
+from numpy.typing import ArrayLike
+
+from lora2_bench.report.statistics.intervals import LEVEL, Interval, student_intervals
 
 MEANINGFUL = 1.0  # points: the smallest difference that matters in practice
 
@@ -36,7 +39,7 @@ class Verdict:
 def verdict(
     printed: float | None,
     digits: int,
-    scores: Mapping[str, Sequence[float] | Floats],
+    scores: ArrayLike,
     *,
     obstacles: Sequence[str] = (),
     margin: float = MEANINGFUL,
@@ -44,7 +47,7 @@ def verdict(
 ) -> Verdict:
     """Compare a printed figure with our runs. The first rule that applies gives the verdict.
 
-    1. not comparable: there is an obstacle, no printed figure, or a task with fewer than two seeds.
+    1. not comparable: there is an obstacle, no printed figure, or no spread over seeds that could be known.
     2. not reproduced: the figure lies outside the prediction interval of one further run of ours.
     3. reproduced: the whole interval of our mean lies within `margin` points of the figure.
     4. within noise: otherwise. One run of ours can give the figure, but our mean may lie more than `margin` from it.
@@ -55,21 +58,23 @@ def verdict(
     Args:
         printed: the paper's figure in points; None where it prints none.
         digits: decimals it is printed with.
-        scores: task -> our scores over seeds; several tasks for a printed average over exactly these.
+        scores: ours (seeds,); for a printed average, those of each seed's average over exactly its tasks.
         obstacles: reasons why our runs are not comparable: other data, backbone, rows, protocol or settings.
         margin: smallest meaningful difference, in points.
         level: of both intervals.
 
     Raises:
-        ValueError: for a score that is not finite, a task without any, a margin under 0, or an impossible level.
+        ValueError: for a score that is not finite, a margin under 0, or an impossible level.
     """
     if not margin >= 0:
         raise ValueError(f"margin={margin} is not possible: it must be at least 0 points")
-    if not scores:
+    if not np.size(scores):
         return Verdict(NOT_COMPARABLE, "; ".join([*obstacles, "no run of ours"]), None, None, None)
     mean, further = student_intervals(scores, level, 0, 1)
-    few = [task for task, seeds in mean.seeds.items() if seeds < 2]
-    reasons = [*obstacles, *([f"one seed only ({', '.join(few)}): its spread is unknown"] if few else [])]
+    reasons = list(obstacles)
+    if mean.low is None:
+        seen = "one seed only" if mean.n == 1 else f"all {mean.n} seeds scored the same"
+        reasons.append(f"{seen}: the spread is unknown")
     if printed is None:
         reasons.append("the paper prints no figure")
     if printed is None or reasons:

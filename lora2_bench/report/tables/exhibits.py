@@ -14,7 +14,7 @@ from lora2_bench.report.tables import sheets
 from lora2_bench.report.tables import step_times as times
 from lora2_bench.report.tables.grid import Grid, fill
 from lora2_bench.report.tables.layouts import exhibits
-from lora2_bench.report.tables.paired import paired_sheets
+from lora2_bench.report.tables.paired_sheets import paired_sheets
 from lora2_bench.report.tables.render import write_sheets
 from lora2_bench.report.tables.sheets import PROTOCOLS
 from lora2_bench.report.tables.step_times import Times

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
-
-import numpy as np
+from statistics import fmean, stdev
 
 from lora2_bench.paper.printed import Printed, decimal
 from lora2_bench.report.runs import Run
+from lora2_bench.report.scores import counted
 from lora2_bench.report.selection import MISSING, NOT_COMPARABLE
+from lora2_bench.report.statistics.intervals import Interval, averages, mean_interval
 from lora2_bench.report.statistics.verdict import Verdict, verdict
 from lora2_bench.report.tables.layouts import AVERAGE, Exhibit, Line
-from lora2_bench.report.tables.slots import SEEDS, UNEVEN, Slot, obstacles, slot_of
+from lora2_bench.report.tables.slots import EARLY, SEEDS, UNEVEN, Slot, obstacles, slot_of
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class Entry:
         scores: task -> seed -> points; several tasks for an average.
         mean, sd: over seeds; sd is None for one seed, and for an average over different sets of seeds.
         marks: names of `MARKS`.
+        interval: Student's t, 95 %, of the mean; without ends where the sd is None.
+        looks: how often dev was scored for these best scores, `10-67` where runs differ; empty for other scores.
         printed: the paper's figure; None where it prints none, or none belongs here.
         verdict: on that figure; None where none is printed.
         rank: 1 for the best of its group and column, 2 for the second, else 0.
@@ -33,6 +35,8 @@ class Entry:
     mean: float | None = None
     sd: float | None = None
     marks: tuple[str, ...] = ()
+    interval: Interval | None = None
+    looks: str = ""
     printed: Printed | None = None
     verdict: Verdict | None = None
     rank: int = 0
@@ -45,8 +49,7 @@ class Entry:
     @property
     def n(self) -> str:
         """Number of seeds, `2-5` where tasks differ."""
-        counts = sorted({len(runs) for runs in self.scores.values()})
-        return "0" if not counts else str(counts[0]) if len(counts) == 1 else f"{counts[0]}-{counts[-1]}"
+        return counted(len(runs) for runs in self.scores.values()) or "0"
 
     @property
     def difference(self) -> float | None:
@@ -62,13 +65,16 @@ class GridRow:
     entries: Mapping[str, Entry]
     slots: Mapping[str, Slot]
 
-    def parameters(self) -> tuple[str, str, str]:
-        """Adapter, head and active parameters; a range where tasks differ, nothing without a run."""
+    def parameters(self, protocol: str) -> tuple[str, str, str]:
+        """Adapter, head and active parameters; a range where tasks differ, nothing without a run.
+
+        Active ones are counted at the step whose score `protocol` gives.
+        """
         runs = [run for slot in self.slots.values() for run in slot.runs.values()]
         if not runs:
             return ("", "", "")
-        counts = [run.parameters for run in runs]
-        kinds = [{one["adapter"] for one in counts}, {one["head"] for one in counts}, {one["active"] for one in counts}]
+        fixed = [{run.parameters["adapter"] for run in runs}, {run.parameters["head"] for run in runs}]
+        kinds = [*fixed, {run.active(protocol) for run in runs}]
         found = [f"{min(kind):,}" if len(kind) == 1 else f"{min(kind):,}–{max(kind):,}" for kind in kinds]
         return (found[0], found[1], found[2])
 
@@ -140,50 +146,57 @@ def fill(
 def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     by_task: dict[str, dict[int, float]] = {}
+    early: set[str] = set()
     for task, slot in slots.items():
         names = grid.exhibit.columns_of(task)
         of_task = {seed: run.columns[grid.protocol] for seed, run in slot.runs.items()}
+        of_place = {EARLY for run in slot.runs.values() if run.is_early(grid.protocol)}
+        early |= of_place
         for name in names:
             scores = {seed: columns[name] for seed, columns in of_task.items() if name in columns}
             # A record without this split's numbers is none of this package's layout.
             marks = slot.marks if len(scores) == len(of_task) else (NOT_COMPARABLE,)
-            found[name] = _entry(grid, line, name, {task: scores} if scores else {}, marks)
+            shown = {task: scores} if scores else {}
+            found[name] = _entry(grid, line, name, shown, (*marks, *of_place), _looks(grid, [slot]))
         whole = {seed: columns for seed, columns in of_task.items() if all(name in columns for name in names)}
         by_task[task] = {seed: fmean(columns[name] for name in names) for seed, columns in whole.items()}
     if not all(by_task.values()):
         by_task, marks = {}, (MISSING,)
     elif len({tuple(scores) for scores in by_task.values()}) > 1:
-        marks = (UNEVEN,)
+        marks = (UNEVEN, *early)
     else:
-        marks = (SEEDS,) if any(set(slot.runs) != set(slot.states) for slot in slots.values()) else ()
-    found[AVERAGE] = _entry(grid, line, AVERAGE, by_task, marks)
+        odd = any(set(slot.runs) != set(slot.states) for slot in slots.values())
+        marks = (*((SEEDS,) if odd else ()), *early)
+    found[AVERAGE] = _entry(grid, line, AVERAGE, by_task, marks, _looks(grid, slots.values()))
     return {name: found[name] for name in grid.columns}
 
 
+def _looks(grid: Grid, slots: Iterable[Slot]) -> str:
+    looks = (run.looks(grid.protocol) for slot in slots for run in slot.runs.values())
+    return counted(one for one in looks if one is not None)
+
+
 def _entry(
-    grid: Grid,
-    line: Line,
-    column: str,
-    scores: Mapping[str, Mapping[int, float]],
-    marks: tuple[str, ...],
+    grid: Grid, line: Line, column: str, scores: Mapping[str, Mapping[int, float]], marks: tuple[str, ...], looks: str
 ) -> Entry:
     figure = line.figure(column)
+    even = len({tuple(runs) for runs in scores.values()}) == 1
+    per_seed = list(averages(scores).values()) if scores else []
     judged = None
     if figure is not None:
         reasons = list(grid.obstacles)
         if column == AVERAGE and (by_rule := line.average_by_rule) is not None:
             reasons.append(f"{figure} is not the average of its printed cells, {decimal(by_rule.value, 2)}")
-        listed = {task: list(runs.values()) for task, runs in scores.items()}
-        judged = verdict(float(figure.value), figure.digits, listed, obstacles=reasons)
+        if scores and not even:
+            reasons.append("its tasks have different sets of seeds")
+        judged = verdict(float(figure.value), figure.digits, per_seed, obstacles=reasons)
     shown = figure if grid.is_papers else None
     if not scores:
         return Entry(marks=marks, printed=shown, verdict=judged)
     mean = fmean(fmean(runs.values()) for runs in scores.values())
-    sd = None
-    if len({tuple(runs) for runs in scores.values()}) == 1:
-        per_seed = np.mean([list(runs.values()) for runs in scores.values()], axis=0)
-        sd = float(per_seed.std(ddof=1)) if per_seed.size > 1 else None
-    return Entry(scores, mean, sd, marks, shown, judged)
+    sd = stdev(per_seed) if even and len(per_seed) > 1 else None
+    interval = mean_interval(per_seed) if even else Interval(mean, None, None, len(per_seed))
+    return Entry(scores, mean, sd, marks, interval, looks, shown, judged)
 
 
 def _ranked(made: Sequence[GridRow], columns: Iterable[str]) -> tuple[GridRow, ...]:

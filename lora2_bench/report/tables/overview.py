@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from lora2_bench.report.tables.sheets import PROTOCOLS
+from lora2_bench.report.tables.slots import EARLY, MARKS, MEANINGS
 from lora2_bench.tasks.spec import TASKS
 
 
@@ -28,12 +29,18 @@ def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str
         lines += ["| --- | ---: |" + " ---: |" * len(tasks)]
         for (method, variant, cut), row in part.groupby(["method", "variant", "cut"], sort=False):
             name = str(method) + (f" ({variant})" if variant else "") + _mark(str(cut))
-            cells = dict(zip(row["task"], map(_score, row["mean"], row["sd"], row["n"]), strict=True))
+            columns = ("mean", "sd", "n", "looks", "early")
+            cells = dict(zip(row["task"], map(_score, *(row[name] for name in columns)), strict=True))
             scores_of_row = " | ".join(cells.get(task, "–") for task in tasks)
             lines.append(f"| {name} | {int(row['adapter'].iloc[0]):,} | {scores_of_row} |")
         lines.append("")
     metrics = ", ".join(f"{task} {table[table['task'] == task]['metric'].iloc[0]}" for task in tasks)
-    lines += [f"100 × the metric, mean ± standard deviation (seeds). Metrics: {metrics}."]
+    best = "; a best score with its looks at dev" if (table["protocol"] == "paper").any() else ""
+    lines += [f"100 × the metric, mean ± standard deviation (seeds{best}). Metrics: {metrics}."]
+    if unequal := [task for task in tasks if _looks_differ(table[table["task"] == task])]:
+        lines += ["", f"Looks at dev are unequal, and a best score rises with them: {', '.join(unequal)}."]
+    if table["early"].any():
+        lines += ["", f"{MARKS[EARLY]} {MEANINGS[EARLY]}."]
     if failed:
         lines += ["", f"{failed} cell(s) failed and are in no table: their records say why."]
     return "\n".join(lines) + "\n"
@@ -45,5 +52,13 @@ def _mark(cut: str) -> str:
     return f" [{cut}]" if cut.startswith("stale: ") else f" [cut: {cut}]"
 
 
-def _score(mean: float, sd: float, seeds: int) -> str:
-    return f"{mean:.2f} (1)" if seeds == 1 else f"{mean:.2f} ± {sd:.2f} ({seeds})"
+def _looks_differ(table: pd.DataFrame) -> bool:
+    """Whether what counts of one task was scored on dev unequally often."""
+    counts = {looks for looks in table[table["cut"] == ""]["looks"] if looks}
+    return len(counts) > 1 or any("-" in looks for looks in counts)
+
+
+def _score(mean: float, sd: float, seeds: int, looks: str, early: bool) -> str:
+    spread = "" if seeds == 1 else f" ± {sd:.2f}"
+    mark = MARKS[EARLY] if early else ""
+    return f"{mean:.2f}{spread} ({seeds}{'; ' if looks else ''}{looks}){mark}"

@@ -69,7 +69,14 @@ def _markdown(text: Text) -> str:
 _SPECIAL = {"\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 _SPECIAL |= {sign: "\\" + sign for sign in "&%$#_"}
 _SPECIAL |= {"<": r"$<$", ">": r"$>$", "|": r"$|$", "±": r"$\pm$", "−": r"$-$", "–": "--", "×": r"$\times$"}
-_SPECIAL |= {"†": r"$\dagger$", "‡": r"$\ddagger$", "≠": r"$\neq$", "§": r"\S{}", "²": r"\textsuperscript{2}"}
+_SPECIAL |= {
+    "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "≠": r"$\neq$",
+    "§": r"\S{}",
+    "¶": r"\P{}",
+    "²": r"\textsuperscript{2}",
+}
 _SPECIAL |= {"·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$"}
 _TO_ESCAPE = re.compile("|".join(re.escape(sign) for sign in _SPECIAL))
 

@@ -9,13 +9,14 @@ import numpy as np
 
 from lora2_bench.paper.printed import decimal
 from lora2_bench.paper.tables import COLUMNS
-from lora2_bench.report.statistics.intervals import Interval, bootstrap_interval
+from lora2_bench.report.statistics.intervals import Interval, interquartile_mean, mean_interval
 from lora2_bench.report.statistics.verdict import VERDICTS
 from lora2_bench.report.tables.commands import filling
 from lora2_bench.report.tables.grid import Entry, Grid
 from lora2_bench.report.tables.layouts import AVERAGE
 from lora2_bench.report.tables.render import Sheet, Text
 from lora2_bench.report.tables.slots import MARKS, MEANINGS
+from lora2_bench.tasks.spec import TASKS
 
 PROTOCOLS = {
     "paper": "best dev score of each run (protocol `paper`)",
@@ -24,7 +25,7 @@ PROTOCOLS = {
 }
 CSV_COLUMNS = (
     "exhibit", "model", "data", "protocol", "row", "method", "group", "column", "mean", "sd", "n", "seeds", "rank",
-    "marks", "printed", "difference", "verdict", "reason", "low", "high", "adapter", "head", "active",
+    "marks", "printed", "difference", "verdict", "reason", "low", "high", "adapter", "head", "active", "looks",
 )  # fmt: skip
 
 
@@ -32,7 +33,9 @@ def sheets(grids: Sequence[Grid]) -> list[Sheet]:
     """All sheets of one exhibit, from its grids of one backbone and data source: at most one per protocol."""
     by_protocol = {grid.protocol: grid for grid in grids}
     found = [scores_sheet(grid) for grid in grids]
-    found += [over_tasks_sheet(grid) for grid in grids if any(row.entries[AVERAGE].scores for row in grid.rows)]
+    found += [
+        intervals_sheet(grid) for grid in grids if any(row.slots[task].runs for row in grid.rows for task in row.slots)
+    ]
     if {"paper", "last"} <= by_protocol.keys():
         found.append(choice_sheet(by_protocol["paper"], by_protocol["last"]))
     if "paper" in by_protocol and any(row.line.printed for row in by_protocol["paper"].rows):
@@ -67,7 +70,7 @@ def scores_sheet(grid: Grid) -> Sheet:
     for index, row in enumerate(grid.rows):
         if index and (row.line.group != grid.rows[index - 1].line.group):
             rules.add(len(lines))
-        parameters = [Text(" / ".join(row.parameters()) if row.parameters()[0] else "")]
+        parameters = [Text(" / ".join(row.parameters(grid.protocol)) if row.parameters(grid.protocol)[0] else "")]
         ours = [value_text(row.entries[column]) for column in grid.columns]
         lines.append([Text(row.line.label), Text("ours"), *parameters, *ours])
         if grid.is_papers and row.line.printed is not None:
@@ -103,38 +106,38 @@ def choice_sheet(paper: Grid, last: Grid) -> Sheet:
     )
 
 
-INTERVAL_RESAMPLES = 1000
-"""Bootstrap samples of an interval in a table: to a tenth of a point, for hundreds of rows in a second."""
-
-
-def over_tasks_sheet(grid: Grid) -> Sheet:
-    """Mean and interquartile mean over tasks, each with its bootstrap interval, of the rows that have every task."""
+def intervals_sheet(grid: Grid) -> Sheet:
+    """The t interval of every mean, and of the interquartile mean over tasks."""
     lines = []
     for row in grid.rows:
-        entry = row.entries[AVERAGE]
-        texts = [Text(MARKS["missing"])] * 4
-        if entry.scores:
-            by_task = {task: list(runs.values()) for task, runs in entry.scores.items()}
-            mean = bootstrap_interval(by_task, resamples=INTERVAL_RESAMPLES)
-            middle = bootstrap_interval(by_task, "interquartile_mean", resamples=INTERVAL_RESAMPLES)
-            texts = [
-                text for found in (mean, middle) for text in (Text(f"{found.estimate:.2f}"), _interval_text(found))
-            ]
-        lines.append([Text(row.line.label), *texts])
+        middle = _middle(row.entries[AVERAGE])
+        means = [_interval_text(row.entries[column].interval) for column in grid.columns]
+        estimate = Text(MARKS["missing"] if middle is None else f"{middle.estimate:.2f}")
+        lines.append([Text(row.line.label), *means, estimate, _interval_text(middle)])
     return Sheet(
-        f"{title_of(grid)}, over tasks; {PROTOCOLS[grid.protocol]}",
-        ["method", "mean over tasks", "95 % interval", "interquartile mean", "95 % interval"],
+        f"{title_of(grid)}, 95 % intervals of the means; {PROTOCOLS[grid.protocol]}",
+        ["method", *(column_label(name) for name in grid.columns), "interquartile mean", "interval"],
         1,
         lines,
         notes=[
-            "The interquartile mean is that of the middle half of all runs × tasks. Intervals: bootstrap of the seeds "
-            "within each task; none where a task has one seed."
+            "Student's t over seeds; for an average, over each seed's average. None where the spread is unknown: one "
+            "seed, equal scores, or tasks with different sets of seeds. Interquartile mean: of the middle half of a "
+            "seed's tasks, averaged over seeds."
         ],
     )
 
 
-def _interval_text(found: Interval) -> Text:
-    return Text(MARKS["missing"] if found.low is None else f"{found.low:.2f} to {found.high:.2f}")
+def _middle(average: Entry) -> Interval | None:
+    """The interquartile mean over tasks; None without an average, or where tasks have different sets of seeds."""
+    if len({tuple(runs) for runs in average.scores.values()}) != 1:
+        return None
+    return mean_interval(
+        [interquartile_mean([runs[seed] for runs in average.scores.values()]) for seed in average.seeds]
+    )
+
+
+def _interval_text(found: Interval | None) -> Text:
+    return Text(MARKS["missing"] if found is None or found.low is None else f"{found.low:.2f} to {found.high:.2f}")
 
 
 def verdict_sheet(paper: Grid) -> Sheet:
@@ -175,24 +178,24 @@ def csv_lines(grids: Iterable[Grid]) -> list[list[Any]]:
         for row in grid.rows:
             for column, entry in row.entries.items():
                 judged = entry.verdict
-                interval = judged.mean if judged is not None else None
                 found.append(
                     [exhibit, grid.model, grid.data, grid.protocol, row.line.spec.name, row.line.label, row.line.group,
                      column, _digits(entry.mean), _digits(entry.sd), entry.n, " ".join(map(str, entry.seeds)),
                      entry.rank or "", "; ".join(entry.marks), entry.printed or "", _digits(entry.difference),
-                     judged.word if judged else "", judged.reason if judged else "", *_ends(interval),
-                     *(part.replace(",", "") for part in row.parameters())]
+                     judged.word if judged else "", judged.reason if judged else "", *_ends(entry.interval),
+                     *(part.replace(",", "") for part in row.parameters(grid.protocol)), entry.looks]
                 )  # fmt: skip
     return found
 
 
 def value_text(entry: Entry) -> Text:
-    """`83.00 ± 3.61 (3)` with its marks; the mark alone where nothing counts."""
+    """`83.00 ± 3.61 (3)`, a best score `83.00 ± 3.61 (3; 40)`, with its marks; the mark alone where nothing counts."""
     marks = "".join(MARKS[mark] for mark in entry.marks)
     if entry.mean is None:
         return Text(marks or MARKS["missing"])
     spread = "" if entry.sd is None else f" ± {entry.sd:.2f}"
-    return Text(f"{entry.mean:.2f}", f"{spread} ({entry.n}){marks}", entry.rank)
+    looks = f"; {entry.looks}" if entry.looks else ""
+    return Text(f"{entry.mean:.2f}", f"{spread} ({entry.n}{looks}){marks}", entry.rank)
 
 
 def choice_text(best: Entry, last: Entry) -> Text:
@@ -220,7 +223,8 @@ def column_label(name: str) -> str:
 
 
 def _score_notes(grid: Grid) -> list[str]:
-    figures = "100 × the metric, mean ± standard deviation (seeds)."
+    beside = "seeds; looks at dev" if grid.protocol == "paper" else "seeds"
+    figures = f"100 × the metric, mean ± standard deviation ({beside})."
     rank = "In each group the best is bold and the second underlined."
     rule = "The average counts every task once"
     both = [task for task in grid.exhibit.suite.tasks if len(grid.exhibit.columns_of(task)) > 1]
@@ -230,7 +234,33 @@ def _score_notes(grid: Grid) -> list[str]:
     if grid.is_papers and other:
         found = "; ".join(f"{label} {decimal(by_rule.value, 2)}" for label, by_rule in other)
         notes.append(f"Printed averages that are not those of the printed cells by this rule, which gives: {found}.")
-    return notes
+    if {"lora_r1", "lora2_k1"} <= {row.line.spec.name for row in grid.rows}:
+        notes.append(SAME_FUNCTIONS)
+    return [*notes, *_unequal_looks(grid)]
+
+
+SAME_FUNCTIONS = (
+    "LoRA² k=1 adds a scalar times a rank-1 product to each map: exactly the functions of LoRA r=1. What sets the two "
+    "apart is how they are trained, not what they can express."
+)
+
+
+def _unequal_looks(grid: Grid) -> list[str]:
+    """One line on the tasks whose methods were scored on dev unequally often; none where all were alike."""
+    found: dict[str, list[str]] = {}
+    for task in grid.exhibit.suite.tasks:
+        looks = [
+            (n, row.line.label)
+            for row in grid.rows
+            for run in row.slots[task].runs.values()
+            if (n := run.looks(grid.protocol)) is not None
+        ]
+        if len({n for n, _ in looks}) > 1:
+            few, many = min(looks), max(looks)
+            span = f"{few[0]} ({few[1]}) to {many[0]} ({many[1]})"
+            found.setdefault(span, []).append(TASKS[task].folder)
+    spans = "; ".join(f"{span} on {', '.join(tasks)}" for span, tasks in found.items())
+    return [f"Looks at dev are unequal, and a best score rises with them: {spans}."] if found else []
 
 
 def legend(marks: Iterable[str]) -> list[str]:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from lora2_bench.report.runs import Run
 from lora2_bench.report.selection import FAILED, MISSING, NOT_COMPARABLE, OK, STALE, taken, why_not
 
-SEEDS, UNEVEN = "seeds", "uneven"
+SEEDS, UNEVEN, EARLY = "seeds", "uneven", "early"
 
 
-MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEEDS: "‡", UNEVEN: "§"}
+MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEEDS: "‡", UNEVEN: "§", EARLY: "¶"}
 
 
 MEANINGS = {
@@ -21,6 +21,7 @@ MEANINGS = {
     NOT_COMPARABLE: "a run is not comparable: a quick look, or settings off the recipe",
     SEEDS: "other seeds than the suite's",
     UNEVEN: "an average over tasks with different sets of seeds: without sd",
+    EARLY: "a best step before the rank budget was met",
 }
 
 

@@ -32,6 +32,7 @@ _COLUMNS = [
     "adapter",
     "head",
     "active",
+    "looks",
 ]
 
 
@@ -45,7 +46,7 @@ def write_tables(results: Path) -> list[Path]:
     folder = results / "tables"
     folder.mkdir(parents=True, exist_ok=True)
     written = write_bench(results)
-    selection = select(load_records(results, whole=False))
+    selection = select(load_records(results), whole=False)
     frame = scores(selection)
     if frame.empty:
         path = folder / "empty.md"
