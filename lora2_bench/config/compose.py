@@ -118,9 +118,10 @@ def _check_single_choices(overrides: Sequence[str]) -> None:
 
 def _recipe_of_method(config: DictConfig, values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The recipe without the values that a method which borrows it sets itself, as (IA)³ its targets."""
-    recipe, raw = values["recipe"], OmegaConf.to_container(config.method, resolve=False)
-    if not isinstance(raw, dict) or raw.get("recipe") is None:
+    recipe: dict[str, Any] = values["recipe"]
+    if values["method"].get("recipe") is None:
         return recipe
+    raw: dict[str, Any] = OmegaConf.to_container(config.method, resolve=False)  # type: ignore[assignment]
     typed = {override.lstrip("+").partition("=")[0] for override in overrides}
     own = {name for name, value in raw.items() if "{recipe." not in str(value) and f"method.{name}" not in typed}
     return {name: value for name, value in recipe.items() if name not in own}
