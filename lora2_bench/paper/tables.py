@@ -23,6 +23,7 @@ METHODS = {
     "adalora": "AdaLoRA",
     "sora": "SoRA",
     "lora2": "LoRA²",
+    "vera": "VeRA",
 }
 
 
@@ -76,14 +77,15 @@ class Row:
     """One row of scores.
 
     Attributes:
-        table: `Table 1`, `Table 3` or `Table 4`.
-        group: `full`, `K/R=1` or `K/R=8`.
+        table: `Table 1`, `Table 3` or `Table 4`, or the suite of another paper's table.
+        group: `full`, `K/R=1` or `K/R=8`, or that suite.
         method: the project's name.
         setting: `k=1`, `r=8`, ...; empty for methods without a size.
         variant: the regulariser's terms in Table 3, the adapted maps in Table 4; empty in Table 1.
-        params: trainable parameters without the head; None in Table 3.
+        params: trainable parameters without the head; None where they are not printed.
         scores: 100 × metric by column name.
-        average: the printed average.
+        printed_average: the printed average; None where the table at hand has none.
+        source: the paper and the table.
     """
 
     table: str
@@ -93,18 +95,21 @@ class Row:
     variant: str
     params: Printed | None
     scores: dict[str, Printed]
-    average: Printed
+    printed_average: Printed | None
+    source: str
+
+    @property
+    def average(self) -> Printed:
+        """The printed average. Raises ValueError for a row without one."""
+        if self.printed_average is None:
+            raise ValueError(f"{self.table} prints no average")
+        return self.printed_average
 
     @property
     def label(self) -> str:
         """The row for readers, as `LoRA² k=1` or `LoRA² k=1 (uv)`."""
         parts = (METHODS[self.method], self.setting, f"({self.variant})" if self.variant else "")
         return " ".join(part for part in parts if part)
-
-    @property
-    def source(self) -> str:
-        """The paper and the table."""
-        return f"{SOURCE}, {self.table}"
 
     @property
     def size(self) -> int | None:
@@ -198,6 +203,13 @@ def table4() -> dict[str, Row]:
 
 
 @cache
+def vera_table2() -> dict[tuple[str, str], Row]:
+    """VeRA's Table 2 by (suite, method): `vera_table2` on RoBERTa-base, `vera_table2_large` on RoBERTa-large."""
+    rows = [_row(line["suite"], line) for line in _lines("vera_table2.csv")]
+    return {(row.table, row.method): row for row in rows}
+
+
+@cache
 def claims() -> dict[str, Claim]:
     """Figures of the abstract and the text, by a short name."""
     return {
@@ -224,7 +236,8 @@ def _row(table: str, line: dict[str, str]) -> Row:
         line.get("variant", ""),
         Printed(line["params"]) if "params" in line else None,
         {name: Printed(line[name]) for name in COLUMNS if name in line},
-        Printed(line["average"]),
+        Printed(line["average"]) if "average" in line else None,
+        line.get("source", f"{SOURCE}, {table}"),
     )
 
 

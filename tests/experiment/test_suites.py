@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import yaml
 
 from lora2_bench.experiment.suites import rows, suites
 from lora2_bench.files.paths import CONF
-from lora2_bench.paper.tables import table1, table3, table4
+from lora2_bench.paper.tables import table1, table3, table4, vera_table2
 from lora2_bench.report.tables.layouts import exhibits
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import plan_of
+from tests.conftest import Told
 
 
 @pytest.mark.parametrize("name", sorted(rows()))
@@ -51,9 +54,8 @@ def test_only_the_smoke_suite_cuts_its_runs() -> None:
         assert keys == {"defaults", "hydra"} | ({"train"} if name == "smoke" else set())
 
 
-def test_the_help_names_every_row_and_suite() -> None:
-    text = (CONF / "hydra" / "help" / "lora2_bench.yaml").read_text(encoding="utf-8")
-    words = {word.strip(",()") for word in text.split()}
+def test_the_help_names_every_row_and_suite(bench: Callable[..., Told]) -> None:
+    words = {word.strip(",()") for word in bench("--help").out.split()}
     assert set(rows()) | set(suites()) <= words
 
 
@@ -66,6 +68,12 @@ def test_every_printed_row_has_its_line_in_the_papers_order() -> None:
         columns = [column.name for column in made[name].columns]
         assert all(list(line.printed.scores) == columns for line in made[name].lines if line.printed)
         assert tuple(dict.fromkeys(column.task for column in made[name].columns)) == made[name].suite.tasks
+    others = {(name, line.spec.method) for name in ("vera_table2", "vera_table2_large") for line in made[name].lines}
+    assert set(vera_table2()) == others - {("vera_table2_large", "lora")}  # whose figures are not at hand
+    for name, method in vera_table2():
+        row = vera_table2()[name, method]
+        assert tuple(row.scores) == ("sst2", "mrpc", "cola", "qnli", "rte", "stsb")
+        assert row.printed_average is None and tuple(row.tasks) == made[name].suite.tasks
     assert [line.label for line in made["roberta_large"].lines] == ["LoRA r=8 (Q,V)", "LoRA² k=1"]
 
 

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from lora2_bench.experiment.suites import RowSpec, Suite, rows, suites
 from lora2_bench.paper.architecture import ALL_MAPS
 from lora2_bench.paper.printed import Printed, Range
-from lora2_bench.paper.tables import COLUMNS, METHODS, Column, Row, table1, table3, table4
+from lora2_bench.paper.tables import COLUMNS, METHODS, Column, Row, table1, table3, table4, vera_table2
 
 AVERAGE = "average"
 TERMS = ("uv", "UV", "PQ")
@@ -40,7 +40,9 @@ class Line:
     @cached_property
     def average_by_rule(self) -> Range | None:
         """The average of the printed cells by the tables' rule, where the printed average is another number."""
-        if self.printed is None or self.printed.average.range.overlaps(by_rule := self.printed.mean_over_tasks()):
+        if self.printed is None or self.printed.printed_average is None:
+            return None
+        if self.printed.average.range.overlaps(by_rule := self.printed.mean_over_tasks()):
             return None
         return by_rule
 
@@ -48,7 +50,7 @@ class Line:
         """The printed figure of a column, `average` included."""
         if self.printed is None:
             return None
-        return self.printed.average if column == AVERAGE else self.printed.scores.get(column)
+        return self.printed.printed_average if column == AVERAGE else self.printed.scores.get(column)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,16 @@ def exhibits() -> dict[str, Exhibit]:
             "LoRA² and LoRA on RoBERTa-large",
             ten,
             dict.fromkeys(suites()["roberta_large"].rows),
+        ),
+        *(
+            _exhibit(
+                name,
+                "VeRA's Table 2",
+                f"VeRA and LoRA r=8 on {backbone} (arXiv 2310.11454; LoRA on MRPC, RTE, STS-B from MNLI)",
+                ("sst2", "mrpc", "cola", "qnli", "rte", "stsb"),
+                {row: vera_table2().get((name, rows()[row].method)) for row in suites()[name].rows},
+            )
+            for name, backbone in (("vera_table2", "RoBERTa-base"), ("vera_table2_large", "RoBERTa-large"))
         ),
     )
     return {exhibit.name: exhibit for exhibit in made}
