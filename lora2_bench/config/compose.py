@@ -6,7 +6,6 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,11 +18,11 @@ from lora2_bench.config.contradictions import check_contradictions, quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
-from lora2_bench.experiment.checks import require, require_int, section
+from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, section
 from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
 from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
-from lora2_bench.files.paths import CONF, user_path
+from lora2_bench.files.paths import CONF, results_folder, user_path
 from lora2_bench.records.schema import Config
 from lora2_bench.tasks.spec import task_spec
 
@@ -99,6 +98,10 @@ def _check_types(values: Mapping[str, Any]) -> None:
     options = [name for name in method if name not in ("_target_", "name", "size", "recipe")]
     names_option = "size" in method and (size is None or size in options)
     require(names_option, "method.size", size, f"null, or one of the method's settings: {', '.join(options)}")
+    for option in {size, "r", "k"} & set(options):  # the method checks the rest: to import it takes seconds
+        value = method[option]
+        if isinstance(value, int):
+            require(value <= MOST_RANKS, f"method.{option}", value, f"at most {MOST_RANKS}")
     require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
     require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")
@@ -155,7 +158,7 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
 
 def _run_options(values: Mapping[str, Any]) -> RunOptions:
     return RunOptions(
-        results=Path(values["results"]).expanduser(),
+        results=results_folder(values["results"]),
         rerun=values["rerun"],
         device=values["device"],
         threads=values["threads"],
@@ -180,7 +183,7 @@ def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
         return
     if size is None:
         raise UserError(f"kr={kr} does not fit method={method['name']}, which has no size: leave kr out")
-    require_int("kr", kr, 1, f"an integer of at least 1 ({size} of {method['name']}), or null")
+    require_int("kr", kr, 1, f"an integer of at least 1 ({size} of {method['name']}), or null", MOST_RANKS)
     require(
         method[size] == kr, f"method.{size}", method[size], f"{kr}, as kr={kr} says: give one of the two settings only"
     )
