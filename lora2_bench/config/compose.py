@@ -56,6 +56,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_types(values)
     _check_single_choices(overrides)
     check_contradictions(values, overrides)
+    values["recipe"] = _recipe_of_method(config, values, overrides)
     cell, run_options = _cell(values, overrides), _run_options(values)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
 
@@ -116,6 +117,17 @@ def _check_single_choices(overrides: Sequence[str]) -> None:
         group, _, value = override.partition("=")
         if group in (*_GROUPS, *_SELECTORS) and value.startswith("["):
             raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
+
+
+def _recipe_of_method(config: DictConfig, values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe without the values that a method which borrows it sets itself, as (IA)³ its targets."""
+    recipe: dict[str, Any] = values["recipe"]
+    if values["method"].get("recipe") is None:
+        return recipe
+    raw: dict[str, Any] = OmegaConf.to_container(config.method, resolve=False)  # type: ignore[assignment]
+    typed = {override.lstrip("+").partition("=")[0] for override in overrides}
+    own = {name for name, value in raw.items() if "{recipe." not in str(value) and f"method.{name}" not in typed}
+    return {name: value for name, value in recipe.items() if name not in own}
 
 
 def _with_looks(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
