@@ -22,7 +22,7 @@ from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, sect
 from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
 from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
-from lora2_bench.files.paths import CONF, results_folder, user_path
+from lora2_bench.files.paths import CONF, results_folder, shortened, user_path
 from lora2_bench.records.schema import Config
 from lora2_bench.tasks.spec import task_spec
 
@@ -106,6 +106,9 @@ def _check_types(values: Mapping[str, Any]) -> None:
     require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
     require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")
+    if model.get("source") == "package":  # to look up a part of a package would import the whole
+        package = model.get("package")
+        require(isinstance(package, str) and package.isidentifier(), "model.package", package, "the name of a package")
     if model.get("source") == "local":
         path = model.get("path")
         require(isinstance(path, str) and path != "", "model.path", path, "a backbone's folder")
@@ -251,3 +254,5 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return compose("config", overrides=quoted_ids(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
+    except Exception as error:  # Hydra's own checks, which name no override, and names that the system cannot look up
+        raise UserError(f"{shortened(' '.join(overrides), 200)} is not possible: {one_line(error)}") from None

@@ -7,9 +7,17 @@ from omegaconf import OmegaConf
 
 from lora2_bench.files.paths import CONF
 
+_LONGEST = 900  # signs of one line
+
 
 def one_line(error: BaseException) -> str:
     """A Hydra or OmegaConf error as one line with what is allowed."""
+    text = _told(error)
+    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]}...{text[-197:]}"
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_choice(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -79,4 +79,4 @@ def folder(text: str) -> Path:
     try:
         return results_folder(text)
     except UserError as error:
-        raise argparse.ArgumentTypeError(str(error).removeprefix("results=")) from None
+        raise argparse.ArgumentTypeError(str(error).removeprefix("results=").lstrip()) from None

@@ -10,9 +10,11 @@ from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.experiment.settings import canonical, typed
 from lora2_bench.experiment.sources import is_found, sources_digest
+from lora2_bench.files.hub import find_model
 from lora2_bench.files.paths import shortened, user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
+from lora2_bench.tasks.hub import find_hub
 from lora2_bench.tasks.local import find_local
 from lora2_bench.tasks.sources import load_task, local_folder
 
@@ -31,6 +33,10 @@ def check_places(plan: Plan) -> None:
         read_config(root, where)
         weights_files(root, where, is_pinned=False)
         check_vocabulary(root, where)
+    if plan.cell.model.source == "hub":
+        find_model(str(plan.cell.model.hub_id), str(plan.cell.model.revision))
+    if plan.cell.data.source == "hub":
+        find_hub(plan.cell.spec)
     if plan.cell.data.source == "local":
         find_local(plan.cell.spec, local_folder(plan.run_options.data_dir))
 
