@@ -102,7 +102,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
     for option in {size, "r", "k"} & set(options):  # the method checks the rest: to import it takes seconds
         value = method[option]
         if isinstance(value, int):
-            require(value <= MOST_RANKS, f"method.{option}", value, f"at most {MOST_RANKS}")
+            name = "kr" if option == size and value == values["kr"] else f"method.{option}"
+            require(value <= MOST_RANKS, name, value, f"at most {MOST_RANKS}")
     require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
     require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")

@@ -5,16 +5,13 @@ from __future__ import annotations
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
+from lora2_bench.errors import one_line_of
 from lora2_bench.files.paths import CONF
-
-_LONGEST = 900  # signs of one line
 
 
 def one_line(error: BaseException) -> str:
     """A Hydra or OmegaConf error as one line with what is allowed."""
-    text = _told(error)
-    text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 200]}...{text[-197:]}"
+    return one_line_of(_told(error))
 
 
 def _told(error: BaseException) -> str:

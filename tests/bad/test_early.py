@@ -65,7 +65,8 @@ def test_nothing_heavy_is_imported_for_what_is_refused_without_it(tmp_path: Path
 
 
 def test_wrong_options_of_the_benchmark_import_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys\nfrom lora2_bench.bench.command import main\ntry:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
+    start = "import sys\nfrom lora2_bench.bench.command import main\n"
+    code = f"{start}try:\n    main()\nfinally:\n    assert 'torch' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-c", code, "--sizes", "gpt5"],
         capture_output=True,
