@@ -107,9 +107,6 @@ def _check_types(values: Mapping[str, Any]) -> None:
     require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
     require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")
-    if model.get("source") == "package":  # to look up a part of a package would import the whole
-        package = model.get("package")
-        require(isinstance(package, str) and package.isidentifier(), "model.package", package, "the name of a package")
     if model.get("source") == "local":
         path = model.get("path")
         require(isinstance(path, str) and path != "", "model.path", path, "a backbone's folder")
@@ -154,6 +151,9 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     if "budget" in method:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
     model = _without(values["model"], "package", "folder", "path")
+    if model.get("source") == "package":  # to look up a part of a package would import the whole
+        package = values["model"].get("package")
+        require(isinstance(package, str) and package.isidentifier(), "model.package", package, "the name of a package")
     if model.get("source") == "local":
         digest, wanted = hash_folder(user_path(values["model"]["path"], "model.path")), model.get("sha256")
         require(wanted in (None, digest), "model.sha256", wanted, f"{digest}, the digest of this model.path, or null")

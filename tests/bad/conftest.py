@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lora2_bench.errors import UserError
+from tests.composed import plan_of
 from tests.conftest import Told
 
 ENTRIES = {
@@ -57,5 +59,28 @@ def one_line(door: Callable[..., Told], tmp_path: Path) -> Callable[..., str]:
         assert told.err.startswith("error: ") and told.err.count("\n") == 1 and told.err.endswith("\n"), told.err
         assert not list(tmp_path.rglob("cells/*")) and not list(tmp_path.rglob("checkpoints"))
         return told.err.removeprefix("error: ").rstrip("\n")
+
+    return call
+
+
+PLACES = ("model.path", "data.dir", "results")
+
+
+@pytest.fixture
+def cell(capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """`python -m lora2_bench OVERRIDES` from its plan on, as `bench` tells it: Hydra composes once for many folders."""
+    from lora2_bench.runner.run import run
+
+    def call(*overrides: str) -> Told:
+        given = [override.partition("=") for override in overrides]
+        changes = {name: value.strip('"') for name, _, value in given if name in PLACES}
+        kept = [f"{name}=x" if name in PLACES else f"{name}={value}" for name, _, value in given]
+        capfd.readouterr()
+        try:
+            run(plan_of(*kept, changes=changes))
+        except UserError as error:
+            out, err = capfd.readouterr()
+            return Told(2, out, f"{err}error: {error}\n")
+        return Told(0, *capfd.readouterr())
 
     return call
