@@ -156,18 +156,18 @@ IN_TRAINING: dict[str, tuple[str, str, int]] = {
 
 
 @pytest.fixture
-def own(tmp_path: Path, bench: Bench, tiny_folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Told]:
-    """Run a small cell of the method that `text` makes of the good one."""
+def own(tmp_path: Path, bench: Bench, tiny_folders: Folders, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Told]:
+    """Run a small cell of the method that `text` makes of the good one: by `cell`, or by the user's own entry."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     name = "own_method"
 
-    def run(text: str) -> Told:
+    def run(text: str, door: Bench = bench) -> Told:
         (tmp_path / f"{name}.py").write_text(f"{START}\n{text}\n")
         monkeypatch.delitem(sys.modules, name, raising=False)
         words = ("model=local", f"model.path={tiny_folders('bert')}", "data.max_train=8", "data.max_eval=4", "task=rte")
         cell = ("train.epochs=2", "train.batch_size=8", "train.warmup=0", "train.max_length=48", "device=cpu")
-        return bench(
+        return door(
             *words,
             *cell,
             "method=full",
@@ -181,9 +181,11 @@ def own(tmp_path: Path, bench: Bench, tiny_folders: Folders, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("case", AT_SET_UP)
-def test_a_method_that_fails_before_training_is_named(case: str, own: Callable[[str], Told], tmp_path: Path) -> None:
+def test_a_method_that_fails_before_training_is_named(
+    case: str, own: Callable[..., Told], cell: Bench, tmp_path: Path
+) -> None:
     text, pattern = AT_SET_UP[case]
-    told = own(text)
+    told = own(text, cell)
     assert (told.code, told.out) == (2, ""), told
     assert told.err.startswith("error: ") and told.err.count("\n") == 1, told.err
     assert re.search(pattern, told.err.removeprefix("error: ").rstrip("\n")), told.err
@@ -191,9 +193,7 @@ def test_a_method_that_fails_before_training_is_named(case: str, own: Callable[[
 
 
 @pytest.mark.parametrize("case", IN_TRAINING)
-def test_a_method_that_fails_in_training_is_a_failed_cell(
-    case: str, own: Callable[[str], Told], tmp_path: Path
-) -> None:
+def test_a_method_that_fails_in_training_is_a_failed_cell(case: str, own: Callable[..., Told], tmp_path: Path) -> None:
     text, pattern, step = IN_TRAINING[case]
     told = own(text)
     assert told.code == 1, told
@@ -205,12 +205,12 @@ def test_a_method_that_fails_in_training_is_a_failed_cell(
     assert record["status"] == "failed" and record["error"]["step"] == step
 
 
-def test_the_good_one_trains(own: Callable[[str], Told]) -> None:
+def test_the_good_one_trains(own: Callable[..., Told]) -> None:
     told = own("")
     assert told.code == 0, told.err
 
 
-def test_the_traceback_is_there_for_who_asks(own: Callable[[str], Told], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_traceback_is_there_for_who_asks(own: Callable[..., Told], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lora2_bench.config.launch._stop", lambda *_: pytest.fail("it was hidden"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(Exception, match="failed in inject") as told:
