@@ -24,23 +24,17 @@ for words in sys.stdin.read().splitlines():
 """
 COMMANDS = [
     "data=local",
-    "data=local data.dir=/nowhere",
     "data=local data.dir=.",
     "data=hub",
     "model=roberta_base",
-    "model=local model.path=/nowhere",
     "model=local model.path=.",
     "model=local model.path=folder",
     "method._target_=no_such_module.Mine method.name=mine",
     "method._target_=lora2_bench.methods.nope.Nope method.name=mine",
     "method._target_=Mine method.name=mine",
-    "kr=10000000",
     "threads=1000000",
-    "train.batch_size=1000000000000000000000000000000",
     "init_from=0123456789abcdef",
     "results=/proc/nope",
-    "train.lr=-1",
-    "lr=5e-4",
 ]
 
 
