@@ -11,10 +11,14 @@ from contextlib import contextmanager
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C, as shells have it."""
+_LONGEST = 900  # signs of one line: a value may be a page
 
 
 class UserError(ValueError):
     """Bad input, found before training starts. It is printed as one line, without a traceback."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line_of(message))
 
 
 class LockHeld(UserError):
@@ -61,6 +65,12 @@ class Interrupted(RuntimeError):
         if self.kept:
             return f"stopped after step {self.step}, step {self.kept} is kept: run the same command to continue"
         return f"stopped after step {self.step}, no checkpoint is kept: the same command starts anew"
+
+
+def one_line_of(text: str) -> str:
+    """`text` on one line: signs that cannot be printed are escaped, and the middle of a long one is left out."""
+    text = text if text.isprintable() else "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]}...{text[-297:]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from lora2_bench.bench.cases import BASELINE, make_cases
+from lora2_bench.bench.cases import make_cases
+from lora2_bench.bench.names import BASELINE
 from lora2_bench.bench.sizes import SIZES, Size
 from lora2_bench.bench.timing import Spread, ratio, time_steps, to_json
 from lora2_bench.files.writing import write_bytes, write_json

@@ -1,9 +1,9 @@
 """`python -m lora2_bench.bench`: see lora2_bench/bench/command.py."""
 
-from lora2_bench.errors import one_line_on_interrupt
+from lora2_bench.files.console import console
 
 if __name__ == "__main__":
-    with one_line_on_interrupt():
+    with console():
         from lora2_bench.bench.command import main
 
         main()

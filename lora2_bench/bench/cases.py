@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lora2_bench.backbones.backbone import Backbone, random_backbone
+from lora2_bench.bench.names import BASELINE, OWN
 from lora2_bench.bench.references import DenseLoRA2, HeadOnly
 from lora2_bench.bench.sizes import Size
 from lora2_bench.config.compose import plan_of
@@ -20,7 +21,6 @@ from lora2_bench.methods.base import Method, load_method
 from lora2_bench.training.device import make_accelerator
 from lora2_bench.training.step import TrainingStep
 
-BASELINE = "frozen backbone"
 STEPS = 100_000  # of the run: the rank budget falls, and ranks are allocated after every step
 _LR = 1e-4
 _CLIP = 1.0
@@ -44,8 +44,6 @@ class Case:
     parameters: int
 
 
-_OWN = ("lora r=1", "lora r=8", "adalora r=8", "sora r=8", "lora2 k=1", "lora2 k=8")
-_PEFT = ("peft lora r=1", "peft lora r=8", "peft adalora r=8")
 PAIRS = (
     ("lora2 k=1", "peft adalora r=8"),
     ("lora2 k=1", "peft lora r=1"),
@@ -54,14 +52,9 @@ PAIRS = (
     ("adalora r=8", "peft adalora r=8"),
     ("lora2 k=1", "adalora r=8"),
     ("lora2 k=8", "adalora r=8"),
-    *((name, f"{name} plain") for name in _OWN),
+    *((name, f"{name} plain") for name in OWN),
 )
 """Pairs of cases whose ratio is printed beside the ratios to the frozen backbone."""
-
-
-def names() -> list[str]:
-    """Every case, the frozen backbone first."""
-    return [BASELINE, *_OWN, *(f"{name} plain" for name in _OWN), "lora2 k=1 dense", *_PEFT]
 
 
 def make_cases(

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import difflib
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.paths import results_folder
 
 # Hydra's own options. Its parser also takes any beginning of their names, which this one does not.
 _OPTIONS: tuple[str, ...] = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run")
 _OPTIONS += ("--multirun", "--shell-completion", "--config-path", "--config-name", "--config-dir", "--info")
 _VALUED: tuple[str, ...] = ("--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--info")
 _VALUED += ("-c", "-p", "-cp", "-cn", "-cd", "-i")
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+_CHOICES |= {"-c": _CHOICES["--cfg"], "-i": _CHOICES["--info"]}
 _SHORT = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 # Sections whose keys are all known: what is added to them would be read by nobody.
 _CLOSED = ("task", "recipe", "tracker")
@@ -20,9 +27,14 @@ _CLOSED = ("task", "recipe", "tracker")
 
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raise UserError for an unknown option, one that runs code, and settings that change nothing; warn of doubles."""
-    for argument in arguments:
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
         if argument.startswith("-"):
             _check_option(argument)
+            _check_value(argument, after)
+    if not any(one in ("--cfg", "-c") or one.startswith("--cfg=") for one in arguments):
+        for option in ("--package", "-p", "--resolve"):  # without --cfg Hydra would run a cell
+            if any(one == option or one.startswith(f"{option}=") for one in arguments):
+                raise UserError(f"{option} belongs to --cfg: give --cfg job {option}")
     _check_overrides([argument for argument in arguments if not argument.startswith("-") and "=" in argument])
 
 
@@ -60,6 +72,20 @@ def _check_option(argument: str) -> None:
     raise UserError(f"{option} is not an option: {hint}")
 
 
+def _check_value(argument: str, after: str) -> None:
+    """Raise UserError for an option whose value is missing, or none of its choices."""
+    option, equals, value = argument.partition("=")
+    if option not in _VALUED:
+        return
+    if not equals:
+        value = "" if after.startswith("-") or "=" in after else after
+    choices = _CHOICES.get(option, ())
+    if not value and option not in ("--info", "-i"):
+        raise UserError(f"{option} has no value: give {option} {choices[0] if choices else 'VALUE'}")
+    if value and choices and value not in choices:
+        raise UserError(f"{option} {value} is not known: choose one of {', '.join(choices)}")
+
+
 def _check_overrides(overrides: Sequence[str]) -> None:
     given: dict[str, str] = {}
     for override in overrides:
@@ -70,6 +96,10 @@ def _check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"{override} adds {name}, which is not a setting: leave it out, or mend its name")
         if value == "{}":
             raise UserError(f"{override} changes nothing: give {name}.NAME=VALUE, or leave it out")
+        if name == "hydra/launcher" and value == "submitit_slurm" and shutil.which("sbatch") is None:
+            raise UserError(f"{override} needs Slurm's sbatch, which is not here: start from a machine that has it")
+        if name == "results":  # before Hydra makes a multirun's folder below it
+            results_folder(value.strip("'\""))
         if given.get(name, value) != value:  # as scripts do that append to a command
             print(f"warning: {name} is given as {given[name]} and as {value}: the last one counts", file=sys.stderr)
         given[name] = value
@@ -83,6 +113,10 @@ def check_processes(environment: Mapping[str, str]) -> None:
     size = environment.get("WORLD_SIZE", "1")
     if not size.isdecimal() or int(size) < 1:
         raise UserError(f"WORLD_SIZE={size} is not possible: it must be a number of processes, or not be set")
+    for name in ("RANK", "LOCAL_RANK"):
+        rank = environment.get(name, "0")
+        if not rank.isdecimal() or int(rank) >= int(size):
+            raise UserError(f"{name}={rank} is not possible: it must be under WORLD_SIZE={size}, or not be set")
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
     if int(size) > 1 and missing:
         raise UserError(

@@ -6,7 +6,6 @@ import difflib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -19,12 +18,12 @@ from lora2_bench.config.contradictions import check_contradictions, quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
-from lora2_bench.experiment.checks import require, require_int, section
+from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, section
 from lora2_bench.experiment.maps import in_letters
 from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
 from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
-from lora2_bench.files.paths import CONF, user_path
+from lora2_bench.files.paths import CONF, results_folder, shortened, user_path
 from lora2_bench.records.schema import Config
 from lora2_bench.tasks.spec import task_spec
 
@@ -101,6 +100,11 @@ def _check_types(values: Mapping[str, Any]) -> None:
     options = [name for name in method if name not in ("_target_", "name", "size", "recipe")]
     names_option = "size" in method and (size is None or size in options)
     require(names_option, "method.size", size, f"null, or one of the method's settings: {', '.join(options)}")
+    for option in {size, "r", "k"} & set(options):  # the method checks the rest: to import it takes seconds
+        value = method[option]
+        if isinstance(value, int):
+            name = "kr" if option == size and value == values["kr"] else f"method.{option}"
+            require(value <= MOST_RANKS, name, value, f"at most {MOST_RANKS}")
     require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
     require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")
@@ -150,6 +154,9 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     if "budget" in method:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
     model = _without(values["model"], "package", "folder", "path")
+    if model.get("source") == "package":  # to look up a part of a package would import the whole
+        package = values["model"].get("package")
+        require(isinstance(package, str) and package.isidentifier(), "model.package", package, "the name of a package")
     if model.get("source") == "local":
         digest, wanted = hash_folder(user_path(values["model"]["path"], "model.path")), model.get("sha256")
         require(wanted in (None, digest), "model.sha256", wanted, f"{digest}, the digest of this model.path, or null")
@@ -170,7 +177,7 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
 
 def _run_options(values: Mapping[str, Any]) -> RunOptions:
     return RunOptions(
-        results=Path(values["results"]).expanduser(),
+        results=results_folder(values["results"]),
         rerun=values["rerun"],
         device=values["device"],
         threads=values["threads"],
@@ -195,7 +202,7 @@ def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
         return
     if size is None:
         raise UserError(f"kr={kr} does not fit method={method['name']}, which has no size: leave kr out")
-    require_int("kr", kr, 1, f"an integer of at least 1 ({size} of {method['name']}), or null")
+    require_int("kr", kr, 1, f"an integer of at least 1 ({size} of {method['name']}), or null", MOST_RANKS)
     require(
         method[size] == kr, f"method.{size}", method[size], f"{kr}, as kr={kr} says: give one of the two settings only"
     )
@@ -251,3 +258,5 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
         return compose("config", overrides=quoted_ids(overrides))
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
+    except Exception as error:  # Hydra's own checks, which name no override, and names that the system cannot look up
+        raise UserError(f"{shortened(' '.join(overrides), 200)} is not possible: {one_line(error)}") from None

@@ -28,7 +28,7 @@ from lora2_bench.config.outcomes import Outcomes
 from lora2_bench.config.resolvers import share_recipes
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.files.paths import CONF
+from lora2_bench.files.paths import CONF, shortened
 from lora2_bench.records.scrub import hide_secrets
 
 MAIN_PROCESS_SECONDS = 30.0
@@ -63,15 +63,19 @@ def launch(run: Callable[[Plan], object]) -> None:
         nonlocal composed
         composed = True
         if HydraConfig.get().mode is RunMode.RUN:
-            _run_alone(config, run)
+            _run_alone(config, run, traceback_wanted=traceback_wanted)
         else:
             _run_in_multirun(config, run, outcomes)
 
+    try:
+        check_processes(os.environ)
+    except UserError as error:  # told by every process: these are no launcher's
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     traceback_wanted = os.environ.get("HYDRA_FULL_ERROR") == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors, which are printed here as one line
     try:
         check_arguments(sys.argv[1:])
-        check_processes(os.environ)
         if own := config_folder(sys.argv[1:]):
             share_recipes(Path(own))
         sys.argv[1:] = options_first(quoted_ids(sys.argv[1:]))
@@ -86,10 +90,11 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted or composed:
             raise
         if outcomes.folder is None or not outcomes.folder.exists():  # no job has started
-            if not isinstance(error, ValueError):
-                raise
-            # an error of Hydra's that names no override, as for task=null
-            _stop(f"{' '.join(sys.argv[1:])} is not possible: {one_line(error)}", 2)
+            # an error of Hydra's that names no override, as for task=null, or of a launcher without its cluster
+            reason = (
+                one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
+            )
+            _stop(f"{_command()} is not possible: {reason}", 2)
         launcher_error = (
             f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
         )
@@ -97,17 +102,23 @@ def launch(run: Callable[[Plan], object]) -> None:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
     if outcomes.folder is not None and not composed and not outcomes.folder.exists():
-        _stop(f"{' '.join(sys.argv[1:])} means no cell at all: give at least one value for each setting", 2)
+        _stop(f"{_command()} means no cell at all: give at least one value for each setting", 2)
     failures = outcomes.failures()
     if failures or launcher_error:
         listing = "\n  ".join(failures)
         _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}{launcher_error}", 1)
 
 
-def _run_alone(config: DictConfig, run: Callable[[Plan], object]) -> None:
+def _command() -> str:
+    return shortened(" ".join(sys.argv[1:]), 200)
+
+
+def _run_alone(config: DictConfig, run: Callable[[Plan], object], *, traceback_wanted: bool) -> None:
     try:
         _run(config, run)
     except (UserError, CellFailed) as error:
+        if traceback_wanted:
+            raise
         _stop(str(error), 2 if isinstance(error, UserError) else 1)
 
 

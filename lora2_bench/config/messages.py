@@ -5,11 +5,16 @@ from __future__ import annotations
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
+from lora2_bench.errors import one_line_of
 from lora2_bench.files.paths import CONF
 
 
 def one_line(error: BaseException) -> str:
     """A Hydra or OmegaConf error as one line with what is allowed."""
+    return one_line_of(_told(error))
+
+
+def _told(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_choice(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

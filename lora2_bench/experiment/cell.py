@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from lora2_bench.experiment.checks import (
+    MOST_ROWS,
+    MOST_SEED,
     require,
     require_choice,
     require_int,
@@ -59,7 +61,7 @@ class Data:
     def __post_init__(self) -> None:
         require_choice("data.source", self.source, ("mini", "local", "hub"))
         if self.source == "mini":
-            require_int("data.seed", self.seed, 0, "an integer of at least 0")
+            require_int("data.seed", self.seed, 0, "an integer of at least 0", MOST_SEED)
         for name, value in (("data.max_train", self.max_train), ("data.max_eval", self.max_eval)):
             if value is not None:
                 require_int(name, value, 1, "an integer of at least 1, or null for all rows")
@@ -101,7 +103,7 @@ class Train:
                 require_int(f"train.{name}", value, 1, "an integer of at least 1, or null")
         alone = self.looks is None or self.eval_steps is None
         require(alone, "train.eval_steps", self.eval_steps, f"null beside looks={self.looks}: give one of the two")
-        require_int("train.batch_size", self.batch_size, 1, "an integer of at least 1")
+        require_int("train.batch_size", self.batch_size, 1, "an integer of at least 1", MOST_ROWS)
         require_int("train.accumulate", self.accumulate, 1, "an integer of at least 1")
         require(
             self.batch_size % self.accumulate == 0,
@@ -119,7 +121,7 @@ class Train:
         require_number("train.adam_beta1", self.adam_beta1, 0.0, 1 - 1e-9, "a number from 0 to under 1")
         require_number("train.adam_beta2", self.adam_beta2, 0.0, 1 - 1e-9, "a number from 0 to under 1")
         require_number("train.adam_eps", self.adam_eps, 1e-30, 1.0, "a number above 0, at most 1")
-        require_int("train.max_length", self.max_length, 8, "an integer of at least 8 (tokens)")
+        require_int("train.max_length", self.max_length, 8, "an integer of at least 8 (tokens)", 2**16)
         if self.cls_dropout is not None:
             require_number("train.cls_dropout", self.cls_dropout, 0.0, 0.99, "a number from 0 to 0.99, or null")
         require_choice("train.precision", self.precision, ("fp32", "bf16"))
@@ -154,7 +156,7 @@ class Protocol:
             require(self.held_out == 0, "protocol.held_out", self.held_out, "0 under protocol=paper")
         else:
             require_number("protocol.held_out", self.held_out, 1e-6, 0.5, "a share of train above 0, at most 0.5")
-        require_int("protocol.split_seed", self.split_seed, 0, "an integer of at least 0")
+        require_int("protocol.split_seed", self.split_seed, 0, "an integer of at least 0", MOST_SEED)
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,7 @@ class Cell:
         if self.init_from is not None:
             is_id = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None
             require(is_id, "init_from", self.init_from, "a cell's id (16 digits, as in its record's path), or null")
-        require_int("seed", self.seed, 0, "an integer of at least 0")
+        require_int("seed", self.seed, 0, "an integer of at least 0", 2**63)
         require(self.seed < 2**32, "seed", self.seed, "under 2**32")
         known = type(self.rng_version) is int and self.rng_version in (1, 2)
         require(known, "rng_version", self.rng_version, "2, or 1 for the random numbers of earlier versions")

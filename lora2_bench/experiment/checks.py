@@ -10,28 +10,38 @@ from collections.abc import Collection, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.paths import shortened
 from lora2_bench.records.schema import PLAIN_NAME
 from lora2_bench.records.scrub import hide_secrets
 
 Section = TypeVar("Section")
+MOST_ROWS = 2**16
+"""Rows of one batch at most: no device holds more, and what Python counts beyond 64 bits hangs."""
+MOST_RANKS = 2**16
+"""The highest rank or width that a method is asked for: above every backbone's width, and never a terabyte."""
+MOST_TOKENS = 2**12
+"""The longest prompt or prefix that a method is asked for."""
+MOST_SEED = 2**32 - 1
+"""The largest seed that every generator takes."""
 
 
 def require(ok: bool, name: str, value: object, allowed: str) -> None:
     """Raise a one-line UserError unless `ok`."""
     if not ok:
-        shown = json.dumps(value) if value is None or isinstance(value, bool) else value  # as on the command line
-        raise UserError(f"{name}={shown} is not possible: {name} must be {allowed}")
+        shown = json.dumps(value) if value is None or isinstance(value, bool) else str(value)  # as on the command line
+        raise UserError(f"{name}={shortened(shown)} is not possible: {name} must be {allowed}")
 
 
-def require_int(name: str, value: object, low: int, allowed: str) -> None:
-    """Raise unless `value` is an integer of at least `low`."""
-    require(isinstance(value, int) and not isinstance(value, bool) and value >= low, name, value, allowed)
+def require_int(name: str, value: object, low: int, allowed: str, high: int = 10**9) -> None:
+    """Raise unless `value` is an integer from `low` to `high`; `allowed` says so of `low`."""
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    require(is_int and value >= low, name, value, allowed)  # type: ignore[operator]
+    require(value <= high, name, value, f"at most {high}")  # type: ignore[operator]
 
 
 def require_number(name: str, value: object, low: float, high: float, allowed: str) -> None:
     """Raise unless `value` is a finite number in [low, high]."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    require(is_number and low <= float(value) <= high, name, value, allowed)  # type: ignore[arg-type]
+    require(_is_number(value) and low <= float(value) <= high, name, value, allowed)  # type: ignore[arg-type]
 
 
 def require_choice(name: str, value: object, choices: Collection[str]) -> None:
@@ -51,8 +61,15 @@ def require_steps(name: str, value: object) -> None:
 
 
 def _is_whole(value: object) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return number and value >= 0 and value == int(value)  # type: ignore[operator, call-overload]
+    return _is_number(value) and value >= 0 and value == int(value)  # type: ignore[operator, call-overload]
+
+
+def _is_number(value: object) -> bool:
+    """Whether `value` is a finite number, and no integer that is above every float."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def in_steps(value: float, total_steps: int) -> int:

@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.experiment.cell import Cell
-from lora2_bench.experiment.checks import check_no_secret, require, require_choice, require_int, require_number
+from lora2_bench.experiment.checks import (
+    MOST_RANKS,
+    MOST_ROWS,
+    check_no_secret,
+    require,
+    require_choice,
+    require_int,
+    require_number,
+)
+
+_MOST_THREADS = 1024  # above any machine's cores; a million end in libgomp, without a line
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Export:
 
     def __post_init__(self) -> None:
         if self.rank is not None:
-            require_int("export.rank", self.rank, 1, "an integer of at least 1, or null")
+            require_int("export.rank", self.rank, 1, "an integer of at least 1, or null", MOST_RANKS)
 
 
 @dataclass(frozen=True)
@@ -82,9 +92,9 @@ class RunOptions:
         require(are_names, "tracker.tags", tags, "a list of names")
         for name in ("project", "group", "tags"):
             check_no_secret(f"tracker.{name}", self.tracker.get(name))
-        require_int("eval_batch_size", self.eval_batch_size, 1, "an integer of at least 1")
+        require_int("eval_batch_size", self.eval_batch_size, 1, "an integer of at least 1", MOST_ROWS)
         if self.threads is not None:
-            require_int("threads", self.threads, 1, "an integer of at least 1, or null for all cores")
+            require_int("threads", self.threads, 1, "an integer of at least 1, or null for all cores", _MOST_THREADS)
 
 
 @dataclass(frozen=True)

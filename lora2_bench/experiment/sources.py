@@ -34,6 +34,18 @@ def sources_digest(implementation: str) -> str | None:
     return _digest(stamped(files[name] for name in sorted(files)))
 
 
+def is_found(implementation: str) -> bool:
+    """Whether the module of a class's dotted name is there, as far as can be told without importing anything."""
+    module = implementation.rpartition(".")[0]
+    top = module.partition(".")[0]
+    try:
+        if not all(part.isidentifier() for part in module.split(".")) or importlib.util.find_spec(top) is None:
+            return False
+    except ValueError:  # a module without a spec, as __main__ may be
+        return True
+    return top != _PACKAGE.name or _file_of(module) is not None
+
+
 def _method_files(module: str) -> list[Path] | None:
     """The file of a module, and those of the modules beside or below its package that it imports, all the way down."""
     found: dict[str, Path] = {}

@@ -21,21 +21,30 @@ def model_snapshot(hub_id: str, revision: str) -> Path:
 
     Raises UserError where they are not cached and the hub does not answer (within 10 s), or there are no weights.
     """
-    folder = cached(hub_id, "model", revision, _MODEL_FILES)
-    if folder is not None and has_model(folder):
-        return folder
-    reason = why_unreachable()
-    if reason is not None:
-        raise UserError(
-            f"{hub_id} is not in the hub cache and could not be fetched ({reason}): fill the cache where there is a "
-            "network (`make prefetch`), use model=local model.path=DIR, or model=minilm"
-        )
+    if (found := find_model(hub_id, revision)) is not None:
+        return found
     folder = fetch(hub_id, "model", revision, list(_MODEL_FILES))
     if not has_model(folder):
         folder = fetch(hub_id, "model", revision, [_PICKLED_WEIGHTS])
     if not has_model(folder):
         raise UserError(f"{hub_id} at {revision} has no config.json or no weights: pin a revision that has both")
     return folder
+
+
+def find_model(hub_id: str, revision: str) -> Path | None:
+    """The folder of a backbone's files in the hub cache; None where they have to be fetched, and can be.
+
+    Raises UserError where they are not cached and the hub does not answer (within 10 s).
+    """
+    folder = cached(hub_id, "model", revision, _MODEL_FILES)
+    if folder is not None and has_model(folder):
+        return folder
+    if (reason := why_unreachable()) is not None:
+        raise UserError(
+            f"{hub_id} is not in the hub cache and could not be fetched ({reason}): fill the cache where there is a "
+            "network (`make prefetch`), use model=local model.path=DIR, or model=minilm"
+        )
+    return None
 
 
 def has_model(folder: Path) -> bool:
@@ -46,12 +55,14 @@ def has_model(folder: Path) -> bool:
 
 def cached(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str]) -> Path | None:
     """The snapshot's folder in the hub cache, which may hold a part of the files only; None without one. No network."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return _snapshot(hub_id, repo_type, revision, patterns, local_files_only=True)
     except LocalEntryNotFoundError:
         return None
+    except (HFValidationError, OSError) as error:  # no name of a repository; a cache that cannot be read
+        raise UserError(f"{hub_id} at {revision} cannot be looked up ({_one_line(error)}): mend its name") from None
 
 
 def fetch(hub_id: str, repo_type: str, revision: str, patterns: Sequence[str]) -> Path:

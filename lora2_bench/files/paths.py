@@ -32,8 +32,7 @@ def user_path(text: str, setting: str) -> Path:
     Raises UserError for a user that there is none of, and for a path that the system cannot look up: a name too long,
     a NUL byte, a loop of links, a folder on the way that may not be entered.
     """
-    shown = text if len(text) <= 80 else f"{text[:77]}..."
-    shown = shown if shown.isprintable() else repr(shown)
+    shown = shortened(text)
     try:
         path = Path(text).expanduser()
         path.stat()
@@ -45,6 +44,34 @@ def user_path(text: str, setting: str) -> Path:
         reason = error.strerror if isinstance(error, OSError) else "it has a NUL byte"
         raise UserError(f"{setting}={shown} cannot be a folder ({reason}): give another") from None
     return path
+
+
+def results_folder(text: str) -> Path:
+    """The folder that `results` names, which may not be there yet.
+
+    Raises UserError for no name, one that begins as an option does, one that is not UTF-8, and all that `user_path`
+    refuses; and for a file.
+    """
+    if not text.strip():
+        raise UserError("results= is empty: give a folder")
+    if text.startswith("-"):
+        raise UserError(f"results={shortened(text)} begins as an option does: give ./{shortened(text)} for that folder")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"results={shortened(text)} is not UTF-8: give another folder") from None
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in text):
+        raise UserError(f"results={shortened(text)} has a sign that cannot be printed: give another folder")
+    path = user_path(text, "results")
+    if path.exists() and not path.is_dir():
+        raise UserError(f"results={shortened(text)} is no folder but a file: give a folder")
+    return path
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """What a user typed, as one short line of an error."""
+    text = text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if text.isprintable() else repr(text)
 
 
 def below(folder: Path, *names: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.errors import UserError
+from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.checks import section
+from lora2_bench.files.paths import shortened
 
 
 class Method(ABC):
@@ -152,15 +154,33 @@ def load_method(implementation: str) -> type[Method]:
     module, _, name = implementation.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"method._target_={implementation} cannot be imported ({error}): give MODULE.CLASS") from None
+    except Exception as error:  # a user's module may fail in any way
+        raise UserError(
+            f"method._target_={shortened(implementation)} cannot be imported ({_why(error)}): give MODULE.CLASS"
+        ) from error
     if module == "peft":
         return _tuner(found)
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(
             f"method._target_={implementation} is not a Method: derive it from lora2_bench.methods.base.Method"
         )
+    if missing := sorted(found.__abstractmethods__):
+        raise UserError(
+            f"method._target_={implementation} is abstract: give a class that has {', '.join(missing)}, not a base"
+        )
+    if not hasattr(found, "Options"):
+        raise UserError(f"method._target_={implementation} has no Options: give it a frozen dataclass of that name")
     return found
+
+
+def _why(error: Exception) -> str:
+    """An import's error, with the place of a mistake in the module."""
+    if isinstance(error, ImportError | AttributeError):
+        return first_line(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    at = (error.filename, error.lineno) if isinstance(error, SyntaxError) else (frames[-1].filename, frames[-1].lineno)
+    place = f" at {at[0]}:{at[1]}" if len(frames) > 2 or isinstance(error, SyntaxError) else ""
+    return f"{type(error).__name__}: {first_line(error)}{place}"
 
 
 def _tuner(config: Any) -> type[Method]:

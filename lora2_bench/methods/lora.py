@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.experiment.checks import require_int
+from lora2_bench.experiment.checks import MOST_RANKS, require_int
 from lora2_bench.methods.lowrank.layers import AdaptedLinear, uniform
 from lora2_bench.methods.lowrank.method import AdapterMethod, check_adapter_options
 
@@ -23,7 +23,7 @@ class LoRAOptions:
     targets: list[str]
 
     def __post_init__(self) -> None:
-        require_int("method.r", self.r, 1, "an integer of at least 1")
+        require_int("method.r", self.r, 1, "an integer of at least 1", MOST_RANKS)
         check_adapter_options(self)
 
     @property

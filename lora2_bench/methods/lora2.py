@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.experiment.checks import require, require_choice, require_int, require_number
+from lora2_bench.experiment.checks import MOST_RANKS, require, require_choice, require_int, require_number
 from lora2_bench.methods.lowrank.budget import RankedStacks
 from lora2_bench.methods.lowrank.budgeted import BudgetedMethod, RegOptions, deviation
 from lora2_bench.methods.lowrank.layers import RankedLinear, normal
@@ -67,8 +67,8 @@ class LoRA2Options:
     budget: BudgetOptions
 
     def __post_init__(self) -> None:
-        require_int("method.k", self.k, 1, "an integer of at least 1")
-        require_int("method.r", self.r, 1, "an integer of at least 1")
+        require_int("method.k", self.k, 1, "an integer of at least 1", MOST_RANKS)
+        require_int("method.r", self.r, 1, "an integer of at least 1", MOST_RANKS)
         check_adapter_options(self)
         require_number("method.init_std", self.init_std, 1e-12, 1e3, "a number above 0")
         require_choice("method.score", self.score, ("reduced", "full"))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.experiment.checks import require_int, require_number
+from lora2_bench.experiment.checks import MOST_RANKS, require_int, require_number
 from lora2_bench.methods.lowrank.layers import AdaptedLinear
 from lora2_bench.methods.lowrank.method import AdapterMethod, check_targets
 
@@ -24,7 +24,7 @@ class VeRAOptions:
     targets: list[str]
 
     def __post_init__(self) -> None:
-        require_int("method.r", self.r, 1, "an integer of at least 1")
+        require_int("method.r", self.r, 1, "an integer of at least 1", MOST_RANKS)
         require_number("method.d_init", self.d_init, -1e3, 1e3, "a number")
         check_targets(self)
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import sys
 from pathlib import Path
 
-from lora2_bench.errors import one_line_on_interrupt
+from lora2_bench.files.arguments import OneLineParser, folder
+from lora2_bench.files.console import console
 
 _SHOWN = ("scores.md", "empty.md", "audit.md")  # the others are long: their paths are enough
 
 
 def main() -> None:
     """The command-line entry point."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m lora2_bench.report",
         description="Turn records into tables, figures and a page, or audit the paper.",
     )
@@ -26,8 +26,8 @@ def main() -> None:
         help="tables (default): method × task, mean ± sd; audit: the paper's figures recomputed, no records; "
         "figures: cost, learning curves, learning rates, ranks; report: all of it on one HTML page",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where to read cells/ and to write")
-    arguments = parser.parse_args()
+    parser.add_argument("--results", type=folder, default=Path("results"), help="where to read cells/ and to write")
+    arguments = parser.read()
     if arguments.what != "audit" and not arguments.results.is_dir():  # the audit reads no records
         print(f"error: --results {arguments.results} is no folder: run a cell, or name its results", file=sys.stderr)
         sys.exit(2)
@@ -62,5 +62,5 @@ def _write(what: str, results: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    with one_line_on_interrupt():
+    with console():
         main()

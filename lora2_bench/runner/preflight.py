@@ -4,15 +4,41 @@ from __future__ import annotations
 
 import sys
 
+from lora2_bench.backbones.folder import check_vocabulary, read_config, weights_files
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.experiment.settings import canonical, typed
-from lora2_bench.experiment.sources import sources_digest
-from lora2_bench.files.paths import user_path
+from lora2_bench.experiment.sources import is_found, sources_digest
+from lora2_bench.files.hub import find_model
+from lora2_bench.files.paths import shortened, user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.tasks.sources import load_task
+from lora2_bench.tasks.hub import find_hub
+from lora2_bench.tasks.local import find_local
+from lora2_bench.tasks.sources import load_task, local_folder
+
+
+def check_places(plan: Plan) -> None:
+    """Raise UserError for a method, a backbone or rows that are not where the plan says: torch takes seconds to import.
+
+    Nothing is imported or read but the configuration of a local backbone; what loads them checks all of it again.
+    """
+    if not is_found(plan.implementation):
+        target = shortened(plan.implementation)
+        raise UserError(f"method._target_={target} cannot be imported (no such module): give MODULE.CLASS")
+    if plan.cell.model.source == "local":
+        root = user_path(str(plan.run_options.model_path), "model.path")
+        where = f"model.path={root.name}"
+        read_config(root, where)
+        weights_files(root, where, is_pinned=False)
+        check_vocabulary(root, where)
+    if plan.cell.model.source == "hub":
+        find_model(str(plan.cell.model.hub_id), str(plan.cell.model.revision))
+    if plan.cell.data.source == "hub":
+        find_hub(plan.cell.spec)
+    if plan.cell.data.source == "local":
+        find_local(plan.cell.spec, local_folder(plan.run_options.data_dir))
 
 
 def check_same_rows(plan: Plan, known: Record) -> None:

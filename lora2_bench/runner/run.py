@@ -13,7 +13,7 @@ from lora2_bench.experiment.plan import Plan
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
-from lora2_bench.runner.preflight import check_origin, check_same_rows, warn_of_other_code
+from lora2_bench.runner.preflight import check_origin, check_places, check_same_rows, warn_of_other_code
 from lora2_bench.training.ranks import Ranks
 
 
@@ -32,6 +32,7 @@ def run(plan: Plan) -> Record:
                 return record
             check_origin(plan.cell, store)
             store.check_writable()
+            check_places(plan)
             import_trainer()
             from lora2_bench.runner.setup import check_fit
 

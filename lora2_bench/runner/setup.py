@@ -17,6 +17,7 @@ from lora2_bench.experiment.checks import in_steps
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method, load_method
 from lora2_bench.records.store import Store
+from lora2_bench.runner.foreign import blamed
 from lora2_bench.runner.rows import Rows, held_out_rows, load_rows
 from lora2_bench.runner.weights import load_weights
 from lora2_bench.tasks.data import TaskData
@@ -50,7 +51,9 @@ def check_fit(plan: Plan) -> None:
     rows = TRAIN_ROWS if cell.data.source == "mini" else cell.spec.rows["train"]
     rows = min(rows, cell.data.max_train or rows)
     kind = load_method(plan.implementation)
-    check_schedules(cell, kind, kind.parse(cell.method), cell.train.total_steps(rows - held_out_rows(cell, rows)))
+    steps = cell.train.total_steps(rows - held_out_rows(cell, rows))
+    with blamed(kind, "parse and check"):
+        check_schedules(cell, kind, kind.parse(cell.method), steps)
     pick_device(plan.run_options)
 
 
@@ -94,8 +97,11 @@ def set_up(plan: Plan) -> Setup:
     selection = dev if rows.selection is rows.dev else {name: encode(split) for name, split in rows.selection.items()}
     accelerator = make_accelerator(cell.train.precision, pick_device(place))
     backbone.to(accelerator.device)
-    method = kind(options, total_steps, place.engine)
-    method.inject(backbone, torch.Generator().manual_seed(streams.seed_of(ADAPTER)))
+    with blamed(kind, "inject"):
+        method = kind(options, total_steps, place.engine)
+        method.inject(backbone, torch.Generator().manual_seed(streams.seed_of(ADAPTER)))
+        if not method.trainable():
+            raise UserError(f"method._target_={plan.implementation} leaves nothing to train: mend its inject")
     copy_trained_parameters(backbone)
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)

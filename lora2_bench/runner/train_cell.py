@@ -18,13 +18,14 @@ from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Scoring
 from lora2_bench.records.store import WEIGHTS, Store
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
+from lora2_bench.runner.foreign import failure_of
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.runner.weights import save_weights
 from lora2_bench.tasks.metrics import main_score
 from lora2_bench.tracking.tracker import Tracker, make_tracker
 from lora2_bench.training.checkpoints import Checkpoints
-from lora2_bench.training.evaluation import score
+from lora2_bench.training.evaluation import Evaluation, score
 from lora2_bench.training.loop import Outcome, train
 from lora2_bench.training.machine import code_state
 from lora2_bench.training.ranks import Ranks
@@ -55,6 +56,14 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     progress = Progress(store.running(cell.id))
     predictions: dict[str, Any] = {}
     failure: CellFailed | None = None
+    step = 0  # the last that was finished
+
+    def on_step(done: int, total: int, evaluations: list[Evaluation]) -> None:
+        nonlocal step
+        step = done
+        if ranks.is_main:
+            progress.step(done, total, evaluations)
+
     try:
         with stop_on_signals() as stop_requested:
             outcome = train(
@@ -68,7 +77,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
                 checkpoints=checkpoints,
                 stop_requested=stop_requested,
                 ranks=ranks,
-                on_step=progress.step if ranks.is_main else lambda *_: None,
+                on_step=on_step,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts = with_results(facts, setup.method, outcome)  # first: scoring dev goes back to the best step
@@ -79,6 +88,11 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
             facts["by_rank"] = by_rank
     except CellFailed as error:
         failure = error
+    except Exception as error:
+        failure = failure_of(type(setup.method), error, step + 1)
+        if failure is None:
+            raise
+        failure.__cause__ = error
     times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
     record = record_of(plan, facts, times, checkpoints, sources, setup.accelerator.device.type, failure)
 

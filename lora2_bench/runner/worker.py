@@ -18,7 +18,8 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from lora2_bench.errors import CellFailed, Interrupted, LockHeld, UserError, first_line, one_line_on_interrupt
+from lora2_bench.errors import CellFailed, Interrupted, LockHeld, UserError, first_line
+from lora2_bench.files.console import console
 from lora2_bench.records.scrub import hide_home
 
 
@@ -127,5 +128,5 @@ def _free_memory() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_on_interrupt():
+    with console():
         main()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from lora2_bench.errors import UserError
-from lora2_bench.files.paths import CONF, below
+from lora2_bench.files.paths import CONF, below, results_folder, user_path
 from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.checking import checker
@@ -41,8 +41,9 @@ def value_of(overrides: Sequence[str], name: str) -> str | None:
 
 
 def results_dir_of(overrides: Sequence[str]) -> Path:
-    """The results folder that the overrides choose."""
-    return Path(value_of(overrides, "results") or DEFAULT_RESULTS).expanduser().absolute()
+    """The results folder that the overrides choose. Raises UserError for an impossible one."""
+    text = value_of(overrides, "results")
+    return results_folder(DEFAULT_RESULTS if text is None else text).absolute()
 
 
 def sweep_dir_of(overrides: Sequence[str], name: str | None) -> Path:
@@ -142,7 +143,7 @@ def _digest(overrides: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for path in [*sorted(CONF.rglob("*.yaml")), *code]:
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
-    folder = Path(value_of(overrides, "model.path") or "/nowhere").expanduser()
+    folder = user_path(value_of(overrides, "model.path") or "/nowhere", "model.path")
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 from lora2_bench.errors import INTERRUPTED, UserError
@@ -40,6 +41,8 @@ def main() -> None:
         return
     try:
         options, overrides = parse(arguments)
+        if options.cluster == SLURM and not options.dry_run and shutil.which("sbatch") is None:
+            raise UserError("cluster=slurm needs Slurm's sbatch, which is not here: send from a machine that has it")
         sweep_dir = sweep_dir_of(overrides, options.name)
         make = submitit_executor(options, sweep_dir / "slurm") if options.cluster == SLURM else None
         slurm = Slurm(options, make, array_limit()) if make else None

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, fields, replace
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import require, require_choice
+from lora2_bench.files.arguments import nearest
 from lora2_bench.records.scrub import shorten_home
 
 FLAGS = {"--wait": "wait", "--dry-run": "dry_run", "--json": "json"}
+_DIGITS = 8  # more than any of these numbers has
 _COUNTS = ("parallel", "cells_per_job", "array_max", "throttle", "gpus", "cpus")
 _SLURM_ONLY = ("cells_per_job", "array_max", "throttle", "partition", "account", "time", "memory", "gpus", "cpus")
 
@@ -74,7 +76,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
         if argument in FLAGS:
             values[FLAGS[argument]] = True
         elif argument.startswith("-"):
-            raise UserError(f"{argument} is not an option: choose one of {', '.join(FLAGS)}, or give NAME=VALUE")
+            raise UserError(f"{argument} is not an option: {nearest(argument, list(FLAGS))}")
         elif not equals and not argument.startswith("~"):
             raise UserError(f"{argument} cannot be read: give NAME=VALUE, as in suite=table1")
         elif name.startswith("slurm."):
@@ -95,7 +97,8 @@ def _with_tilde(override: str) -> str:
 def _value(name: str, text: str) -> object:
     if name in _COUNTS:
         low = 0 if name == "gpus" else 1
-        require(text.isdecimal() and int(text) >= low, name, text, f"an integer of at least {low}")
+        is_number = re.fullmatch("[0-9]+", text) is not None and len(text) < _DIGITS
+        require(is_number and int(text) >= low, name, text, f"an integer of at least {low}, under 10^{_DIGITS - 1}")
         return int(text)
     if name == "time":
         return _minutes(text)
@@ -110,6 +113,7 @@ def _minutes(text: str) -> int:
     found = re.fullmatch(r"(?:(\d+)-(\d+)(?::(\d+))?(?::(\d+))?|(\d+):(\d+):(\d+)|(\d+))", text)
     require(found is not None, "time", text, "minutes (90), hours (12:00:00) or days (1-12:00:00)")
     assert found is not None
+    require(all(len(one or "") < _DIGITS for one in found.groups()), "time", text, "less than Slurm can count")
     days, day_hours, day_minutes, day_seconds, hours, minutes, seconds, plain = (
         int(one or 0) for one in found.groups()
     )

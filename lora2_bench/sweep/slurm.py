@@ -7,7 +7,9 @@ import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,7 +73,8 @@ class Slurm:
             throttle = max(1, throttle // arrays)
         try:
             executor = self.executor(batch.name, throttle)
-            sent = executor.map_array(SlurmJobs(path), range(len(batch.jobs)))
+            with redirect_stderr(StringIO()):  # submitit prints sbatch's words there, and raises them too
+                sent = executor.map_array(SlurmJobs(path), range(len(batch.jobs)))
         except Exception as error:  # submitit has its own classes, with sbatch's message
             reason = " ".join(str(error).split())
             raise UserError(f"Slurm did not take the jobs ({reason[:300]})") from None

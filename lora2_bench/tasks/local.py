@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from lora2_bench.errors import UserError
@@ -23,19 +25,32 @@ def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
     Raises:
         UserError: a folder or file is missing, or a row is malformed (file, line and reason in one line).
     """
-    try:
+    with _readable(glue_dir):
         data, folder, is_parquet = _read(spec, glue_dir)
-    except OSError as error:
-        path = Path(error.filename or glue_dir)
-        raise UserError(f"{path.parent.name}/{path.name} cannot be read ({error.strerror}): mend its rights") from None
     if not data.is_official:
         data.notes.append(_other_counts(data, folder, is_parquet))
         print(f"warning: {data.notes[-1]}: its scores are not GLUE's", file=sys.stderr)
     return data
 
 
-def _read(spec: TaskSpec, glue_dir: Path) -> tuple[TaskData, str, bool]:
-    """The rows, the name of their folder, and whether they are parquet."""
+def find_local(spec: TaskSpec, glue_dir: Path) -> None:
+    """Raise UserError where a folder or a file of the task is missing; nothing is read."""
+    with _readable(glue_dir):
+        _find(spec, glue_dir)
+
+
+@contextmanager
+def _readable(glue_dir: Path) -> Iterator[None]:
+    """The context in which files are looked up and read. Raises UserError for what may not be."""
+    try:
+        yield
+    except OSError as error:
+        path = Path(error.filename or glue_dir)
+        raise UserError(f"{path.parent.name}/{path.name} cannot be read ({error.strerror}): mend its rights") from None
+
+
+def _find(spec: TaskSpec, glue_dir: Path) -> tuple[Path, bool]:
+    """The folder that holds all of the task's files, and whether they are parquet."""
     fix = "set GLUE_DIR or data.dir=... to the folder that holds the GLUE files, or use data=mini"
     if not glue_dir.is_dir():
         raise UserError(f"there is no folder {glue_dir}: {fix}")
@@ -56,11 +71,17 @@ def _read(spec: TaskSpec, glue_dir: Path) -> tuple[TaskData, str, bool]:
     if missing:
         raise UserError(f"{glue_dir} lacks {', '.join(missing)}: add it, or {fix}")
 
-    if has_parquet:
-        return TaskData(spec, "local", read_parquet(spec, parquet_dir)), parquet_dir.name, True
+    return (parquet_dir, True) if has_parquet else (tsv_dir, False)
+
+
+def _read(spec: TaskSpec, glue_dir: Path) -> tuple[TaskData, str, bool]:
+    """The rows, the name of their folder, and whether they are parquet."""
+    folder, is_parquet = _find(spec, glue_dir)
+    if is_parquet:
+        return TaskData(spec, "local", read_parquet(spec, folder)), folder.name, True
     notes: list[str] = []
-    splits = {split: read_tsv(tsv_dir / f"{split}.tsv", spec, split, notes) for split in spec.splits}
-    return TaskData(spec, "local", splits, notes), tsv_dir.name, False
+    splits = {split: read_tsv(folder / f"{split}.tsv", spec, split, notes) for split in spec.splits}
+    return TaskData(spec, "local", splits, notes), folder.name, False
 
 
 def _other_counts(data: TaskData, folder: str, is_parquet: bool) -> str:

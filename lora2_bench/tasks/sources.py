@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import user_path
@@ -32,14 +33,17 @@ def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed:
     if source == "local":
         from lora2_bench.tasks.local import load_local
 
-        folder = glue_dir or os.environ.get("GLUE_DIR")
-        if not folder:
-            raise UserError(
-                "data=local without a folder: set GLUE_DIR or data.dir=... to the GLUE files, or use data=mini"
-            )
-        return load_local(spec, user_path(folder, "data.dir" if glue_dir else "GLUE_DIR"))
+        return load_local(spec, local_folder(glue_dir))
     if source == "hub":
         from lora2_bench.tasks.hub import load_hub
 
         return load_hub(spec)
     raise UserError(f"data={source} is not a source of rows: choose one of {', '.join(SOURCES)}")
+
+
+def local_folder(glue_dir: str | None) -> Path:
+    """The folder of `data=local`: `glue_dir`, else GLUE_DIR. Raises UserError without either."""
+    folder = glue_dir or os.environ.get("GLUE_DIR")
+    if not folder:
+        raise UserError("data=local without a folder: set GLUE_DIR or data.dir=... to the GLUE files, or use data=mini")
+    return user_path(folder, "data.dir" if glue_dir else "GLUE_DIR")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from tqdm.auto import tqdm
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import check_no_secret
+from lora2_bench.files.arguments import OneLineParser, folder
 from lora2_bench.records.record import Record
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.records.store import Store, read_record, record_paths
@@ -46,14 +46,14 @@ def publish(results: Path, project: str, group: str | None = None) -> tuple[int,
 
 def main() -> None:
     """The command-line entry point."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m lora2_bench.publish",
         description="Mirror finished records to Weights & Biases: online with WANDB_API_KEY, else offline.",
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where cells/ is")
+    parser.add_argument("--results", type=folder, default=Path("results"), help="where cells/ is")
     parser.add_argument("--project", default="lora2-bench", help="the W&B project")
     parser.add_argument("--group", help="group of all these runs (default: suite or task of each, and its method)")
-    arguments = parser.parse_args()
+    arguments = parser.read()
     if not arguments.results.is_dir():
         print(f"error: --results {arguments.results} is no folder: run a cell, or name its results", file=sys.stderr)
         sys.exit(2)

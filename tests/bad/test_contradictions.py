@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.config.compose import plan_of
+from lora2_bench.config.contradictions import quoted_ids
 from lora2_bench.config.grid import expand_grid
 from lora2_bench.errors import UserError
 from tests.composed import weights_folder
@@ -103,9 +104,18 @@ def test_what_goes_together_makes_a_plan(words: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("typed", ["1234567890123456", "12345678901234e5", "0012345678901234", "1234567890123e99"])
-def test_an_id_of_digits_is_an_id_wherever_it_is_typed(typed: str, bench: Callable[..., Told], tmp_path: Path) -> None:
-    for override in (f"init_from={typed}", f"++init_from={typed}", f"init_from='{typed}'"):
-        assert plan_of([override]).cell.init_from == typed
+def test_an_id_of_digits_is_an_id_wherever_it_is_typed(typed: str) -> None:
+    assert quoted_ids([f"init_from={typed}", f"++init_from={typed}", f"init_from='{typed}'", f"seed={typed}"]) == [
+        f"init_from='{typed}'",
+        f"++init_from='{typed}'",
+        f"init_from='{typed}'",
+        f"seed={typed}",
+    ]
+    assert plan_of([f"init_from={typed}"]).cell.init_from == typed
+
+
+def test_so_it_is_in_a_grid_and_on_the_command_line(bench: Callable[..., Told], tmp_path: Path) -> None:
+    typed = "1234567890123e99"
     found = [cell.init_from for _, cell, _ in expand_grid([f"init_from={typed},null", "seed=0,1"], {})]
     assert found == [typed, typed, None, None]
     assert f"init_from={typed} is no finished cell" in bench(f"init_from={typed}", f"results={tmp_path}").err

@@ -84,7 +84,7 @@ TSV_CASES: dict[str, tuple[str, bytes, str]] = {
 
 @pytest.fixture
 def refused(
-    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cell: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str, Path], str]:
     """Run a cell on a data folder that has to be refused: one line, exit code 2, no step. Returns the line."""
 
@@ -92,7 +92,7 @@ def refused(
         monkeypatch.setattr(step, "backward", lambda *_: pytest.fail("a training step was made"))
         results = tmp_path / "results"
         where = ("model=local", f"model.path={tiny_folders('bert')}", "data=local", f"data.dir={folder}")
-        told = bench(*where, f"task={task}", "train.max_length=48", "device=cpu", f"results={results}")
+        told = cell(*where, f"task={task}", "train.max_length=48", "device=cpu", f"results={results}")
         assert told.code == 2 and told.out == "", told
         assert told.err.count("\n") == 1 and told.err.startswith("error: "), told.err
         assert len(told.err) < 600

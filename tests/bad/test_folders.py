@@ -389,14 +389,14 @@ BERT_CASES: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.fixture
-def refused(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+def refused(cell: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a small cell that has to be refused: one line, exit code 2, no step, nothing left. Returns the line."""
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(step, "backward", lambda *_: pytest.fail("a training step was made"))
         results = tmp_path / "results"
         quick = ("task=rte", "data.max_train=40", "data.max_eval=20", "train.max_length=48", "device=cpu")
-        told = bench(*quick, f"results={results}", *arguments)
+        told = cell(*quick, f"results={results}", *arguments)
         assert told.code == 2 and told.out == "", told
         assert told.err.count("\n") == 1 and told.err.startswith("error: "), told.err
         assert not list(results.glob("cells/*")) and not list(results.glob("running/*/checkpoints/*"))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from lora2_bench.bench import cases, command
+from lora2_bench.bench.names import BASELINE, names
 from lora2_bench.bench.sizes import SIZES, Size
 from lora2_bench.bench.timing import ratio, time_steps
 from lora2_bench.report.tables.write import write_tables
@@ -34,7 +35,7 @@ def test_every_case_is_timed_written_and_drawn_up_as_a_table(
     (path,) = (tmp_path / "bench").glob("*.json")
     found = json.loads(path.read_text())
     steps = found["sizes"]["minilm"]["steps"]
-    assert list(steps) == cases.names() and steps[cases.BASELINE]["ratio"]["median"] == 1
+    assert list(steps) == names() and steps[BASELINE]["ratio"]["median"] == 1
     assert all(step["seconds"]["median"] > 0 for step in steps.values())
     assert steps["lora2 k=1"]["parameters"] == steps["lora2 k=1 plain"]["parameters"] > 0
     assert {(pair["one"], pair["other"]) for pair in found["sizes"]["minilm"]["pairs"]} == set(cases.PAIRS)
@@ -63,7 +64,7 @@ def test_some_cases_can_be_chosen_and_the_frozen_backbone_is_always_there(
     bench(monkeypatch, "--only", "sora", "--rounds", "1", "--device", "cpu", "--results", str(tmp_path))
     (path,) = (tmp_path / "bench").glob("*.json")
     found = json.loads(path.read_text())["sizes"]["minilm"]
-    assert list(found["steps"]) == [cases.BASELINE, "sora r=8", "sora r=8 plain"]
+    assert list(found["steps"]) == [BASELINE, "sora r=8", "sora r=8 plain"]
     assert [(pair["one"], pair["other"]) for pair in found["pairs"]] == [("sora r=8", "sora r=8 plain")]
 
 

@@ -24,7 +24,8 @@ def main_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], su
         started.append(process)
         launcher = psutil.Process()  # this process: the launcher of both
         monkeypatch.setattr(psutil.Process, "parent", lambda _: launcher)
-        monkeypatch.setenv("RANK", "1")
+        for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+            monkeypatch.setenv(name, value)
         return process
 
     yield start

@@ -8,7 +8,7 @@ import torch
 from peft import PromptEncoder, PromptEncoderConfig
 from torch import Tensor, nn
 
-from lora2_bench.experiment.checks import require, require_choice, require_int, require_number
+from lora2_bench.experiment.checks import MOST_RANKS, MOST_TOKENS, require, require_choice, require_int, require_number
 from lora2_bench.methods.prompts.draws import redraw
 from lora2_bench.methods.prompts.soft import InputPrompt
 
@@ -28,9 +28,9 @@ class PTuningOptions:
     dropout: float
 
     def __post_init__(self) -> None:
-        require_int("method.length", self.length, 1, "an integer of at least 1")
+        require_int("method.length", self.length, 1, "an integer of at least 1", MOST_TOKENS)
         require_choice("method.encoder", self.encoder, ENCODERS)
-        require_int("method.encoder_width", self.encoder_width, 1, "an integer of at least 1")
+        require_int("method.encoder_width", self.encoder_width, 1, "an integer of at least 1", MOST_RANKS)
         require_number("method.dropout", self.dropout, 0.0, 0.99, "a number from 0 to 0.99")
         require(self.encoder == "lstm" or self.dropout == 0, "method.dropout", self.dropout, "0 with encoder=mlp")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.experiment.checks import require_int, require_number
+from lora2_bench.experiment.checks import MOST_RANKS, MOST_TOKENS, require_int, require_number
 from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.prompts.attention import attend_to_prefix
 from lora2_bench.methods.prompts.draws import normal, redraw
@@ -30,9 +30,11 @@ class PrefixOptions:
     init_std: float
 
     def __post_init__(self) -> None:
-        require_int("method.length", self.length, 1, "an integer of at least 1")
+        require_int("method.length", self.length, 1, "an integer of at least 1", MOST_TOKENS)
         if self.mlp_width is not None:
-            require_int("method.mlp_width", self.mlp_width, 1, "an integer of at least 1, or null for no MLP")
+            require_int(
+                "method.mlp_width", self.mlp_width, 1, "an integer of at least 1, or null for no MLP", MOST_RANKS
+            )
         require_number("method.dropout", self.dropout, 0.0, 0.99, "a number from 0 to 0.99")
         require_number("method.init_std", self.init_std, 1e-12, 1e6, "a number above 0")
 

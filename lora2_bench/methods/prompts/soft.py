@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.experiment.checks import require_choice, require_int
+from lora2_bench.experiment.checks import MOST_TOKENS, require_choice, require_int
 from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.lowrank.layers import uniform
 from lora2_bench.methods.prompts.attention import with_visible
@@ -82,7 +82,7 @@ class PromptOptions:
     init: str
 
     def __post_init__(self) -> None:
-        require_int("method.length", self.length, 1, "an integer of at least 1")
+        require_int("method.length", self.length, 1, "an integer of at least 1", MOST_TOKENS)
         require_choice("method.init", self.init, INITS)
 
 
