@@ -68,7 +68,7 @@ class TaskData:
         return self.source != "mini" and whole and not self.altered
 
     def content_hash(self, *splits: str) -> str:
-        """SHA-256 over texts and labels in order, of all splits or of some: equal rows have one hash from any source."""
+        """SHA-256 over texts and labels in order, of all splits or of some: equal rows have one hash."""
         digest = hashlib.sha256()
         for name in splits or self.spec.splits:
             split = self.splits[name]

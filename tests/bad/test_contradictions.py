@@ -57,6 +57,10 @@ WRONG = {
     "data=local data.seed=0": r"data\.seed=0 is of data=mini alone",
     "data.source=hub": r"data\.seed=0 is of data=mini alone, and data\.source=hub has rows of its own",
     "task=rte task.name=cola": r"task\.name=cola contradicts task=rte: give task=cola alone",
+    # keys that nobody would read
+    "++task.foo=1": r"task\.foo is not a setting: give one of name",
+    "++recipe.epoch=3": r"recipe\.epoch is not a setting: did you mean recipe\.epochs\?",
+    "tracker=wandb ++tracker.projct=x": r"tracker\.projct is not a setting: did you mean tracker\.project\?",
     # ids
     "init_from=123": r"init_from=123 is not possible: init_from must be a cell's id",
     "init_from=1e5": r"init_from=\S+ is not possible: init_from must be a cell's id",
@@ -93,6 +97,8 @@ RIGHT = [
     "data=hub data.dir=null",
     "data.seed=3",
     "task=cola task.name=cola",
+    "++recipe.head_lr=1e-3",
+    "++tracker.project=x",
 ]
 
 
