@@ -125,7 +125,7 @@ def test_a_cell_on_a_disk_that_fills_up_ends_in_a_line(
     with monkeypatch.context() as patch:
         Disk(patch, tmp_path / "r", code, left)
         told = bench(*command)
-    lines = [line for line in told.err.splitlines() if line and "step/s" not in line]
+    lines = [line for line in told.err.splitlines() if line.strip() and "step/s" not in line]
     assert lines.pop().startswith("error: ") and reason in told.err
     assert told.code == (1 if left > 6 else 2) and all(line.startswith("warning: ") for line in lines)
     assert records_of(tmp_path / "r") == [] and not list(tmp_path.glob("r/cells/.*"))
