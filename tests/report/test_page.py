@@ -127,7 +127,6 @@ def test_counts_tables_audit_figures_and_cells_are_there(text: str, results: Pat
     commands = {str(cell[12]) for cell in cells}
     assert "python -m lora2_bench task=rte method=lora2 seed=1" in commands
     assert {(cell[6], cell[1], cell[9]) for cell in cells} == {
-        ("paper", "done", 2),
         ("paper", "done", 3),
         ("paper", "failed", None),
         ("clean", "done", None),
