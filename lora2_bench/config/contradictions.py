@@ -107,6 +107,8 @@ def _check_model(model: Mapping[str, Any], given: Mapping[str, str]) -> None:
     if source == "local":
         for key in ("package", "folder"):
             require(model.get(key) is None, f"model.{key}", model.get(key), "null for model=local, which has a path")
+        allowed = f"a name of your own: {name} is the pinned backbone's, and model.path may hold any other"
+        require(name == "local" or name not in _files("model"), "model.name", name, allowed)
         return
     if source == "hub":
         is_commit = re.fullmatch(r"[0-9a-f]{40}", str(model.get("revision"))) is not None

