@@ -20,6 +20,7 @@ from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
+from lora2_bench.experiment.maps import in_letters
 from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
 from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
@@ -57,6 +58,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_types(values)
     _check_single_choices(overrides)
     check_contradictions(values, overrides)
+    values["recipe"] = _recipe_of_method(config, values, overrides)
     cell, run_options = _cell(values, overrides), _run_options(values)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
 
@@ -115,6 +117,17 @@ def _check_single_choices(overrides: Sequence[str]) -> None:
             raise UserError(f"{override} has several values: give one, or sweep over them with -m {group}=A,B")
 
 
+def _recipe_of_method(config: DictConfig, values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe without the values that a method which borrows it sets itself, as (IA)³ its targets."""
+    recipe: dict[str, Any] = values["recipe"]
+    if values["method"].get("recipe") is None:
+        return recipe
+    raw: dict[str, Any] = OmegaConf.to_container(config.method, resolve=False)  # type: ignore[assignment]
+    typed = {override.lstrip("+").partition("=")[0] for override in overrides}
+    own = {name for name, value in raw.items() if "{recipe." not in str(value) and f"method.{name}" not in typed}
+    return {name: value for name, value in recipe.items() if name not in own}
+
+
 def _with_looks(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """The train section; `looks` takes the place of the recipe's eval_steps. Raises UserError for both by hand."""
     train = dict(values["train"])
@@ -131,6 +144,8 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     for name in ("_target_", "size", "recipe"):
         method.pop(name, None)
     _check_kr(values["kr"], method, size)
+    if "targets" in method:
+        method["targets"] = in_letters(method["targets"])
     train = _with_looks(values, overrides)
     if "budget" in method:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])

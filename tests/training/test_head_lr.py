@@ -100,4 +100,4 @@ def test_a_recipe_gives_it_by_task_and_the_command_line_replaces_it() -> None:
     assert (config.train.lr, config.train.head_lr) == (4e-3, 1e-2)
     assert plan_of("method=lora").cell.train.head_lr is None
     plan = plan_of("method=vera", "train.head_lr=null")
-    assert plan.cell.train.head_lr is None and plan.cut == ("train.head_lr=None (recipe: 0.001)",)
+    assert plan.cell.train.head_lr is None and plan.cut == ("train.head_lr=null (recipe: 0.001)",)
