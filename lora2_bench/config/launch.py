@@ -87,13 +87,7 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted or (composed and not own_files):
             raise
         if outcomes.folder is None or not outcomes.folder.exists():  # no job has started
-            if isinstance(error, OSError) and outcomes.folder is not None:
-                folder = outcomes.folder.parent
-                _stop(f"{folder} cannot be written ({error.strerror}): give another results=DIR", 2)
-            if not isinstance(error, ValueError):
-                raise
-            # an error of Hydra's that names no override, as for task=null
-            _stop(f"{' '.join(sys.argv[1:])} is not possible: {one_line(error)}", 2)
+            _stop_before_jobs(error, outcomes)
         launcher_error = (
             f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
         )
@@ -106,6 +100,16 @@ def launch(run: Callable[[Plan], object]) -> None:
     if failures or launcher_error:
         listing = "\n  ".join(failures)
         _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}{launcher_error}", 1)
+
+
+def _stop_before_jobs(error: Exception, outcomes: Outcomes) -> None:
+    """End with the line of an error of Hydra's before the first job; any but bad input and the disk's is raised."""
+    if isinstance(error, OSError) and outcomes.folder is not None:
+        _stop(f"{outcomes.folder.parent} cannot be written ({error.strerror}): give another results=DIR", 2)
+    if not isinstance(error, ValueError):
+        raise error
+    # it names no override, as for task=null
+    _stop(f"{' '.join(sys.argv[1:])} is not possible: {one_line(error)}", 2)
 
 
 def _run_alone(config: DictConfig, run: Callable[[Plan], object]) -> None:
