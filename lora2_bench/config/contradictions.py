@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -44,10 +46,26 @@ def check_contradictions(values: Mapping[str, Any], overrides: Sequence[str]) ->
     if any(_within("model", name, given) for name in (*_IDENTITY, "name", "path", "sha256")):
         _check_model(values["model"], given)
     _check_data(values["data"], given)
+    _check_keys(values)
     task = values["task"]["name"]
     if given.get("task", task) != task and "task.name" in given:
         raise UserError(f"task.name={task} contradicts task={given['task']}: give task={task} alone")
     _warn_of_recipe(values, given)
+
+
+def _check_keys(values: Mapping[str, Any]) -> None:
+    """Raise UserError for a key of a section that no file of its group has: nobody would read it."""
+    for group in ("task", "recipe", "tracker"):
+        known = {key for path in (CONF / group).rglob("*.yaml") for key in _keys(path)}
+        for key in values[group].keys() - known:
+            near = difflib.get_close_matches(key, known, n=1)
+            told = f"did you mean {group}.{near[0]}?" if near else f"give one of {', '.join(sorted(known))}"
+            raise UserError(f"{group}.{key} is not a setting: {told}")
+
+
+@cache
+def _keys(path: Path) -> frozenset[str]:
+    return frozenset(str(key) for key in OmegaConf.load(path) if key != "defaults")
 
 
 def _within(section: str, name: str, given: Mapping[str, str]) -> bool:
@@ -89,6 +107,8 @@ def _check_model(model: Mapping[str, Any], given: Mapping[str, str]) -> None:
     if source == "local":
         for key in ("package", "folder"):
             require(model.get(key) is None, f"model.{key}", model.get(key), "null for model=local, which has a path")
+        allowed = f"a name of your own: {name} is the pinned backbone's, and model.path may hold any other"
+        require(name == "local" or name not in _files("model"), "model.name", name, allowed)
         return
     if source == "hub":
         is_commit = re.fullmatch(r"[0-9a-f]{40}", str(model.get("revision"))) is not None

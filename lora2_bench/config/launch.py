@@ -87,14 +87,11 @@ def launch(run: Callable[[Plan], object]) -> None:
     except (Interrupted, _MultirunStopped) as error:
         _stop("\n  ".join([str(error), *outcomes.failures()[:-1]]), 3)  # the last is the interrupted job
     except Exception as error:
-        if traceback_wanted or composed:
+        own_files = isinstance(error, OSError) and outcomes.folder is not None  # a job's own errors stay within it
+        if traceback_wanted or (composed and not own_files):
             raise
         if outcomes.folder is None or not outcomes.folder.exists():  # no job has started
-            # an error of Hydra's that names no override, as for task=null, or of a launcher without its cluster
-            reason = (
-                one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
-            )
-            _stop(f"{_command()} is not possible: {reason}", 2)
+            _stop_before_jobs(error, outcomes)
         launcher_error = (
             f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
         )
@@ -113,6 +110,15 @@ def _command() -> str:
     return shortened(" ".join(sys.argv[1:]), 200)
 
 
+def _stop_before_jobs(error: Exception, outcomes: Outcomes) -> None:
+    """End with the line of an error before the first job: Hydra's, the disk's, or a launcher's without a cluster."""
+    if isinstance(error, OSError) and outcomes.folder is not None:
+        _stop(f"{outcomes.folder.parent} cannot be written ({error.strerror}): give another results=DIR", 2)
+    # one of Hydra's names no override, as for task=null
+    reason = one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {first_line(error)}"
+    _stop(f"{_command()} is not possible: {reason}", 2)
+
+
 def _run_alone(config: DictConfig, run: Callable[[Plan], object], *, traceback_wanted: bool) -> None:
     try:
         _run(config, run)
@@ -125,18 +131,32 @@ def _run_alone(config: DictConfig, run: Callable[[Plan], object], *, traceback_w
 def _run_in_multirun(config: DictConfig, run: Callable[[Plan], object], outcomes: Outcomes) -> None:
     settings = HydraConfig.get()
     name = " ".join(_overrides())
-    with outcomes.job(settings.job.num, name) as causes:
-        try:
-            _run(config, run)
-        except Interrupted as error:
-            causes.append(str(error))
-            if "BasicLauncher" in settings.launcher._target_:  # all jobs are in this process, which got the signal
-                raise _MultirunStopped(str(error)) from None
-        except (UserError, CellFailed) as error:
-            causes.append(str(error))
-        except Exception as error:  # a bug in one job must not end the others
-            traceback.print_exc()
-            causes.append(f"{type(error).__name__}: {first_line(error)}")
+    causes: list[str] = []
+    try:
+        with outcomes.job(settings.job.num, name, causes):
+            _collect(config, run, causes)
+    except UserError:  # its outcome cannot be written
+        _tell_failure(name, causes)
+        raise
+    _tell_failure(name, causes)
+
+
+def _collect(config: DictConfig, run: Callable[[Plan], object], causes: list[str]) -> None:
+    """Run one job of a multirun, with the causes of its failure added to `causes`."""
+    try:
+        _run(config, run)
+    except Interrupted as error:
+        causes.append(str(error))
+        if "BasicLauncher" in HydraConfig.get().launcher._target_:  # all jobs are in this process, which got the signal
+            raise _MultirunStopped(str(error)) from None
+    except (UserError, CellFailed) as error:
+        causes.append(str(error))
+    except Exception as error:  # a bug in one job must not end the others
+        traceback.print_exc()
+        causes.append(f"{type(error).__name__}: {first_line(error)}")
+
+
+def _tell_failure(name: str, causes: list[str]) -> None:
     if causes:
         print(hide_secrets(f"failed: {name}: {causes[0]}"), file=sys.stderr)
 

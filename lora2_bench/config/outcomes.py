@@ -30,15 +30,15 @@ class Outcomes:
         self.folder = Path(sweep_dir).absolute() / "outcomes"
 
     @contextmanager
-    def job(self, number: int, name: str) -> Iterator[list[str]]:
+    def job(self, number: int, name: str, causes: list[str]) -> Iterator[None]:
         """The context in which a job runs; the job appends the causes of its failure to the list.
 
-        The job counts as failed until the block ends, so that a process that dies within is among the failures.
+        The job counts as failed until the block ends, so that a process that dies within is among the failures. Raises
+        UserError where the outcome cannot be written.
         """
-        causes: list[str] = []
         self._write(number, name, [NO_OUTCOME])
         try:
-            yield causes
+            yield
         except BaseException:
             if causes:
                 self._write(number, name, causes)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import threading
 import time
@@ -120,7 +121,7 @@ def locked(folder: Path, activity: str) -> Iterator[None]:
     """Hold the folder's lock for as long as the block runs.
 
     `activity` says what the holder does, for the error of a second process: `cell x is being trained`. Raises LockHeld
-    where a live process holds the lock.
+    where a live process holds the lock, and UserError where it cannot be written.
     """
     path = folder / "owner.json"
     while True:
@@ -129,8 +130,11 @@ def locked(folder: Path, activity: str) -> Iterator[None]:
             _acquire(path, activity)
             break
         except (FileNotFoundError, FileExistsError):  # the last holder removed the folder at the same moment
-            if folder.is_file():
-                raise
+            if _is_no_folder(folder):
+                raise UserError(f"{folder} is no folder: move it away") from None
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"{folder} cannot be written ({reason}): free some space, or make it writable") from None
     released = threading.Event()
 
     def send_heartbeats() -> None:
@@ -150,6 +154,14 @@ def locked(folder: Path, activity: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
         with suppress(OSError):  # the folder holds checkpoints, or the next holder's lock
             folder.rmdir()
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Whether something else, a link to nowhere for one, stands in a folder's place."""
+    try:
+        return not stat.S_ISDIR(path.lstat().st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _acquire(path: Path, activity: str) -> None:

@@ -120,7 +120,10 @@ def _check_shares(result: Result) -> None:
 
 
 def result_line(record: Record, path: str) -> str:
-    """The one line a run ends with: task, data, backbone, method and size, seed, score, parameters, seconds, path."""
+    """The one line a run ends with: task, data, backbone, method and size, seed, score, parameters, seconds, path.
+
+    A best score has beside it how often dev was scored to find it: it rises with that.
+    """
     cell = record.cell
     head = f"{cell['task']} ({record.data_name}) | {cell['model']['name']} | {record.label} | seed {cell['seed']}"
     if not record.is_done:
@@ -129,6 +132,9 @@ def result_line(record: Record, path: str) -> str:
         return f"{head} | failed at step {record.error['step']}: {cause} | {path}"
     result = record.result
     score = f"{result['main_metric']} best {result['best']['score']:.4f}"
+    if result["last"]:
+        looks = len(result["evaluations"])
+        score += f" of {looks} look{'s' if looks != 1 else ''} at dev"
     score += f", last {result['last']['score']:.4f}" if result["last"] else ""
     counts = f"{result['parameters']['adapter']:,} adapter parameters"
     cut = f" | cut: {'; '.join(record.cut)}" if record.cut else ""

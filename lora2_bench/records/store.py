@@ -62,7 +62,7 @@ class Store:
                 f"{path} cannot be read ({error}): use the version that wrote it, or replace it with rerun=true"
             ) from None
 
-    def check_writable(self) -> None:
+    def check_writable(self, fix: str = "give another results=DIR") -> None:
         """Raise UserError where nothing can be written, before any training time is spent."""
         try:
             self.cells.mkdir(parents=True, exist_ok=True)
@@ -70,9 +70,7 @@ class Store:
                 file.write(bytes(4096))  # a full disk still makes empty files
                 file.flush()
         except OSError as error:
-            raise UserError(
-                f"results={self.results} cannot be written ({error.strerror}): give another results=DIR"
-            ) from None
+            raise UserError(f"results={self.results} cannot be written ({error.strerror}): {fix}") from None
 
     def write(self, record: Record, extra: Callable[[Path], None] | None = None, *, over_finished: bool = True) -> Path:
         """Put a cell's folder in place, with whatever `extra` writes beside the record; returns the record's path.

@@ -115,7 +115,7 @@ def load_adapter(method: Method, path: Path, origin: str) -> None:
     """
     head = set(method.backbone.head_parameters())
     wanted = {name: parameter for name, parameter in method.saved().items() if name not in head}
-    found = load_weights(path, origin)
+    found = load_weights(path, origin, f"init_from={origin}")
     for name, parameter in wanted.items():
         if name not in found and not parameter.requires_grad:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The weights that a cell's method trained, kept beside its record with a digest, and read back by `init_from`."""
+"""The weights that a cell's method trained, kept beside its record with a digest, and read back by later cells."""
 
 from __future__ import annotations
 
@@ -24,24 +24,27 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, cell_id: str) -> Non
     write_bytes(path, save(stored, {"sha256": _digest(stored, cell_id)}))
 
 
-def load_weights(path: Path, origin: str) -> dict[str, Tensor]:
-    """The trained weights of cell `origin`. Nothing in the file is executed.
+def load_weights(path: Path, origin: str, setting: str) -> dict[str, Tensor]:
+    """The trained weights of cell `origin`, read for `setting` (as `init_from=ID`). Nothing in the file is executed.
 
     Raises UserError where the file cannot be read, is no safetensors, is another cell's, or holds other numbers than
-    were written. That of an earlier version has no digest: it is read, and a line says so.
+    were written, NaN or infinity. That of an earlier version has no digest: it is read, and a line says so.
     """
     try:
         if not path.is_file():  # to open a pipe would wait for ever
             raise OSError("it is no file")
         with safe_open(path, framework="pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
-            written = (file.metadata() or {}).get("sha256")
-    except (OSError, SafetensorError, UnicodeError, ValueError, KeyError) as error:
-        raise _unusable(path, origin, first_line(error)) from None
-    if written is None:
+            told = file.metadata()
+    except (OSError, SafetensorError, UnicodeError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise _unusable(path, setting, first_line(error)) from None
+    if told is None:
         print(f"warning: {path} has no digest (an earlier version wrote it): it is not checked", file=sys.stderr)
-    elif written != _digest(found, origin):
-        raise _unusable(path, origin, "its content is not what was written")
+    elif told.get("sha256") != _digest(found, origin):
+        raise _unusable(path, setting, "its content is not what was written")
+    for name, tensor in found.items():
+        if not bool(tensor.isfinite().all()):
+            raise _unusable(path, setting, f"{name} has NaN or infinity")
     return found
 
 
@@ -49,8 +52,7 @@ def _digest(tensors: Mapping[str, Tensor], cell_id: str) -> str:
     return content_digest([cell_id, {name: tensors[name] for name in sorted(tensors)}])
 
 
-def _unusable(path: Path, origin: str, reason: str) -> UserError:
+def _unusable(path: Path, setting: str, reason: str) -> UserError:
     return UserError(
-        f"init_from={origin}: {path} cannot be read ({reason}): copy its cell's folder anew, or train it again with "
-        "rerun=true"
+        f"{setting}: {path} cannot be read ({reason}): copy its cell's folder anew, or train it again with rerun=true"
     )

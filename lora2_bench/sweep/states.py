@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lora2_bench.experiment.sources import sources_digest
+from lora2_bench.files.reading import read_json
 from lora2_bench.records.lock import read_holder
 from lora2_bench.records.progress import read_progress
 from lora2_bench.records.record import DONE, FAILED
@@ -110,6 +112,21 @@ def count(found: Iterable[State]) -> dict[str, int]:
     """Number of cells per state, every state named."""
     counted = Counter(state.state for state in found)
     return {name: counted[name] for name in STATES}
+
+
+def count_other_code(found: Iterable[State], results: Path) -> int:
+    """How many of the finished cells were made by other code than is here; one without a digest is not counted."""
+    return sum(state.state == DONE and _is_by_other_code(Store(results).path(state.id)) for state in found)
+
+
+def _is_by_other_code(record: Path) -> bool:
+    try:
+        run = read_json(record)["run"]  # not checked against the schema, which takes seconds for thousands
+        made_by, implementation = run["sources"], run["config"]["method"]["_target_"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
+    known = sources_digest(implementation) if isinstance(implementation, str) else None
+    return known is not None and made_by != known
 
 
 def _names(folder: Path) -> set[str]:

@@ -14,7 +14,7 @@ from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.cells import plan_cells, requested_cells, results_dir_of, sweep_dir_of
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
-from lora2_bench.sweep.states import INTERRUPTED, QUEUED, RUNNING, State, count, states
+from lora2_bench.sweep.states import INTERRUPTED, QUEUED, RUNNING, State, count, count_other_code, states
 
 HELP = """python -m lora2_bench.status suite=NAME [name=NAME] [results=DIR] [OVERRIDES] [--json]
 
@@ -36,21 +36,26 @@ def main() -> None:
         by_name = all(override.startswith(_NAMES) for override in overrides)
         cells = requested_cells(sweep_dir) if by_name else []
         found = states(cells or plan_cells(overrides, sweep_dir, keep=False), results, squeue)
+        other_code = count_other_code(found, results)
     except UserError as error:
         print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         sys.exit(2)
     if options.json:
-        print(
-            json.dumps({"sweep": sweep_dir.name, "counts": count(found), "cells": [asdict(state) for state in found]})
-        )
+        values = {"sweep": sweep_dir.name, "counts": count(found), "other_code": other_code}
+        print(json.dumps({**values, "cells": [asdict(state) for state in found]}))
     else:
-        print("\n".join(page(sweep_dir.name, found)))
+        print("\n".join(page(sweep_dir.name, found, other_code)))
 
 
-def page(name: str, found: Sequence[State]) -> list[str]:
-    """The lines that the command prints: counts, then the cells that run, failed or were interrupted, one a line."""
+def page(name: str, found: Sequence[State], other_code: int = 0) -> list[str]:
+    """The lines that the command prints: counts, then the cells that run, failed or were interrupted, one a line.
+
+    `other_code`: how many finished ones were made by other code than is here.
+    """
     counts = count(found)
     lines = [f"{name}: {len(found)} cells: " + ", ".join(f"{number} {state}" for state, number in counts.items())]
+    if other_code:
+        lines += ["", f"{other_code} of the {counts[DONE]} done were made by other code: rerun=true trains a cell anew"]
     reasons = Counter(state.reason for state in found if state.state == QUEUED and state.reason)
     if reasons:
         lines += [

@@ -47,12 +47,14 @@ class TaskData:
         source: "mini", "local" or "hub".
         splits: one `Split` per name in `spec.splits`.
         notes: what a reader of the record must know of these rows (rows left out, and why).
+        altered: splits of GLUE's number of rows whose content is known not to be GLUE's.
     """
 
     spec: TaskSpec
     source: str
     splits: dict[str, Split]
     notes: list[str] = field(default_factory=list)
+    altered: tuple[str, ...] = ()
 
     @property
     def rows(self) -> dict[str, int]:
@@ -61,13 +63,14 @@ class TaskData:
 
     @property
     def is_official(self) -> bool:
-        """True where every split has GLUE's own number of rows and the rows are not made by this package."""
-        return self.source != "mini" and all(self.rows[name] == self.spec.rows[name] for name in self.spec.splits)
+        """True where every split has GLUE's own number of rows, no altered ones, and none made by this package."""
+        whole = all(self.rows[name] == self.spec.rows[name] for name in self.spec.splits)
+        return self.source != "mini" and whole and not self.altered
 
-    def content_hash(self) -> str:
-        """SHA-256 over texts and labels in order: equal rows give an equal hash from any source."""
+    def content_hash(self, *splits: str) -> str:
+        """SHA-256 over texts and labels in order, of all splits or of some: equal rows have one hash."""
         digest = hashlib.sha256()
-        for name in self.spec.splits:
+        for name in splits or self.spec.splits:
             split = self.splits[name]
             columns = [split.texts[column] for column in self.spec.columns]
             for row in zip(*columns, split.labels, strict=True):

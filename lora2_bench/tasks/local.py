@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from lora2_bench.errors import UserError
@@ -20,15 +21,17 @@ def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
     TSV: `<spec.folder>/{train,dev}.tsv` (MNLI: train, dev_matched, dev_mismatched). Parquet:
     `<spec.name>/{train,validation}-*.parquet` (MNLI: train, validation_matched, validation_mismatched).
     Texts are kept as they are, empty ones and outer spaces too, as in the hub's copy. Another number of rows than
-    GLUE's is told on stderr, and in the notes.
+    GLUE's is told on stderr, and in the notes; so are other texts or labels in a TSV file whose content is known.
 
     Raises:
         UserError: a folder or file is missing, or a row is malformed (file, line and reason in one line).
     """
     with _readable(glue_dir):
         data, folder, is_parquet = _read(spec, glue_dir)
+        if not is_parquet:
+            data = replace(data, altered=_altered(data))
     if not data.is_official:
-        data.notes.append(_other_counts(data, folder, is_parquet))
+        data.notes.append(_differences(data, folder, is_parquet))
         print(f"warning: {data.notes[-1]}: its scores are not GLUE's", file=sys.stderr)
     return data
 
@@ -84,11 +87,20 @@ def _read(spec: TaskSpec, glue_dir: Path) -> tuple[TaskData, str, bool]:
     return TaskData(spec, "local", splits, notes), folder.name, False
 
 
-def _other_counts(data: TaskData, folder: str, is_parquet: bool) -> str:
-    """Which files have another number of rows than GLUE's."""
-    files = {name: f"{hub_split(name)}-*.parquet" if is_parquet else f"{name}.tsv" for name in data.splits}
-    return "; ".join(
-        f"{folder}/{files[name]} has {rows} rows instead of GLUE's {data.spec.rows[name]}"
-        for name, rows in data.rows.items()
-        if rows != data.spec.rows[name]
-    )
+def _altered(data: TaskData) -> tuple[str, ...]:
+    """The splits of GLUE's number of rows that hold other texts or labels than GLUE's, where these are known."""
+    known = data.spec.content
+    whole = [name for name, rows in data.rows.items() if rows == data.spec.rows[name] and name in known]
+    return tuple(name for name in whole if data.content_hash(name) != known[name])
+
+
+def _differences(data: TaskData, folder: str, is_parquet: bool) -> str:
+    """Which files have another number of rows than GLUE's, or other rows."""
+    found = []
+    for name, rows in data.rows.items():
+        file = f"{folder}/" + (f"{hub_split(name)}-*.parquet" if is_parquet else f"{name}.tsv")
+        if rows != data.spec.rows[name]:
+            found.append(f"{file} has {rows} rows instead of GLUE's {data.spec.rows[name]}")
+        elif name in data.altered:
+            found.append(f"{file} has GLUE's {rows} rows, and other texts or labels in some")
+    return "; ".join(found)

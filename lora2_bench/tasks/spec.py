@@ -19,6 +19,7 @@ class TaskSpec:
         main: the metrics whose mean (over dev splits too) is the task's deciding number.
         rows: official row counts per split (the hub's, and of the download script's TSV files).
         dev_splits: evaluation splits; MNLI has two.
+        content: split -> `TaskData.content_hash` of the download script's TSV file, for files that were at hand whole.
         folder: the folder's name in the official TSV layout.
     """
 
@@ -30,6 +31,7 @@ class TaskSpec:
     folder: str
     rows: dict[str, int] = field(hash=False)
     dev_splits: tuple[str, ...] = ("dev",)
+    content: dict[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def is_regression(self) -> bool:
@@ -61,6 +63,10 @@ TASKS: dict[str, TaskSpec] = {
             main=("matthews_correlation",),
             folder="CoLA",
             rows={"train": 8551, "dev": 1043, "test": 1063},
+            content={
+                "train": "4c3f16d5be951b8470f7fdaf301cbc692e1fa809b2e0a42bc2931c346f8bce2f",
+                "dev": "723ca03b4dd6f8644dc3a0d1fd809917d0c5d9e971ba9cebe293a2939ddd1ccb",
+            },
         ),
         TaskSpec(
             name="sst2",
@@ -97,6 +103,10 @@ TASKS: dict[str, TaskSpec] = {
             main=("pearson",),
             folder="STS-B",
             rows={"train": 5749, "dev": 1500, "test": 1379},
+            content={
+                "train": "feed05d13dcf1ef351dda7692a0eb311f78be43ef0a85a19b563aaeaec6cce4f",
+                "dev": "2c72130b34e6a8c73e3d7fac0d076897ddde6a4c5fbd6664cb9246893da5968a",
+            },
         ),
         TaskSpec(
             name="mnli",
@@ -131,6 +141,10 @@ TASKS: dict[str, TaskSpec] = {
             main=("accuracy",),
             folder="RTE",
             rows={"train": 2490, "dev": 277, "test": 3000},
+            content={
+                "train": "45f4c4d260ed7bb301b8bf230f63ae9b8b688ad28726c4ea9551be2a6e72bb6c",
+                "dev": "ee7d71bbf8eceb5ad308382b6bdb3ddc13ad2681fbb981d5dad994c879dcffc5",
+            },
         ),
         TaskSpec(
             name="wnli",

@@ -65,12 +65,14 @@ def _key(tokenizer_sha256: str, split: Split, spec: TaskSpec, max_length: int) -
 def _read(path: Path, split: Split, pad: tuple[int, int]) -> EncodedSplit | None:
     """What the file at `path` holds; None without one, and for one that is not as it was written, told on stderr."""
     try:
+        if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+            raise OSError("it is no file")
         with safe_open(path, "np") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             told = (file.metadata() or {}).get("sha256")
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, TypeError, ValueError, KeyError) as error:
         why = f"cannot be read ({first_line(error)})"
     else:
         if told == _digest(path.stem, found):

@@ -21,7 +21,7 @@ def publish(results: Path, project: str, group: str | None = None) -> tuple[int,
     """Mirror the finished records below `results/cells` that are not yet in `project`: (sent now, there before).
 
     Each is marked as it is sent, so that a run that was stopped goes on where it was. An unreadable record is named
-    and left out. Whatever W&B raises ends it.
+    and left out. Raises UserError where nothing can be marked; whatever W&B raises ends it.
     """
     store = Store(results)
     found: list[Record] = []
@@ -34,6 +34,8 @@ def publish(results: Path, project: str, group: str | None = None) -> tuple[int,
         if record.is_done:
             found.append(record)
     waiting = [record for record in found if not is_published(store, record.id, project)]
+    if waiting:  # what is sent and cannot be marked would be sent again
+        store.check_writable("free some space, or make it writable")
     for record in tqdm(waiting, desc="publish", unit="record", disable=not waiting):
         together = group or default_group(record.cell["task"], record.label, record.run.get("command", ()))
         run = start_run(results, record.id, record.cell, record.label, project, group=together)
@@ -60,11 +62,10 @@ def main() -> None:
     try:
         check_no_secret("--project", arguments.project)
         check_no_secret("--group", arguments.group)
+        sent, before = publish(arguments.results, arguments.project, arguments.group)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    try:
-        sent, before = publish(arguments.results, arguments.project, arguments.group)
     except Exception as error:  # W&B's own, the network's or the disk's: what was sent is marked
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         print(

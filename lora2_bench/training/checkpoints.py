@@ -6,6 +6,8 @@ import hashlib
 import shutil
 import sys
 import time
+import warnings
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,34 +72,42 @@ class Checkpoints:
             return
         self.newest_step = step
         for old in self._paths()[:-_KEPT]:
-            old.unlink()
+            with suppress(OSError):  # a folder in its place, say
+                old.unlink()
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, or None. Tensors and plain data only: nothing in it is executed."""
         for unfinished in self.folder.glob(".step-*"):  # left by a writer that was killed
-            unfinished.unlink()
+            with suppress(OSError):  # a folder in its place, say
+                unfinished.unlink()
         for path in reversed(self._paths()):
             try:
-                found = torch.load(path, map_location="cpu", weights_only=True)
+                if not path.is_file():  # to open a pipe would wait for ever
+                    raise ValueError("it is no file")
+                with warnings.catch_warnings(action="ignore"):  # of what a foreign pickle would need
+                    found = torch.load(path, map_location="cpu", weights_only=True)
                 if found.pop("sha256") != content_digest(found):
                     raise ValueError("its content is not what was written")
                 state: dict[str, Any] = found["state"]
                 origin, code, step = found["origin"], found["code"], found["step"]
+                if type(state) is not dict:
+                    raise ValueError("it holds no state")
                 if path != self._path(step):
                     raise ValueError(f"it holds step {step}")
+                other = [name for name in self.origin if origin.get(name) != self.origin[name]]
+                names = [_commit_name(one) for one in code]
             except Exception as error:  # whatever a truncated or foreign file makes of torch's reader
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 print(f"warning: {path} cannot be read ({reason}): an earlier one is tried", file=sys.stderr)
                 continue
-            if origin != self.origin:
-                other = [name for name in self.origin if origin.get(name) != self.origin[name]]
+            if other:
                 print(f"warning: {path} is of another run ({', '.join(other)}): the cell starts anew", file=sys.stderr)
                 return None
             self.newest_step = step
             self.code_before = [one for one in code if one != self.code]
             if self.code_before:
                 print(
-                    f"warning: {path} was trained by {_commit_name(code[-1])}, {_commit_name(self.code)} goes on with "
+                    f"warning: {path} was trained by {names[-1]}, {_commit_name(self.code)} goes on with "
                     "it; the record will name both",
                     file=sys.stderr,
                 )

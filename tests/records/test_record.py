@@ -19,7 +19,7 @@ from tests.made_records import make_cell, make_failed, make_record
 def test_the_result_line_names_all_that_a_user_asks_for() -> None:
     record = make_record(make_cell("cola", "lora2", seed=3), best=0.51234, last=0.4)
     assert result_line(record, "out/record.json") == (
-        "cola (mini) | minilm | lora2 k=1 | seed 3 | matthews_correlation best 0.5123, last 0.4000 | "
+        "cola (mini) | minilm | lora2 k=1 | seed 3 | matthews_correlation best 0.5123 of 2 looks at dev, last 0.4000 | "
         "120 adapter parameters | 12.3 s | out/record.json"
     )
 
@@ -37,7 +37,7 @@ def test_the_result_line_of_a_cut_run_says_so() -> None:
 
 def test_under_the_clean_protocol_there_is_no_last_score() -> None:
     line = result_line(make_record(make_cell(protocol="clean"), best=0.7), "p")
-    assert "accuracy best 0.7000 |" in line
+    assert "accuracy best 0.7000 |" in line  # dev is looked at once
     assert "last" not in line
 
 

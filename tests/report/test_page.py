@@ -124,8 +124,14 @@ def test_counts_tables_audit_figures_and_cells_are_there(text: str, results: Pat
     assert text.count("<svg") == len(list((results / "figures").rglob("*.svg")))
     cells = cells_of(text)
     assert len(cells) == len(made_results())
-    commands = {str(cell[11]) for cell in cells}
+    commands = {str(cell[12]) for cell in cells}
     assert "python -m lora2_bench task=rte method=lora2 seed=1" in commands
+    assert {(cell[6], cell[1], cell[9]) for cell in cells} == {
+        ("paper", "done", 3),
+        ("paper", "failed", None),
+        ("clean", "done", None),
+    }
+    assert '"seed", "best", "looks at dev"' in text
     assert "elsewhere" not in text
     assert str(results) not in text
 

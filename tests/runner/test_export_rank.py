@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tests.conftest import Told
 from tests.runner.test_run import QUICK, records_of, tiny
@@ -96,3 +97,33 @@ def test_a_folder_that_cannot_be_written_is_one_line(bench: Bench, tiny_folders:
     told = bench(*command, "export.rank=1")
     assert told.code == 2
     assert "adapter_r1 cannot be written (Not a directory)" in told.err and told.err.strip().count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda tensors: None, "cannot be read (its content is not what was written)"),
+        (lambda tensors: tensors.pop("classifier.weight"), "has other parts than its cell trains"),
+    ],
+)
+def test_weights_that_are_not_those_kept_are_not_exported(
+    damage: Callable[[dict[str, torch.Tensor]], object],
+    reason: str,
+    bench: Bench,
+    tiny_folders: Folders,
+    tmp_path: Path,
+) -> None:
+    command = (*tiny(tiny_folders("bert")), *QUICK, "method=dylora", "kr=2", f"results={tmp_path}")
+    assert bench(*command).code == 0
+    (path,) = tmp_path.glob("cells/*/trained.safetensors")
+    tensors = load_file(path)
+    if damage(tensors) is None:
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        save_file(tensors, path)  # as an earlier version did, without a digest
+    told = bench(*command, "export.rank=1")
+    assert told.code == 2
+    assert told.err.splitlines()[-1].startswith(f"error: export.rank=1: {path} {reason}")
+    assert not list(tmp_path.glob("cells/*/adapter_r1"))

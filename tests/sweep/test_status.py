@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from lora2_bench.config.compose import plan_of
+from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.records.lock import locked
 from lora2_bench.records.progress import Progress, read_progress
 from lora2_bench.records.store import Store
@@ -62,6 +63,26 @@ def test_every_state(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert "| step 7: the loss is nan" in shown and "| kr=2 does not fit | " in shown
     assert "| no step yet, its process ended by signal 9 | " in shown
     assert "| step 5/20, not scored yet, its process is gone" in shown
+
+
+def test_cells_by_other_code_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overrides = ("suite=smoke", "task=rte", "seed=0,1", f"results={tmp_path}")
+    cells = [cell.overrides for cell in plan_cells(overrides, tmp_path, keep=False)]
+    here = sources_digest(plan_of(cells[0]).implementation)
+    for words, sources in zip(cells, (here, "0" * 16, None, "1" * 16), strict=True):
+        plan = plan_of(words)
+        record = make_record(plan.cell)
+        record.run["config"] = plan.config
+        if sources is not None:
+            record.run["sources"] = sources
+        path = Store(tmp_path).write(record)
+    path.write_text(path.read_text().replace('"_target_": "', '"_target_": "no.such.'))
+    shown = told(capsys, monkeypatch, *overrides)
+    assert shown.startswith("smoke: 4 cells: 4 done, ")
+    assert "\n1 of the 4 done were made by other code: rerun=true trains a cell anew\n" in shown
+    assert json.loads(told(capsys, monkeypatch, *overrides, "--json"))["other_code"] == 1
 
 
 def test_slurms_words_on_what_is_queued_and_what_a_lost_job_leaves(tmp_path: Path) -> None:

@@ -166,8 +166,13 @@ def test_a_loss_that_is_no_number_in_one_and_bad_input_end_all(tiny_folders: Fol
     assert told.code == 1 and told.err.count("error: step 8: the training loss is nan") == 1
     told = two(tmp_path, *command, "init_from=0123456789abcdef")
     assert told.code == 2 and told.err.count("error: init_from=0123456789abcdef is no finished cell") == 1
+    (tmp_path / "file").write_text("")
+    told = two(tmp_path, *command[:-1], f"results={tmp_path / 'file'}")
+    assert (told.code, told.out, told.err.count("\n")) == (2, "", 1)
+    assert "file cannot be written (Not a directory): give another results=DIR" in told.err
     told = ended(begun(*command, "train.lr=-1"))  # found before the processes know of each other
     assert told.code != 0 and told.err.count("error: ") == 1 and "error: train.lr=-1" in told.err
+    assert told.err.index("error: train.lr=-1") < told.err.index("Traceback")  # the launcher's own page
 
 
 def test_a_checkpoint_of_two_processes_is_continued_by_one(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 // The page is whole without this script; it adds the protocol switch, sorting and the list of cells.
 // State is in the address, as #protocol=last&sort=2:3:descending&filter=rte, so that a view can be shared.
 (() => {
-  const COLUMNS = ["cell", "status", "backbone", "data", "method", "task", "protocol", "seed", "best", "last", "seconds"];
-  const NUMERIC = new Set([7, 8, 9, 10]);
-  const DIGITS = { 8: 2, 9: 2, 10: 1 };
-  const COMMAND = 11, SUMMARY = 12, ROWS_AT_ONCE = 100;
+  const COLUMNS = ["cell", "status", "backbone", "data", "method", "task", "protocol", "seed", "best", "looks at dev",
+    "last", "seconds"];
+  const NUMERIC = new Set([7, 8, 9, 10, 11]);
+  const DIGITS = { 8: 2, 10: 2, 11: 1 };
+  const COMMAND = 12, SUMMARY = 13, ROWS_AT_ONCE = 100;
   const state = { protocol: "", sort: "", filter: "" };
 
   const element = (name, text) => {
@@ -162,7 +163,7 @@
     cells.all = JSON.parse(source.textContent);
     cells.all.forEach((row) => {
       row.text = row.slice(0, 8).join(" ").toLowerCase();
-      row[10] = row[10] === undefined ? null : row[10];
+      row[11] = row[11] === undefined ? null : row[11];
     });
     const table = document.getElementById("cell-table");
     const line = table.createTHead().insertRow();

@@ -164,6 +164,7 @@ def _cell(run: Run) -> list[Any]:
         run.protocol,
         run.seed,
         round(100 * best["score"], 2) if best else None,
+        run.looks(run.protocol) if best else None,
         round(100 * last["score"], 2) if last else None,
         facts["seconds"],
         shlex.join(["python", "-m", "lora2_bench", *given]),
