@@ -45,6 +45,7 @@ _SWITCHES = (
     "threads",
     "engine",
     "eval_batch_size",
+    "predict_test",
 )
 
 resolvers.register()
@@ -100,7 +101,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
     options = [name for name in method if name not in ("_target_", "name", "size", "recipe")]
     names_option = "size" in method and (size is None or size in options)
     require(names_option, "method.size", size, f"null, or one of the method's settings: {', '.join(options)}")
-    require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
+    for name in ("rerun", "predict_test"):
+        require(isinstance(values[name], bool), name, values[name], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
     require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")
     if model.get("source") == "local":
@@ -180,6 +182,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         tracker=values["tracker"],
         checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
         export=section(Export, values["export"], "export"),
+        predict_test=values["predict_test"],
     )
 
 

@@ -1,4 +1,4 @@
-"""The weights that a cell's method trained, kept beside its record with a digest, and read back by `init_from`."""
+"""The weights that a cell's method trained, kept beside its record with a digest, and read back."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ def save_weights(tensors: Mapping[str, Tensor], path: Path, cell_id: str) -> Non
     write_bytes(path, save(stored, {"sha256": _digest(stored, cell_id)}))
 
 
-def load_weights(path: Path, origin: str) -> dict[str, Tensor]:
+def load_weights(path: Path, origin: str, asked: str = "") -> dict[str, Tensor]:
     """The trained weights of cell `origin`. Nothing in the file is executed.
 
-    Raises UserError where the file cannot be read, is no safetensors, is another cell's, or holds other numbers than
-    were written. That of an earlier version has no digest: it is read, and a line says so.
+    `asked` is the setting that wants them, init_from unless given. Raises UserError where the file cannot be read, is
+    no safetensors, is another cell's, or holds other numbers than were written. That of an earlier version has no
+    digest: it is read, and a line says so.
     """
     try:
         if not path.is_file():  # to open a pipe would wait for ever
@@ -37,11 +38,11 @@ def load_weights(path: Path, origin: str) -> dict[str, Tensor]:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
             written = (file.metadata() or {}).get("sha256")
     except (OSError, SafetensorError, UnicodeError, ValueError, KeyError) as error:
-        raise _unusable(path, origin, first_line(error)) from None
+        raise _unusable(path, asked or f"init_from={origin}", first_line(error)) from None
     if written is None:
         print(f"warning: {path} has no digest (an earlier version wrote it): it is not checked", file=sys.stderr)
     elif written != _digest(found, origin):
-        raise _unusable(path, origin, "its content is not what was written")
+        raise _unusable(path, asked or f"init_from={origin}", "its content is not what was written")
     return found
 
 
@@ -49,8 +50,7 @@ def _digest(tensors: Mapping[str, Tensor], cell_id: str) -> str:
     return content_digest([cell_id, {name: tensors[name] for name in sorted(tensors)}])
 
 
-def _unusable(path: Path, origin: str, reason: str) -> UserError:
+def _unusable(path: Path, asked: str, reason: str) -> UserError:
     return UserError(
-        f"init_from={origin}: {path} cannot be read ({reason}): copy its cell's folder anew, or train it again with "
-        "rerun=true"
+        f"{asked}: {path} cannot be read ({reason}): copy its cell's folder anew, or train it again with rerun=true"
     )

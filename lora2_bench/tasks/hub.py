@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.hub import cached, fetch, why_unreachable
-from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, read_test_parquet
 from lora2_bench.tasks.spec import TaskSpec
 
 HUB_ID = "nyu-mll/glue"
@@ -22,18 +23,25 @@ def load_hub(spec: TaskSpec) -> TaskData:
     Raises:
         UserError: the files are not in the cache and the hub does not answer (within 10 s), or a file is malformed.
     """
-    # The labelled splits only: the test splits have no labels.
-    patterns = [f"{spec.name}/{hub_split(split)}-*.parquet" for split in spec.splits]
+    return TaskData(spec, "hub", read_parquet(spec, _folder(spec, spec.splits)))
+
+
+def load_hub_test(spec: TaskSpec, split: str) -> Split:
+    """Read one split without labels, as `load_hub` reads the others: each row's label is -1."""
+    return read_test_parquet(spec, _folder(spec, (split,)), split)
+
+
+def _folder(spec: TaskSpec, splits: Sequence[str]) -> Path:
+    """The task's folder in the hub cache, with the files of these splits and no others fetched."""
+    patterns = [f"{spec.name}/{hub_split(split)}-*.parquet" for split in splits]
     snapshot = cached(HUB_ID, "dataset", HUB_REVISION, patterns)
     # The snapshot's folder may hold other tasks only, or a part of this one.
     folder = None if snapshot is None else snapshot / spec.name
-    if folder is None or missing_parquet(spec, folder):
-        folder = _download(spec, patterns)
-    return TaskData(spec, "hub", read_parquet(spec, folder))
+    return _download(spec, splits, patterns) if folder is None or missing_parquet(splits, folder) else folder
 
 
-def _download(spec: TaskSpec, patterns: list[str]) -> Path:
-    """Fetch the task's files into the hub cache, and return its folder there."""
+def _download(spec: TaskSpec, splits: Sequence[str], patterns: list[str]) -> Path:
+    """Fetch these splits into the hub cache, and return the task's folder there."""
     reason = why_unreachable()
     if reason is None:
         try:
@@ -41,7 +49,7 @@ def _download(spec: TaskSpec, patterns: list[str]) -> Path:
         except UserError as error:
             reason = str(error)
         else:
-            missing = missing_parquet(spec, folder)
+            missing = missing_parquet(splits, folder)
             if not missing:
                 return folder
             reason = f"the revision lacks {', '.join(missing)}"

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from lora2_bench.errors import UserError
-from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, shards
-from lora2_bench.tasks.spec import TaskSpec
-from lora2_bench.tasks.tsv import read_tsv
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, read_test_parquet, shards
+from lora2_bench.tasks.spec import AX, TaskSpec
+from lora2_bench.tasks.tsv import read_test_tsv, read_tsv
+
+T = TypeVar("T")
 
 
 def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
@@ -23,15 +27,51 @@ def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
     Raises:
         UserError: a folder or file is missing, or a row is malformed (file, line and reason in one line).
     """
-    try:
-        data, folder, is_parquet = _read(spec, glue_dir)
-    except OSError as error:
-        path = Path(error.filename or glue_dir)
-        raise UserError(f"{path.parent.name}/{path.name} cannot be read ({error.strerror}): mend its rights") from None
+    data, folder, is_parquet = _readable(lambda: _read(spec, glue_dir), glue_dir)
     if not data.is_official:
         data.notes.append(_other_counts(data, folder, is_parquet))
         print(f"warning: {data.notes[-1]}: its scores are not GLUE's", file=sys.stderr)
     return data
+
+
+def load_local_test(spec: TaskSpec, split: str, glue_dir: Path) -> Split:
+    """Read one split without labels from `glue_dir`: each row's label is -1.
+
+    TSV: `<spec.folder>/<split>.tsv`; the diagnostic set lies in `diagnostic/diagnostic.tsv` or `AX/AX.tsv`. Parquet:
+    `<spec.name>/<split>-*.parquet`. Raises UserError as `load_local` does.
+    """
+    if not glue_dir.is_dir():
+        raise UserError(f"there is no folder {glue_dir}: set GLUE_DIR or data.dir=... to the one with the GLUE files")
+    return _readable(lambda: _read_test(spec, split, glue_dir), glue_dir)
+
+
+def _read_test(spec: TaskSpec, split: str, glue_dir: Path) -> Split:
+    names = [f"{spec.folder}/{split}.tsv"] if spec is not AX else ["diagnostic/diagnostic.tsv", "AX/AX.tsv"]
+    parquet = f"{spec.name}/{split}-*.parquet"
+    there = [name for name in names if (glue_dir / name).is_file()]
+    there += [parquet] if shards(glue_dir / spec.name, split) else []
+    if not there:
+        whose = ", which cells of MNLI predict too" if spec is AX else ""
+        raise UserError(
+            f"{glue_dir} lacks {' or '.join([*names, parquet])}{whose}: add GLUE's own file, or leave predict_test out"
+        )
+    if len(there) > 1:
+        raise UserError(f"{glue_dir} holds {' and '.join(there)}: keep one of them")
+    if there == [parquet]:
+        folder = glue_dir / spec.name
+        if missing := missing_parquet((split,), folder):
+            raise UserError(f"{glue_dir} lacks {spec.name}/{', '.join(missing)}: add it")
+        return read_test_parquet(spec, folder, split)
+    return read_test_tsv(glue_dir / there[0], spec)
+
+
+def _readable(read: Callable[[], T], glue_dir: Path) -> T:
+    """What `read` gives. Raises UserError for a file that the system does not let it read."""
+    try:
+        return read()
+    except OSError as error:
+        path = Path(error.filename or glue_dir)
+        raise UserError(f"{path.parent.name}/{path.name} cannot be read ({error.strerror}): mend its rights") from None
 
 
 def _read(spec: TaskSpec, glue_dir: Path) -> tuple[TaskData, str, bool]:
@@ -48,7 +88,7 @@ def _read(spec: TaskSpec, glue_dir: Path) -> tuple[TaskData, str, bool]:
             f"{glue_dir} holds {spec.name} twice, as {spec.folder}/*.tsv and as {spec.name}/*.parquet: keep one of them"
         )
     if has_parquet:
-        missing = [f"{spec.name}/{name}" for name in missing_parquet(spec, parquet_dir)]
+        missing = [f"{spec.name}/{name}" for name in missing_parquet(spec.splits, parquet_dir)]
     else:
         missing = [f"{spec.folder}/{name}" for name in tsv_names if not (tsv_dir / name).is_file()]
     if not has_tsv and not has_parquet:

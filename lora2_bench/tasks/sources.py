@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import user_path
-from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.spec import task_spec
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.spec import task_spec, test_parts
 
 SOURCES = ("mini", "local", "hub")
 
@@ -32,14 +33,35 @@ def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed:
     if source == "local":
         from lora2_bench.tasks.local import load_local
 
-        folder = glue_dir or os.environ.get("GLUE_DIR")
-        if not folder:
-            raise UserError(
-                "data=local without a folder: set GLUE_DIR or data.dir=... to the GLUE files, or use data=mini"
-            )
-        return load_local(spec, user_path(folder, "data.dir" if glue_dir else "GLUE_DIR"))
+        return load_local(spec, _glue_folder(glue_dir))
     if source == "hub":
         from lora2_bench.tasks.hub import load_hub
 
         return load_hub(spec)
     raise UserError(f"data={source} is not a source of rows: choose one of {', '.join(SOURCES)}")
+
+
+def load_test_rows(name: str, source: str, *, glue_dir: str | None = None) -> dict[str, Split]:
+    """The rows of one GLUE task that have no labels, by `test_parts`' names: MNLI's have the diagnostic set among them.
+
+    Raises UserError where they cannot be had; the package's generated tasks have none.
+    """
+    parts = test_parts(task_spec(name))
+    if source == "local":
+        from lora2_bench.tasks.local import load_local_test
+
+        folder = _glue_folder(glue_dir)
+        return {part: load_local_test(spec, split, folder) for part, (spec, split) in parts.items()}
+    if source == "hub":
+        from lora2_bench.tasks.hub import load_hub_test
+
+        return {part: load_hub_test(spec, split) for part, (spec, split) in parts.items()}
+    raise UserError(f"data={source} has no test rows: give data=local or data=hub, which are GLUE's own")
+
+
+def _glue_folder(glue_dir: str | None) -> Path:
+    """`glue_dir`, or the environment's GLUE_DIR. Raises UserError without either."""
+    folder = glue_dir or os.environ.get("GLUE_DIR")
+    if not folder:
+        raise UserError("data=local without a folder: set GLUE_DIR or data.dir=... to the GLUE files, or use data=mini")
+    return user_path(folder, "data.dir" if glue_dir else "GLUE_DIR")
