@@ -14,6 +14,7 @@ import math
 import re
 import sys
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 
@@ -101,7 +102,7 @@ def check_zip(path: str, *, partial: bool) -> tuple[list[str], list[str]]:
                     good.append(check_file(name, archive.read(entry)))
                 except Wrong as wrong:
                     problems.append(str(wrong))
-                except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+                except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
                     problems.append(f"{name}: cannot be unpacked ({error})")
     except (OSError, zipfile.BadZipFile) as error:
         problems.append(f"{path} is no readable zip ({error})")

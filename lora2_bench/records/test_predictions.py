@@ -35,8 +35,9 @@ class Predicted:
 def write_predicted(path: Path, cell_id: str, predicted: Predicted) -> None:
     """Write a cell's predictions as safetensors, whole or not at all. Raises OSError where that fails."""
     rows = dict(sorted(predicted.rows.items()))
-    about = json.dumps({"rows": rows, "sha256": _digest(cell_id, rows, predicted.logits)})
-    write_bytes(path, save(dict(predicted.logits), {"about": about}))  # two entries would have no fixed order
+    logits = {name: np.ascontiguousarray(numbers) for name, numbers in predicted.logits.items()}
+    about = json.dumps({"rows": rows, "sha256": _digest(cell_id, rows, logits)})
+    write_bytes(path, save(logits, {"about": about}))  # two entries would have no fixed order
 
 
 def read_predicted(path: Path, cell_id: str) -> Predicted | None:
@@ -67,5 +68,5 @@ def _digest(cell_id: str, rows: Mapping[str, str], logits: Mapping[str, NDArray[
     digest = hashlib.sha256(json.dumps([cell_id, rows]).encode())
     for name, numbers in sorted(logits.items()):
         digest.update(f"\0{name} {numbers.dtype} {numbers.shape}\0".encode())
-        digest.update(np.ascontiguousarray(numbers).data)
+        digest.update(numbers.data)
     return digest.hexdigest()
