@@ -172,7 +172,7 @@ def test_what_is_missing_is_named_with_its_command_and_never_invented(
     put(tmp_path, run_of("cola"), logits_for("cola"))
     told = submit(tmp_path)
     assert told.code == 2 and told.out == "" and told.err.strip().count("\n") == 0
-    run, where = "run python -m lora2_bench", f"results={tmp_path}"
+    run, where = "run GLUE_DIR=DIR python -m lora2_bench", f"results={tmp_path}"
     assert told.err.startswith(
         "error: no zip is written: sst2, stsb, qqp, mnli, qnli, wnli have no finished run of method=lora on "
         f"model=minilm on GLUE's rows: {run} -m model=minilm method=lora kr=8 task=sst2,stsb,qqp,mnli,qnli,wnli "
@@ -216,7 +216,7 @@ def test_predictions_that_cannot_be_used_are_one_line(submit: Submit, tmp_path: 
             "ax",
             "mnli",
             no_ax,
-            "AX.tsv needs predictions of ax, and there are none: run python -m lora2_bench task=mnli",
+            "AX.tsv needs predictions of ax, and there are none: run GLUE_DIR=DIR python -m lora2_bench",
         ),
     ]
     for name, task, logits, reason in cases:

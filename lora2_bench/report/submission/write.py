@@ -144,7 +144,9 @@ def _command(record: Record, store: Store) -> str:
     """The command that gives a finished cell its test predictions."""
     kept = [one for one in record.run["command"] if not re.match(r"(results|predict_test|rerun)=", one)]
     again = [] if store.weights(record.id).is_file() else ["rerun=true"]
-    return " ".join(["run", _RUN, *kept, f"results={store.results}", *again, "predict_test=true"])
+    files = record.cell["data"]["source"] == "local" and not any(one.startswith("data.dir=") for one in kept)
+    run = "run GLUE_DIR=DIR" if files else "run"
+    return " ".join([run, _RUN, *kept, f"results={store.results}", *again, "predict_test=true"])
 
 
 def _no_runs(tasks: list[str], wanted: Wanted, taken: Mapping[str, Taken], results: Path) -> str:
@@ -154,7 +156,8 @@ def _no_runs(tasks: list[str], wanted: Wanted, taken: Mapping[str, Taken], resul
     sizes = {one.record.result["size"]["value"] for one in taken.values()}
     kr = wanted.kr if wanted.kr is not None else sizes.pop() if len(sizes) == 1 else None
     protocol = wanted.protocol or (cells[0]["protocol"]["name"] if cells else "paper")
-    parts = [_RUN, *(["-m"] if len(tasks) > 1 else []), f"model={wanted.model}"]
+    parts = [*(["GLUE_DIR=DIR"] if source == "local" else []), _RUN, *(["-m"] if len(tasks) > 1 else [])]
+    parts += [f"model={wanted.model}"]
     parts += ["model.path=DIR"] if wanted.model == "local" else []
     parts += [f"method={wanted.method}", *([f"kr={kr}"] if kr is not None else []), f"task={','.join(tasks)}"]
     parts += [f"data={source}", *([f"protocol={protocol}"] if protocol != "paper" else [])]
