@@ -257,6 +257,8 @@ def test_wrong_folders_and_arguments_are_one_line(submit: Submit, tmp_path: Path
     told = submit(tmp_path, model="roberta_base", method="vera")
     assert "wnli have no finished run of method=vera on model=roberta_base on GLUE's rows: run" in told.err
     assert " data=hub " in told.err
+    told = submit(tmp_path, "--partial", "--wnli-majority", method="vera")  # a constant alone is no submission
+    assert told.code == 2 and not (tmp_path / "submission").exists()
     (tmp_path / "submission").write_text("in the way")
     told = submit(tmp_path, "--partial")
     assert told.code == 2 and "minilm-lora-partial.zip cannot be written (" in told.err

@@ -188,6 +188,8 @@ def test_test_rows_are_fetched_where_they_are_asked_for(stub: StubHub, tmp_path:
     loaded = "{'test': Split(texts={'sentence1': ['K.'], 'sentence2': ['B.']}, labels=[-1])}"
     assert load(home, stub.endpoint, code=LOAD_TEST) == loaded
     assert stub.downloads == {"test-00000-of-00001.parquet"}
+    done = run([str(ROOT / "scripts/prefetch.py"), "--tasks", "rte", "--models"], home, stub.endpoint)
+    assert (done.returncode, done.stdout) == (0, f"{HUB_ID} rte: train 3, dev 2, test 1 rows\n")
     stub.close()
     assert load(home, stub.endpoint, code=LOAD_TEST) == loaded
     line = load(tmp_path / "other", stub.endpoint, code=LOAD_TEST)

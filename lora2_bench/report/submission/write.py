@@ -55,11 +55,12 @@ def write_submission(
 
     With `wnli_majority` WNLI's file has one answer in all rows, and no run is looked for; with `partial` the files that
     can be made are written, in a zip whose name says so. Raises UserError where a file is missing without `partial`, or
-    none can be made, or the zip cannot be written.
+    no run answers any, or the zip cannot be written.
     """
     made = collect(results, wanted, wnli_majority=wnli_majority)
-    if made.problems and not (partial and made.files):
-        hint = "" if not made.files else "; or --partial for a zip without them, which the server refuses"
+    answered = any("cell" in source for source in made.sources.values())
+    if made.problems and not (partial and answered):
+        hint = "" if not answered else "; or --partial for a zip without them, which the server refuses"
         raise UserError(f"no zip is written: {'; '.join(made.problems)}{hint}")
     content = zipped(made.files)
     name = wanted.slug + ("-partial" if made.problems else "")
