@@ -34,7 +34,7 @@ finally:
 # Command -> a part of what it prints when it has done its work.
 COMMANDS = {
     "lora2_bench.publish --results {results}": "lora2-bench: 3 records published, 0 were there already",
-    "lora2_bench.submission --results {results} --model minilm --method lora2 --partial": "WNLI.tsv       146 rows | cell ",
+    "lora2_bench.submission --results {results} --model minilm --method lora2 --partial": "WNLI.tsv       146 rows | ",
     "lora2_bench.status suite=smoke seed=0 results={results}": "smoke: 4 cells: 1 done, 0 running",
     "lora2_bench.report tables --results {results}": "# minilm on mini data",
     "lora2_bench.report audit --results {results}": "written: {results}/audit/audit.csv",

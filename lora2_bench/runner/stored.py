@@ -38,10 +38,11 @@ def stored_method(plan: Plan, store: Store, record: Record, asked: str, device: 
     method = kind(kind.parse(cell.method), record.result["steps"], place.engine)
     method.inject(backbone, torch.Generator().manual_seed(RandomStreams.of(cell).seed_of(ADAPTER)))
     copy_trained_parameters(backbone)
-    wanted = {name: tensor.shape for name, tensor in method.saved().items()}
-    if wanted != {name: tensor.shape for name, tensor in state.items()}:
-        raise UserError(
-            f"{asked}: cell {cell.id} kept other tensors than its method has now: train it anew with rerun=true"
-        )
+    for name, tensor in method.saved().items():
+        if name not in state or state[name].shape != tensor.shape:
+            raise UserError(
+                f"{asked}: cell {cell.id} kept no {name} {tuple(tensor.shape)}, which its method has now: train it "
+                "anew with rerun=true"
+            )
     load_trained_state(method, state)
     return method

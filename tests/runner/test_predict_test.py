@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, read_predicted
 from lora2_bench.tasks.sources import load_task
 from lora2_bench.tasks.spec import AX, TASKS
+from tests import forked
 from tests.conftest import Told
 from tests.methods.helpers import fits_tiny
 from tests.runner.test_run import records_of, tiny
@@ -129,6 +130,18 @@ def test_kept_weights_give_the_same_predictions(
     assert trained.rows == kept.rows
     np.testing.assert_allclose(trained.logits["test"], kept.logits["test"], rtol=0, atol=1e-6)
     assert np.ptp(trained.logits["test"], axis=0).min() > 0.01
+
+
+def test_two_processes_predict_from_kept_weights_too(bench: Bench, base: Path, glue: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    command = (*tiny(base), *QUICK, "method=lora", "task=rte", f"data.dir={glue}", "predict_test=true")
+    assert bench(*command, f"results={results}").code == 0
+    alone = predicted_of(results).logits["test"]
+    file_of(results).unlink()
+    codes, out, err = forked.run_ranks(tmp_path, *command, f"results={results}")
+    assert codes == [0, 0], err
+    assert out.count("test predictions: ") == 1
+    np.testing.assert_allclose(predicted_of(results).logits["test"], alone, rtol=0, atol=1e-6)
 
 
 def test_full_fine_tuning_predicts_when_it_trains_and_says_so_afterwards(
