@@ -7,7 +7,7 @@ SUITE ?= table1
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep status test test-slurm lint format tables audit figures report bench publish prefetch wheel lock clean
+.PHONY: help run sweep status test test-slurm lint format tables audit figures report bench publish submission prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -63,6 +63,9 @@ bench: $(VENV)/.installed  ## seconds per step beside the frozen backbone's and 
 
 publish: $(VENV)/.installed  ## mirror the finished records below RESULTS to Weights & Biases, each once (offline without a key)
 	$(RUN) -m lora2_bench.publish --results $(RESULTS)
+
+submission: $(VENV)/.installed  ## the zip for GLUE's server from stored runs: MODEL=roberta_base METHOD=lora ARGS='--seed 0'
+	@$(RUN) -m lora2_bench.submission --results $(RESULTS) $(if $(MODEL),--model $(MODEL)) $(if $(METHOD),--method $(METHOD)) $(ARGS)
 
 prefetch: $(VENV)/.installed  ## fill the hub's cache with GLUE and the paper's backbones, for a cluster without network
 	$(RUN) scripts/prefetch.py

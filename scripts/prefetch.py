@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from lora2_bench.errors import UserError
 from lora2_bench.files.hub import model_snapshot, why_unreachable
 from lora2_bench.tasks.hub import HUB_ID, load_hub
+from lora2_bench.tasks.sources import load_test_rows
 from lora2_bench.tasks.spec import TASKS, task_spec
 
 MODEL_CONFIGS = Path(__file__).resolve().parent.parent / "conf" / "model"
@@ -52,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if reason is not None:
             raise UserError(f"nothing can be fetched ({reason}): run this where there is a network")
         for spec in [task_spec(name) for name in options.tasks]:
-            rows = ", ".join(f"{name} {count}" for name, count in load_hub(spec).rows.items())
+            counts = load_hub(spec).rows | {name: len(rows) for name, rows in load_test_rows(spec.name, "hub").items()}
+            rows = ", ".join(f"{name} {count}" for name, count in counts.items())
             print(f"{HUB_ID} {spec.name}: {rows} rows", flush=True)
         for hub_id, revision in (models[name] for name in wanted):
             model_snapshot(hub_id, revision)

@@ -12,9 +12,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lora2_bench.records.store import Store
+from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, write_predicted
 from tests.composed import plan_of
 from tests.made_records import make_cell, make_record
 
@@ -31,7 +33,8 @@ finally:
 """
 # Command -> a part of what it prints when it has done its work.
 COMMANDS = {
-    "lora2_bench.publish --results {results}": "lora2-bench: 2 records published, 0 were there already",
+    "lora2_bench.publish --results {results}": "lora2-bench: 3 records published, 0 were there already",
+    "lora2_bench.submission --results {results} --model minilm --method lora2 --partial": "WNLI.tsv       146 rows | ",
     "lora2_bench.status suite=smoke seed=0 results={results}": "smoke: 4 cells: 1 done, 0 running",
     "lora2_bench.report tables --results {results}": "# minilm on mini data",
     "lora2_bench.report audit --results {results}": "written: {results}/audit/audit.csv",
@@ -44,7 +47,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with two finished cells, one of them a suite's."""
+    """A results folder with three finished cells: one is a suite's, one of GLUE's own rows with test predictions."""
     evaluations = [
         {"step": step, "epoch": step / 63, "score": 0.5, "metrics": {"dev": {"accuracy": 0.5}}, "train_loss": 0.7}
         for step in (63, 126)
@@ -52,6 +55,9 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = Store(tmp_path_factory.mktemp("results"))
     for cell in (plan_of("row=lora_r1", "task=rte", "train.max_steps=40").cell, make_cell("mrpc")):
         store.write(make_record(cell, evaluations=evaluations))
+    record = make_record(make_cell("wnli", source="local"), evaluations=evaluations)
+    predicted = Predicted({"test": np.zeros((146, 2), np.float32)}, {"test": "ab" * 32})
+    store.write(record, lambda folder: write_predicted(folder / TEST_PREDICTIONS, record.id, predicted))
     return store.results
 
 

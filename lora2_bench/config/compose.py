@@ -45,6 +45,7 @@ _SWITCHES = (
     "threads",
     "engine",
     "eval_batch_size",
+    "predict_test",
 )
 
 resolvers.register()
@@ -105,7 +106,8 @@ def _check_types(values: Mapping[str, Any]) -> None:
         if isinstance(value, int):
             name = "kr" if option == size and value == values["kr"] else f"method.{option}"
             require(value <= MOST_RANKS, name, value, f"at most {MOST_RANKS}")
-    require(isinstance(values["rerun"], bool), "rerun", values["rerun"], "true or false")
+    for name in ("rerun", "predict_test"):
+        require(isinstance(values[name], bool), name, values[name], "true or false")
     require(isinstance(values["results"], str), "results", values["results"], "a folder")
     require(isinstance(data.get("dir"), str | None), "data.dir", data.get("dir"), "a folder, or null")
     if model.get("source") == "local":
@@ -190,6 +192,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         tracker=values["tracker"],
         checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
         export=section(Export, values["export"], "export"),
+        predict_test=values["predict_test"],
     )
 
 

@@ -63,6 +63,7 @@ class RunOptions:
         tracker: the tracker's settings.
         checkpoint: when a running cell writes one.
         export: what else is exported of a finished cell.
+        predict_test: whether the cell also predicts its task's test rows, for GLUE's server.
     """
 
     results: Path
@@ -78,6 +79,7 @@ class RunOptions:
     tracker: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     checkpoint: CheckpointSchedule = CheckpointSchedule(None, 2.0)
     export: Export = Export(None)
+    predict_test: bool = False
 
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))

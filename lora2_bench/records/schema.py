@@ -201,7 +201,7 @@ class Result(TypedDict):
     `ranks_kept`). `by_rank` is rank -> scores on dev at the best step, where one training serves several ranks.
     """
 
-    main_metric: Name
+    main_metric: Line
     size: Size
     data: Rows
     backbone: Backbone

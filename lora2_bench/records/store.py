@@ -19,6 +19,7 @@ from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import SCHEMA, Record
+from lora2_bench.records.test_predictions import TEST_PREDICTIONS
 
 WEIGHTS = "trained.safetensors"
 
@@ -49,6 +50,10 @@ class Store:
     def weights(self, cell_id: str) -> Path:
         """What a cell's method trained, at the best checkpoint, as safetensors; full fine-tuning keeps none."""
         return self.folder(cell_id) / WEIGHTS
+
+    def test_predictions(self, cell_id: str) -> Path:
+        """What a cell predicts of its task's test rows, where it was asked to."""
+        return self.folder(cell_id) / TEST_PREDICTIONS
 
     def read(self, cell_id: str) -> Record | None:
         """The record of a cell, or None where there is none. Raises UserError where it cannot be read."""
@@ -90,9 +95,10 @@ class Store:
                     return self.path(record.id)
 
     def add(self, cell_id: str, name: str, write: Callable[[Path], None]) -> Path:
-        """Put the folder that `write` makes beside a finished cell's record, as a whole; returns its path.
+        """Put the folder or file that `write` makes beside a finished cell's record, as a whole; returns its path.
 
-        One that another process has put there meanwhile stays. Raises UserError where it cannot be written.
+        A folder that another process has put there meanwhile stays; a file is replaced. Raises UserError where it
+        cannot be written.
         """
         final = self.folder(cell_id) / name
         try:

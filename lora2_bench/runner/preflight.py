@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 
 from lora2_bench.backbones.folder import check_vocabulary, read_config, weights_files
 from lora2_bench.errors import UserError
@@ -14,9 +15,12 @@ from lora2_bench.files.hub import find_model
 from lora2_bench.files.paths import shortened, user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
+from lora2_bench.records.test_predictions import read_predicted
+from lora2_bench.tasks.data import texts_hash
 from lora2_bench.tasks.hub import find_hub
 from lora2_bench.tasks.local import find_local
-from lora2_bench.tasks.sources import load_task, local_folder
+from lora2_bench.tasks.sources import load_task, load_test_rows, local_folder
+from lora2_bench.tasks.spec import test_parts
 
 
 def check_places(plan: Plan) -> None:
@@ -72,6 +76,64 @@ def warn_of_other_code(plan: Plan, known: Record) -> None:
             "rerun=true trains it anew",
             file=sys.stderr,
         )
+
+
+def check_test_source(plan: Plan) -> None:
+    """Raise UserError where test rows are to be predicted of a task that is generated."""
+    if plan.run_options.predict_test and plan.cell.data.source == "mini":
+        raise UserError(
+            "predict_test=true does not fit data=mini, whose generated tasks have no test rows: give data=local or "
+            "data=hub, or leave it out"
+        )
+
+
+def check_test_rows(plan: Plan) -> None:
+    """Raise UserError where test rows are to be predicted and cannot be had; warn of other row counts than GLUE's."""
+    if not plan.run_options.predict_test:
+        return
+    task, parts = plan.cell.task, test_parts(plan.cell.spec)
+    rows = load_test_rows(task, plan.cell.data.source, glue_dir=plan.run_options.data_dir)
+    for name, (spec, split) in parts.items():
+        if len(rows[name]) != spec.rows[split]:
+            print(
+                f"warning: {task}'s {name} rows are {len(rows[name])} instead of GLUE's {spec.rows[split]}: GLUE's "
+                "server does not take their predictions",
+                file=sys.stderr,
+            )
+
+
+def has_test_predictions(plan: Plan, store: Store) -> bool:
+    """Whether a finished cell's test predictions are stored, whole and of the rows that are here.
+
+    A line on stderr says why stored ones are made anew. Raises UserError where they must be made and the cell kept no
+    weights.
+    """
+    cell, path = plan.cell, store.test_predictions(plan.cell.id)
+    try:
+        found = read_predicted(path, cell.id)
+        why = "" if found is None or _same_test_rows(plan, found.rows) else "is of other rows than those that are here"
+    except ValueError as error:
+        found, why = None, f"cannot be used ({error})"
+    if found is not None and not why:
+        return True
+    if not store.weights(cell.id).is_file():
+        told = f"{path} {why}, and" if why else "it has no test predictions, and"
+        raise UserError(
+            f"predict_test=true: cell {cell.id} ({cell.method_label} on {cell.task}) is finished, {told} it kept no "
+            "weights: train it anew with rerun=true predict_test=true"
+        )
+    if why:
+        print(f"warning: {path} {why}: predicted anew", file=sys.stderr)
+    return False
+
+
+def _same_test_rows(plan: Plan, known: Mapping[str, str]) -> bool:
+    """Whether stored predictions are of these files' rows; True where no files are here, and of the hub's, pinned."""
+    folder = plan.run_options.data_dir
+    if plan.cell.data.source != "local" or not folder or not user_path(folder, "data.dir").is_dir():
+        return True
+    rows = load_test_rows(plan.cell.task, "local", glue_dir=folder)
+    return {name: texts_hash(split) for name, split in rows.items()} == known
 
 
 def check_origin(cell: Cell, store: Store) -> None:

@@ -13,7 +13,15 @@ from lora2_bench.experiment.plan import Plan
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
-from lora2_bench.runner.preflight import check_origin, check_places, check_same_rows, warn_of_other_code
+from lora2_bench.runner.preflight import (
+    check_origin,
+    check_places,
+    check_same_rows,
+    check_test_rows,
+    check_test_source,
+    has_test_predictions,
+    warn_of_other_code,
+)
 from lora2_bench.training.ranks import Ranks
 
 
@@ -28,11 +36,13 @@ def run(plan: Plan) -> Record:
 
         def look_up_and_lock() -> Record | None:
             check_export(plan)
+            check_test_source(plan)
             if (record := finished_record(plan, store)) is not None:
                 return record
             check_origin(plan.cell, store)
             store.check_writable()
             check_places(plan)
+            check_test_rows(plan)
             import_trainer()
             from lora2_bench.runner.setup import check_fit
 
@@ -43,7 +53,9 @@ def run(plan: Plan) -> Record:
 
         record = ranks.on_main(look_up_and_lock) or _train(plan, store, ranks)
     if plan.run_options.export.rank is not None and record.is_done:
-        ranks.on_main(partial(_export, plan, store))
+        ranks.on_main(partial(_export, plan, store, record))
+    if plan.run_options.predict_test and record.is_done:
+        _predict(plan, store, record, ranks)
     if ranks.is_main:
         print(result_line(record, str(store.path(plan.cell.id))))
     if record.error is not None:
@@ -81,10 +93,22 @@ def check_export(plan: Plan) -> None:
         raise UserError(f"export.rank={rank} does not fit {label}: give one of {', '.join(map(str, served))}")
 
 
-def _export(plan: Plan, store: Store) -> None:
+def _export(plan: Plan, store: Store, record: Record) -> None:
     from lora2_bench.runner.export_rank import export_at_rank
 
-    print(f"adapter at rank {plan.run_options.export.rank}: {export_at_rank(plan, store)}")
+    print(f"adapter at rank {plan.run_options.export.rank}: {export_at_rank(plan, store, record)}")
+
+
+def _predict(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
+    """Print where a finished cell's test predictions are; they are made first where they are not there."""
+    if not ranks.on_main(partial(has_test_predictions, plan, store)):
+        ranks.on_main(partial(check_test_rows, plan))
+        import_trainer()
+        from lora2_bench.runner.predict import predict_finished
+
+        predict_finished(plan, store, record, ranks)
+    if ranks.is_main:
+        print(f"test predictions: {store.test_predictions(record.id)}")
 
 
 def _train(plan: Plan, store: Store, ranks: Ranks) -> Record:

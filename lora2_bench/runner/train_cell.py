@@ -17,8 +17,10 @@ from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Scoring
 from lora2_bench.records.store import WEIGHTS, Store
+from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, write_predicted
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.foreign import failure_of
+from lora2_bench.runner.predict import predict_test
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.runner.weights import save_weights
@@ -55,6 +57,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     checkpoints = Checkpoints(store.running(cell.id) / "checkpoints", place.checkpoint, origin_of_run, code_state())
     progress = Progress(store.running(cell.id))
     predictions: dict[str, Any] = {}
+    test: Predicted | None = None
     failure: CellFailed | None = None
     step = 0  # the last that was finished
 
@@ -86,6 +89,8 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
             facts["best"], facts["last"] = on_dev, None
         if by_rank := ranks.on_main(partial(score_ranks, plan, setup, outcome.best_step)):
             facts["by_rank"] = by_rank
+        if place.predict_test:
+            test = ranks.on_main(partial(predict_test, plan, setup.method, setup.accelerator, outcome.best_step))
     except CellFailed as error:
         failure = error
     except Exception as error:
@@ -97,7 +102,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     record = record_of(plan, facts, times, checkpoints, sources, setup.accelerator.device.type, failure)
 
     def keep() -> Record:
-        write_record(record, predictions, setup.method, checkpoints, store, over_finished=place.rerun)
+        write_record(record, predictions, test, setup.method, checkpoints, store, over_finished=place.rerun)
         if not isinstance(failure, OutOfMemory):  # which may go on from its checkpoint
             checkpoints.remove()
         progress.remove()
@@ -141,18 +146,24 @@ def score_ranks(plan: Plan, setup: Setup, step: int) -> dict[str, Scoring]:
 def write_record(
     record: Record,
     predictions: dict[str, Any],
+    test: Predicted | None,
     method: Method,
     checkpoints: Checkpoints,
     store: Store,
     *,
     over_finished: bool,
 ) -> None:
-    """Write the record; that of a finished cell with its predictions, PEFT adapter and weights beside it."""
+    """Write the record; that of a finished cell with its predictions, PEFT adapter and weights beside it.
+
+    `test` are predictions of the test rows, where they were asked for.
+    """
 
     def write_outputs(folder: Path) -> None:
         from lora2_bench.runner.export import export_adapter, has_adapter  # PEFT is wanted at the end only
 
         write_json(folder / "predictions.json", predictions)
+        if test is not None:
+            write_predicted(folder / TEST_PREDICTIONS, record.id, test)
         if has_adapter(method):
             export_adapter(folder / "adapter", method)
         if method.keeps_weights:

@@ -1,4 +1,4 @@
-"""The weights that a cell's method trained, kept beside its record with a digest, and read back by later cells."""
+"""The weights that a cell's method trained, kept beside its record with a digest, and read back."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 
+from lora2_bench.errors import UserError
 from lora2_bench.tasks.spec import TaskSpec
 
 _SCORE_RANGE = (0.0, 5.0)
@@ -76,6 +77,22 @@ class TaskData:
             for row in zip(*columns, split.labels, strict=True):
                 digest.update(json.dumps([name, *row], ensure_ascii=False).encode())
         return digest.hexdigest()
+
+
+def unlabelled(spec: TaskSpec, texts: dict[str, list[str]], name: str) -> Split:
+    """A split whose every label is -1, as the hub marks rows without one. Raises UserError for a file without rows."""
+    rows = len(texts[spec.columns[0]])
+    if not rows:
+        raise UserError(f"{name} holds no rows: put the official file in its place")
+    return Split(texts, [-1.0] * rows if spec.is_regression else [-1] * rows)
+
+
+def texts_hash(split: Split) -> str:
+    """SHA-256 over a split's texts in order: equal rows give an equal hash from any source."""
+    digest = hashlib.sha256()
+    for row in zip(*split.texts.values(), strict=True):
+        digest.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def parse_score(value: str | float) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.hub import cached, fetch, why_unreachable
-from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, read_test_parquet
 from lora2_bench.tasks.spec import TaskSpec
 
 HUB_ID = "nyu-mll/glue"
@@ -22,38 +23,45 @@ def load_hub(spec: TaskSpec) -> TaskData:
     Raises:
         UserError: the files are not in the cache and the hub does not answer (within 10 s), or a file is malformed.
     """
-    folder = find_hub(spec)
-    return TaskData(spec, "hub", read_parquet(spec, _download(spec) if folder is None else folder))
+    return TaskData(spec, "hub", read_parquet(spec, _folder(spec, spec.splits)))
 
 
-def find_hub(spec: TaskSpec) -> Path | None:
-    """The task's folder in the hub cache; None where its files have to be fetched, and can be.
+def load_hub_test(spec: TaskSpec, split: str) -> Split:
+    """Read one split without labels, as `load_hub` reads the others: each row's label is -1."""
+    return read_test_parquet(spec, _folder(spec, (split,)), split)
 
-    Raises UserError where they are not cached and the hub does not answer (within 10 s).
-    """
-    snapshot = cached(HUB_ID, "dataset", HUB_REVISION, _patterns(spec))
-    # The snapshot's folder may hold other tasks only, or a part of this one.
-    if snapshot is not None and not missing_parquet(spec, snapshot / spec.name):
-        return snapshot / spec.name
+
+def find_hub(spec: TaskSpec) -> None:
+    """Raise UserError where the task's files are not cached and the hub does not answer (within 10 s)."""
+    if _cached(spec, spec.splits) is None and (reason := why_unreachable()) is not None:
+        raise _unavailable(spec, reason)
+
+
+def _folder(spec: TaskSpec, splits: Sequence[str]) -> Path:
+    """The task's folder in the hub cache, with the files of these splits and no others fetched."""
+    folder = _cached(spec, splits)
+    if folder is not None:
+        return folder
     if (reason := why_unreachable()) is not None:
         raise _unavailable(spec, reason)
-    return None
-
-
-def _patterns(spec: TaskSpec) -> list[str]:
-    """The labelled splits only: the test splits have no labels."""
-    return [f"{spec.name}/{hub_split(split)}-*.parquet" for split in spec.splits]
-
-
-def _download(spec: TaskSpec) -> Path:
-    """Fetch the task's files into the hub cache, and return its folder there."""
     try:
-        folder = fetch(HUB_ID, "dataset", HUB_REVISION, _patterns(spec)) / spec.name
+        folder = fetch(HUB_ID, "dataset", HUB_REVISION, _patterns(spec, splits)) / spec.name
     except UserError as error:
         raise _unavailable(spec, str(error)) from None
-    if missing := missing_parquet(spec, folder):
+    if missing := missing_parquet(splits, folder):
         raise _unavailable(spec, f"the revision lacks {', '.join(missing)}")
     return folder
+
+
+def _cached(spec: TaskSpec, splits: Sequence[str]) -> Path | None:
+    """The task's folder in the hub cache, which may hold other tasks only, or a part of this one: then None."""
+    snapshot = cached(HUB_ID, "dataset", HUB_REVISION, _patterns(spec, splits))
+    folder = None if snapshot is None else snapshot / spec.name
+    return None if folder is None or missing_parquet(splits, folder) else folder
+
+
+def _patterns(spec: TaskSpec, splits: Sequence[str]) -> list[str]:
+    return [f"{spec.name}/{hub_split(split)}-*.parquet" for split in splits]
 
 
 def _unavailable(spec: TaskSpec, reason: str) -> UserError:

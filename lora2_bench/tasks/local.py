@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from lora2_bench.errors import UserError
-from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, shards
-from lora2_bench.tasks.spec import TaskSpec
-from lora2_bench.tasks.tsv import read_tsv
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, read_test_parquet, shards
+from lora2_bench.tasks.spec import AX, TaskSpec
+from lora2_bench.tasks.tsv import read_test_tsv, read_tsv
+
+T = TypeVar("T")
 
 
 def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
@@ -34,6 +37,38 @@ def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:
         data.notes.append(_differences(data, folder, is_parquet))
         print(f"warning: {data.notes[-1]}: its scores are not GLUE's", file=sys.stderr)
     return data
+
+
+def load_local_test(spec: TaskSpec, split: str, glue_dir: Path) -> Split:
+    """Read one split without labels from `glue_dir`: each row's label is -1.
+
+    TSV: `<spec.folder>/<split>.tsv`; the diagnostic set lies in `diagnostic/diagnostic.tsv` or `AX/AX.tsv`. Parquet:
+    `<spec.name>/<split>-*.parquet`. Raises UserError as `load_local` does.
+    """
+    if not glue_dir.is_dir():
+        raise UserError(f"there is no folder {glue_dir}: set GLUE_DIR or data.dir=... to the one with the GLUE files")
+    with _readable(glue_dir):
+        return _read_test(spec, split, glue_dir)
+
+
+def _read_test(spec: TaskSpec, split: str, glue_dir: Path) -> Split:
+    names = [f"{spec.folder}/{split}.tsv"] if spec is not AX else ["diagnostic/diagnostic.tsv", "AX/AX.tsv"]
+    parquet = f"{spec.name}/{split}-*.parquet"
+    there = [name for name in names if (glue_dir / name).is_file()]
+    there += [parquet] if shards(glue_dir / spec.name, split) else []
+    if not there:
+        whose = ", which cells of MNLI predict too" if spec is AX else ""
+        raise UserError(
+            f"{glue_dir} lacks {' or '.join([*names, parquet])}{whose}: add GLUE's own file, or leave predict_test out"
+        )
+    if len(there) > 1:
+        raise UserError(f"{glue_dir} holds {' and '.join(there)}: keep one of them")
+    if there == [parquet]:
+        folder = glue_dir / spec.name
+        if missing := missing_parquet((split,), folder):
+            raise UserError(f"{glue_dir} lacks {spec.name}/{', '.join(missing)}: add it")
+        return read_test_parquet(spec, folder, split)
+    return read_test_tsv(glue_dir / there[0], spec)
 
 
 def find_local(spec: TaskSpec, glue_dir: Path) -> None:
@@ -66,7 +101,7 @@ def _find(spec: TaskSpec, glue_dir: Path) -> tuple[Path, bool]:
             f"{glue_dir} holds {spec.name} twice, as {spec.folder}/*.tsv and as {spec.name}/*.parquet: keep one of them"
         )
     if has_parquet:
-        missing = [f"{spec.name}/{name}" for name in missing_parquet(spec, parquet_dir)]
+        missing = [f"{spec.name}/{name}" for name in missing_parquet(spec.splits, parquet_dir)]
     else:
         missing = [f"{spec.folder}/{name}" for name in tsv_names if not (tsv_dir / name).is_file()]
     if not has_tsv and not has_parquet:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora2_bench.errors import UserError
-from lora2_bench.tasks.data import Split, parse_score
+from lora2_bench.tasks.data import Split, parse_score, unlabelled
 from lora2_bench.tasks.spec import TaskSpec
 
 if TYPE_CHECKING:
@@ -22,13 +23,13 @@ def hub_split(split: str) -> str:
     return split.replace("dev", "validation", 1)
 
 
-def missing_parquet(spec: TaskSpec, folder: Path) -> list[str]:
-    """File names that `folder` lacks of the task's labelled splits; shard names tell how many belong together.
+def missing_parquet(splits: Sequence[str], folder: Path) -> list[str]:
+    """File names that `folder` lacks of these splits; shard names tell how many belong together.
 
     Raises UserError as `shards` does.
     """
     missing: list[str] = []
-    for split in spec.splits:
+    for split in splits:
         names = {path.name for path in shards(folder, split)}
         if not names:
             missing.append(f"{hub_split(split)}-*.parquet")
@@ -54,6 +55,18 @@ def read_parquet(spec: TaskSpec, folder: Path) -> dict[str, Split]:
             raise UserError(f"{folder.name}/{hub_split(split)}-*.parquet holds no rows: fetch the files again")
         splits[split] = Split(texts, labels)
     return splits
+
+
+def read_test_parquet(spec: TaskSpec, folder: Path, split: str) -> Split:
+    """Read a split without labels: each row's label is -1, whatever the files have there (MRPC's true ones)."""
+    parts = [_columns(path, spec, ("idx",)) for path in shards(folder, split)]
+    indices = [index for part in parts for index in part.get("idx", ())]
+    name = f"{folder.name}/{split}-*.parquet"
+    if indices and indices != list(range(len(indices))):
+        raise UserError(f"{name}: idx is not the place of each row: fetch the files again")
+    return unlabelled(
+        spec, {column: [text for part in parts for text in part[column]] for column in spec.columns}, name
+    )
 
 
 def shards(folder: Path, split: str) -> list[Path]:
@@ -83,28 +96,9 @@ def shards(folder: Path, split: str) -> list[Path]:
 
 def _read_shard(path: Path, spec: TaskSpec) -> Split:
     """Read one parquet file after checking its columns, class names, and labels."""
-    import pyarrow
-    import pyarrow.parquet
-
     name = f"{path.parent.name}/{path.name}"
-    try:
-        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-            _check_columns(file.schema_arrow, spec, name)
-            table = file.read(columns=[*spec.columns, "label"])
-            table.validate(full=True)  # offsets and UTF-8
-            columns = {column: table[column].to_pylist() for column in (*spec.columns, "label")}
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{name} is not a readable parquet file ({reason}): fetch it again") from None
-
-    for column, values in columns.items():
-        if None in values:
-            raise UserError(f"{name} row {values.index(None) + 1}: {column} is null: mend the row")
+    columns = _columns(path, spec, ("label",))
     labels = columns.pop("label")
-    for column, values in columns.items():
-        for row, text in enumerate(values, start=1):
-            if "\0" in text:
-                raise UserError(f"{name} row {row}: {column} has a NUL byte: fetch the file again")
     for row, label in enumerate(labels, start=1):
         if label == -1:
             raise UserError(f"{name} row {row}: label -1 means a row without a label: only labelled splits can be used")
@@ -116,6 +110,33 @@ def _read_shard(path: Path, spec: TaskSpec) -> Split:
         except ValueError as error:
             raise UserError(f"{name} row {row}: {error}") from None
     return Split(columns, labels)
+
+
+def _columns(path: Path, spec: TaskSpec, more: Sequence[str]) -> dict[str, list[Any]]:
+    """The text columns of one parquet file, checked, and those of `more` that it has."""
+    import pyarrow
+    import pyarrow.parquet
+
+    name = f"{path.parent.name}/{path.name}"
+    try:
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+            _check_columns(file.schema_arrow, spec, name)
+            wanted = [*spec.columns, *(column for column in more if column in file.schema_arrow.names)]
+            table = file.read(columns=wanted)
+            table.validate(full=True)  # offsets and UTF-8
+            columns = {column: table[column].to_pylist() for column in wanted}
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} is not a readable parquet file ({reason}): fetch it again") from None
+
+    for column, values in columns.items():
+        if None in values:
+            raise UserError(f"{name} row {values.index(None) + 1}: {column} is null: mend the row")
+    for column in spec.columns:
+        for row, text in enumerate(columns[column], start=1):
+            if "\0" in text:
+                raise UserError(f"{name} row {row}: {column} has a NUL byte: fetch the file again")
+    return columns
 
 
 def _check_columns(schema: Schema, spec: TaskSpec, name: str) -> None:

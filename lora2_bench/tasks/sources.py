@@ -7,8 +7,8 @@ from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import user_path
-from lora2_bench.tasks.data import TaskData
-from lora2_bench.tasks.spec import task_spec
+from lora2_bench.tasks.data import Split, TaskData
+from lora2_bench.tasks.spec import task_spec, test_parts
 
 SOURCES = ("mini", "local", "hub")
 
@@ -39,6 +39,24 @@ def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed:
 
         return load_hub(spec)
     raise UserError(f"data={source} is not a source of rows: choose one of {', '.join(SOURCES)}")
+
+
+def load_test_rows(name: str, source: str, *, glue_dir: str | None = None) -> dict[str, Split]:
+    """The rows of one GLUE task that have no labels, by `test_parts`' names: MNLI's have the diagnostic set among them.
+
+    Raises UserError where they cannot be had; the package's generated tasks have none.
+    """
+    parts = test_parts(task_spec(name))
+    if source == "local":
+        from lora2_bench.tasks.local import load_local_test
+
+        folder = local_folder(glue_dir)
+        return {part: load_local_test(spec, split, folder) for part, (spec, split) in parts.items()}
+    if source == "hub":
+        from lora2_bench.tasks.hub import load_hub_test
+
+        return {part: load_hub_test(spec, split) for part, (spec, split) in parts.items()}
+    raise UserError(f"data={source} has no test rows: give data=local or data=hub, which are GLUE's own")
 
 
 def local_folder(glue_dir: str | None) -> Path:

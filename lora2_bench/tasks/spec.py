@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lora2_bench.errors import UserError
 
@@ -47,6 +47,11 @@ class TaskSpec:
     def splits(self) -> tuple[str, ...]:
         """The labelled splits: train, then every dev split."""
         return ("train", *self.dev_splits)
+
+    @property
+    def test_splits(self) -> tuple[str, ...]:
+        """The splits whose labels only GLUE's server has."""
+        return tuple(name for name in self.rows if name.startswith("test"))
 
 
 _NOT_ENTAILMENT = ("entailment", "not_entailment")
@@ -157,6 +162,15 @@ TASKS: dict[str, TaskSpec] = {
         ),
     )
 }
+
+AX = replace(TASKS["mnli"], name="ax", folder="diagnostic", rows={"test": 1104}, dev_splits=())
+"""GLUE's diagnostic set: test rows alone, which MNLI's cell answers."""
+
+
+def test_parts(spec: TaskSpec) -> dict[str, tuple[TaskSpec, str]]:
+    """Name of a part of what a cell of this task predicts -> the spec and the split of its rows."""
+    parts = {split: (spec, split) for split in spec.test_splits}
+    return {**parts, AX.name: (AX, "test")} if spec.name == "mnli" else parts
 
 
 def task_spec(name: str) -> TaskSpec:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.errors import UserError
-from lora2_bench.tasks.data import Split, parse_score
+from lora2_bench.tasks.data import Split, parse_score, unlabelled
 from lora2_bench.tasks.spec import TASKS, TaskSpec
 
 _DIGITS = ("0", "1")
@@ -89,6 +89,30 @@ def read_tsv(path: Path, spec: TaskSpec, split: str, notes: list[str]) -> Split:
     if not labels:
         raise UserError(f"{name} holds no rows: put the official file in its place")
     return Split(dict(zip(spec.columns, texts, strict=True)), labels)
+
+
+def read_test_tsv(path: Path, spec: TaskSpec) -> Split:
+    """Read a TSV file without labels: each row's label is -1. GLUE's server wants its rows by their place in it."""
+    name = f"{path.parent.name}/{path.name}"
+    texts_at = _TSV_FORMATS["mnli" if spec.name == "ax" else spec.name].texts
+    lines = _lines(path, name)
+    header = tuple(next(lines, (1, "", True))[1].split("\t"))
+    index = "id" if spec.name == "qqp" else "index"
+    _check_header(header, (index, *texts_at), name)
+    text_at, index_at = [header.index(column) for column in texts_at], header.index(index)
+    texts: list[list[str]] = [[] for _ in text_at]
+    for row, (number, line, ends) in enumerate(lines):
+        fields = line.split("\t")
+        if len(fields) != len(header):
+            raise UserError(f"{name} line {number}: {_why_fields(fields, len(header), ends)}")
+        if fields[index_at] != str(row):
+            raise UserError(
+                f"{name} line {number}: {index} {fields[index_at][:40]!r} must be {row}, the row's place: put the "
+                "official file in its place"
+            )
+        for column_texts, at in zip(texts, text_at, strict=True):
+            column_texts.append(fields[at])
+    return unlabelled(spec, dict(zip(spec.columns, texts, strict=True)), name)
 
 
 def _lines(path: Path, name: str) -> Iterator[tuple[int, str, bool]]:

@@ -60,6 +60,33 @@ def evaluate(
 
 
 @torch.no_grad()
+def logits_of(
+    model: nn.Module,
+    rows: EncodedSplit,
+    outputs: int,
+    accelerator: Accelerator,
+    batch_size: int,
+    step: int,
+    doing: str,
+) -> Tensor:
+    """(rows, outputs) float32 logits on the CPU, in row order. Labels are not read.
+
+    Raises OutOfMemory, with `step` and what was being done, where a batch does not fit.
+    """
+    model.eval()
+    out = torch.empty(len(rows), outputs)
+    for numbers in by_length(rows.lengths(), batch_size):
+        batch = rows.collate([rows[number] for number in numbers])
+        fix = f"set eval_batch_size={len(numbers) // 2}" if len(numbers) > 1 else "give a larger device"
+        with (
+            explain_out_of_memory(step, f"{batch_size_in_words(batch)} while {doing}", fix),
+            accelerator.autocast(),
+        ):
+            inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
+            out[numbers] = model(**inputs).logits.float().cpu()
+    return out
+
+
 def score(
     model: nn.Module,
     spec: TaskSpec,
@@ -72,21 +99,11 @@ def score(
 
     Raises OutOfMemory, with `step`, where a batch does not fit.
     """
-    model.eval()
     logits: Logits = {}
     metrics: dict[str, dict[str, float]] = {}
     metric = glue_metric(spec)
     for name, rows in splits.items():
-        out = torch.empty(len(rows), spec.num_labels)
-        for numbers in by_length(rows.lengths(), batch_size):
-            batch = rows.collate([rows[number] for number in numbers])
-            fix = f"set eval_batch_size={len(numbers) // 2}" if len(numbers) > 1 else "give a larger device"
-            with (
-                explain_out_of_memory(step, f"{batch_size_in_words(batch)} while scoring {name}", fix),
-                accelerator.autocast(),
-            ):
-                inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
-                out[numbers] = model(**inputs).logits.float().cpu()
+        out = logits_of(model, rows, spec.num_labels, accelerator, batch_size, step, f"scoring {name}")
         references = torch.tensor(rows.labels)
         values: dict[str, Any] = metric.compute(predictions=predictions_of(out), references=rows.labels)
         metrics[name] = {

@@ -39,7 +39,10 @@ class TrainingStep:
         self.method, self.settings = method, settings
         self.accelerator, self.ranks = accelerator, ranks
         # Evaluation mode leaves the model without DistributedDataParallel: `ranks` sums the gradients.
-        self.model: nn.Module = accelerator.prepare_model(method.backbone.model, evaluation_mode=True)
+        # On a CPU nothing has to move, and to `cpu:0`, the device of several processes, a move makes new buffers, which
+        # `Backbone.owns` does not know.
+        placed = False if accelerator.device.type == "cpu" else None
+        self.model: nn.Module = accelerator.prepare_model(method.backbone.model, placed, evaluation_mode=True)
         groups = method.optimizer_groups(settings.weight_decay, settings.head_lr)
         self.trained: list[nn.Parameter] = [parameter for group in groups for parameter in group["params"]]
         betas = (settings.adam_beta1, settings.adam_beta2)

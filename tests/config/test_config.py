@@ -130,6 +130,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("seed", True, "an integer"),
     ("seed", 2**32, "under 2**32"),
     ("rerun", "maybe", "true or false"),
+    ("predict_test", 1, "true or false"),
     ("results", None, "a folder"),
     ("device", "tpu", "auto, cpu, cuda"),
     ("threads", 0, "at least 1"),
@@ -391,10 +392,17 @@ def test_kr_sets_the_methods_own_size() -> None:
 
 
 def test_the_run_options_of_a_plan_are_those_of_the_config(tmp_path: Path) -> None:
-    changes = {"results": str(tmp_path), "device": "cpu", "threads": 1, "eval_batch_size": 7, "rerun": True}
+    changes = {
+        "results": str(tmp_path),
+        "device": "cpu",
+        "threads": 1,
+        "eval_batch_size": 7,
+        "rerun": True,
+        "predict_test": True,
+    }
     options = plan_of(changes={**changes, "data.dir": "/glue"}).run_options
     assert (options.results, options.device, options.threads) == (tmp_path, "cpu", 1)
-    assert (options.eval_batch_size, options.rerun, options.data_dir) == (7, True, "/glue")
+    assert (options.eval_batch_size, options.rerun, options.data_dir) == (7, True, "/glue") and options.predict_test
 
 
 def test_a_good_command_reaches_the_run_with_its_overrides_as_typed(command: Callable[..., Told]) -> None:

@@ -110,6 +110,7 @@ def test_the_protocol_changes_the_id() -> None:
     [
         ("results", "/tmp/elsewhere"),
         ("rerun", True),
+        ("predict_test", True),
         ("export.rank", 2),
         ("device", "cpu"),
         ("threads", 1),

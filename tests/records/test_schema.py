@@ -13,6 +13,8 @@ import pytest
 
 from lora2_bench.records.record import DONE, FAILED, Record
 from lora2_bench.records.store import Store, read_status
+from lora2_bench.tasks.metrics import main_name
+from lora2_bench.tasks.spec import TASKS
 from tests.made_records import make_cell, make_failed, make_record, make_row_record
 
 Place = tuple[str | int, ...]
@@ -157,3 +159,12 @@ def test_a_record_that_begins_otherwise_has_its_status_read_from_the_whole(tmp_p
     path.write_text('{"note": {"status": "done"}}')
     assert read_status(path) is None
     assert read_status(tmp_path / "none.json") is None
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_tasks_own_record_is_read_back(task: str, tmp_path: Path) -> None:
+    """QQP's deciding number is called `mean of accuracy and f1`."""
+    record = make_record(make_cell(task), main_metric=main_name(TASKS[task]))
+    store = Store(tmp_path)
+    store.write(record)
+    assert store.read(record.id) == record

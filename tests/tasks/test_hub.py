@@ -37,6 +37,14 @@ except UserError as error:
 else:
     print(data.source, data.rows, data.splits["train"].texts["sentence1"], data.splits["dev"].labels, data.notes)
 """
+LOAD_TEST = """
+from lora2_bench.errors import UserError
+from lora2_bench.tasks.sources import load_test_rows
+try:
+    print(load_test_rows("rte", "hub"))
+except UserError as error:
+    print("UserError:", error)
+"""
 LOADED = "hub {'train': 3, 'dev': 2} ['A.', 'C.', 'E.'] [0, 1] []"
 
 
@@ -141,8 +149,8 @@ def run(code: list[str], home: Path, endpoint: str, **extra: str) -> subprocess.
     )
 
 
-def load(home: Path, endpoint: str, **extra: str) -> str:
-    done = run(["-c", LOAD], home, endpoint, **extra)
+def load(home: Path, endpoint: str, code: str = LOAD, **extra: str) -> str:
+    done = run(["-c", code], home, endpoint, **extra)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -173,6 +181,19 @@ def test_download_then_cache_then_repair_then_no_hub(stub: StubHub, tmp_path: Pa
 
     stub.close()
     assert load(home, stub.endpoint) == LOADED
+
+
+def test_test_rows_are_fetched_where_they_are_asked_for(stub: StubHub, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    loaded = "{'test': Split(texts={'sentence1': ['K.'], 'sentence2': ['B.']}, labels=[-1])}"
+    assert load(home, stub.endpoint, code=LOAD_TEST) == loaded
+    assert stub.downloads == {"test-00000-of-00001.parquet"}
+    done = run([str(ROOT / "scripts/prefetch.py"), "--tasks", "rte", "--models"], home, stub.endpoint)
+    assert (done.returncode, done.stdout) == (0, f"{HUB_ID} rte: train 3, dev 2, test 1 rows\n")
+    stub.close()
+    assert load(home, stub.endpoint, code=LOAD_TEST) == loaded
+    line = load(tmp_path / "other", stub.endpoint, code=LOAD_TEST)
+    assert line.startswith(f"UserError: {HUB_ID} rte is not in the hub cache and could not be fetched (")
 
 
 def test_a_hub_that_is_not_there_is_one_line_with_the_ways_out(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.numpy import load_file
 
 from lora2_bench.errors import CellFailed
 from lora2_bench.training.ranks import SINGLE_PROCESS
@@ -84,6 +85,12 @@ def logits_of(results: Path) -> dict[str, list[list[float]]]:
     return {name: dev[name] for name in ("best", "last")}
 
 
+def kept_tensors(results: Path) -> set[str]:
+    """Names of what the only cell keeps of its method."""
+    (path,) = results.glob("cells/*/trained.safetensors")
+    return set(load_file(path))
+
+
 @pytest.mark.parametrize(("method", "parts"), [("lora2", 1), ("adalora", 2), ("full", 1)])
 def test_two_processes_give_what_one_gives_with_twice_the_parts(
     method: str, parts: int, bench: Bench, tiny_folders: Folders, tmp_path: Path
@@ -102,6 +109,8 @@ def test_two_processes_give_what_one_gives_with_twice_the_parts(
     for mine, theirs in zip(one["evaluations"], other["evaluations"], strict=True):
         assert mine["step"] == theirs["step"] and mine["score"] == pytest.approx(theirs["score"])
         assert mine["train_loss"] == pytest.approx(theirs["train_loss"], abs=1e-4)
+    if method != "full":
+        assert kept_tensors(both) == kept_tensors(alone)
     for when, rows in logits_of(alone).items():
         for row, twin in zip(rows, logits_of(both)[when], strict=True):
             assert row == pytest.approx(twin, abs=1e-4)

@@ -1,0 +1,1 @@
+"""Stored test predictions -> the zip that GLUE's server takes."""
