@@ -140,6 +140,10 @@ class Method(ABC):
         """A config of PEFT and the adapter's tensors by PEFT's own names; None where PEFT has no such tuner."""
         return None
 
+    def whole_modules(self) -> list[str]:
+        """Names of the backbone's own modules that train as they are, beside the head's; exported with an adapter."""
+        return []
+
     def replaced_weights(self) -> dict[str, Tensor]:
         """Name in the untouched backbone -> what the method computes with in place of this frozen weight."""
         return {}
