@@ -39,7 +39,7 @@ def test_the_added_method_is_two_files_that_run_and_pass_the_contract(
     tiny_folders: Callable[[str], Path], tmp_path: Path
 ) -> None:
     for name in ("conf", "lora2_bench", "tests"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "lora_fa.*"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     files = re.findall(
         r"^`([\w/.]+)`:\n\n```\w+\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL

@@ -11,14 +11,9 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.maps import MAPS, MAPS_BY_TYPE
 
-# The paper's names of a layer's six linear maps, and the modules below `encoder.layer.N` of each architecture.
-MAPS = ("q", "k", "v", "o", "f1", "f2")
-_FEED_FORWARD = {"attention.output.dense": "o", "intermediate.dense": "f1", "output.dense": "f2"}
-_BERT = {"attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v", **_FEED_FORWARD}
-_DEBERTA = {f"{name}_proj" if ".self." in name else name: short for name, short in _BERT.items()}
-_MAPS_BY_TYPE = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
-ENCODERS = tuple(_MAPS_BY_TYPE)
+ENCODERS = tuple(MAPS_BY_TYPE)
 _LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(.+)$")
 _HEAD = re.compile(r"(?:^|\.)(pooler|classifier)(?=\.)")
 
@@ -68,12 +63,12 @@ class Backbone:
         Raises UserError where the model has none of a target, or an unknown architecture.
         """
         kind = self.model.config.model_type
-        if kind not in _MAPS_BY_TYPE:
-            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(_MAPS_BY_TYPE)} encoders")
+        if kind not in MAPS_BY_TYPE:
+            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(MAPS_BY_TYPE)} encoders")
         found: dict[MapKey, str] = {}
         for name, module in self.model.named_modules():
             match = _LAYER.search(name)
-            if match and isinstance(module, nn.Linear) and (short := _MAPS_BY_TYPE[kind].get(match[2])) in targets:
+            if match and isinstance(module, nn.Linear) and (short := MAPS_BY_TYPE[kind].get(match[2])) in targets:
                 found[int(match[1]), str(short)] = name
         missing = [target for target in targets if target not in {short for _, short in found}]
         if missing:

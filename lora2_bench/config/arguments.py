@@ -36,6 +36,17 @@ def options_first(arguments: Sequence[str]) -> list[str]:
     return [*options, *overrides]
 
 
+def config_folder(arguments: Sequence[str]) -> str | None:
+    """The folder of the user's own configs, as `--config-dir` names it."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        option, equals, value = argument.partition("=")
+        if option in ("--config-dir", "-cd") and equals:
+            return value
+        if before in ("--config-dir", "-cd"):
+            return argument
+    return None
+
+
 def _check_option(argument: str) -> None:
     option = argument.partition("=")[0]
     if option.startswith("--experimental-rerun"):

@@ -20,6 +20,7 @@ from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import require, require_int, section
+from lora2_bench.experiment.maps import in_letters
 from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
 from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
@@ -143,6 +144,8 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     for name in ("_target_", "size", "recipe"):
         method.pop(name, None)
     _check_kr(values["kr"], method, size)
+    if "targets" in method:
+        method["targets"] = in_letters(method["targets"])
     train = _with_looks(values, overrides)
     if "budget" in method:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])

@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -19,11 +20,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from lora2_bench.config.arguments import check_arguments, check_processes, options_first
+from lora2_bench.config.arguments import check_arguments, check_processes, config_folder, options_first
 from lora2_bench.config.compose import plan_from
 from lora2_bench.config.contradictions import quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
+from lora2_bench.config.resolvers import share_recipes
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.paths import CONF
@@ -70,6 +72,8 @@ def launch(run: Callable[[Plan], object]) -> None:
     try:
         check_arguments(sys.argv[1:])
         check_processes(os.environ)
+        if own := config_folder(sys.argv[1:]):
+            share_recipes(Path(own))
         sys.argv[1:] = options_first(quoted_ids(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException, UserError) as error:

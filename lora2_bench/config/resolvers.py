@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.errors import UserError
@@ -48,12 +51,20 @@ def _tuner_name(target: str) -> str:
     return target.rpartition(".")[2].removesuffix("Config").lower()
 
 
-def _share_recipes() -> None:
-    """Register, for a method with `recipe: OTHER` in its file, OTHER's recipe for each model where it has none."""
-    for path in sorted((CONF / "method").glob("*.yaml")):
+def _choices(group: str, *first: str) -> str:
+    """The resolver `${choices:GROUP,FIRST,...}`: what the group has, one's own files too, in lines for the help."""
+    loader = GlobalHydra.instance().config_loader()
+    found = set(loader.get_group_options(group))
+    names = [*(name for name in first if name in found), *sorted(found - {*first})]
+    return "\n".join(textwrap.wrap(", ".join(names), 106, subsequent_indent=" " * 12))
+
+
+def share_recipes(conf: Path = CONF) -> None:
+    """Register, for a method of `conf` with `recipe: OTHER`, OTHER's recipe for each model where it has none."""
+    for path in sorted((conf / "method").glob("*.yaml")):
         other = OmegaConf.select(OmegaConf.load(path), "recipe")
         for folder in (CONF / "recipe").iterdir() if other else ():
-            if not (folder / path.name).exists():
+            if not any((root / "recipe" / folder.name / path.name).exists() for root in {CONF, conf}):
                 shared = {"defaults": [f"/recipe/{folder.name}/{other}@_here_"]}
                 ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=shared)
 
@@ -66,4 +77,5 @@ def register() -> None:
     OmegaConf.register_new_resolver("by_version", _by_version, replace=True)
     OmegaConf.register_new_resolver("by_option", _by_option, replace=True)
     OmegaConf.register_new_resolver("tuner_name", _tuner_name, replace=True)
-    _share_recipes()
+    OmegaConf.register_new_resolver("choices", _choices, replace=True)
+    share_recipes()

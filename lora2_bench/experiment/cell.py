@@ -113,7 +113,7 @@ class Train:
         if self.head_lr is not None:
             require_number("train.head_lr", self.head_lr, 1e-12, 10.0, "a number above 0, at most 10, or null")
         require_number("train.weight_decay", self.weight_decay, 0.0, 10.0, "a number from 0 to 10")
-        require_choice("train.schedule", self.schedule, ("linear", "cosine"))
+        require_choice("train.schedule", self.schedule, ("linear", "cosine", "constant"))
         require_steps("train.warmup", self.warmup)
         require_number("train.max_grad_norm", self.max_grad_norm, 0.0, 1e6, "a number of at least 0 (0 = no clipping)")
         require_number("train.adam_beta1", self.adam_beta1, 0.0, 1 - 1e-9, "a number from 0 to under 1")

@@ -17,9 +17,10 @@ from peft import PeftConfig, PeftModel, PromptLearningConfig, get_peft_model, ge
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from lora2_bench.backbones.backbone import MAPS, Backbone
+from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.checks import require
+from lora2_bench.experiment.maps import MAPS, TARGETS
 from lora2_bench.methods.base import Method, without_name
 
 # What cannot be trained here, and why.
@@ -87,7 +88,7 @@ class PeftTuner(Method):
         targets = given.pop("targets", None)
         if targets is not None:
             known = isinstance(targets, list | tuple) and targets and all(target in MAPS for target in targets)
-            require(bool(known), "method.targets", targets, f"a list of some of {', '.join(MAPS)}, or null")
+            require(bool(known), "method.targets", targets, f"{TARGETS}, or null")
             require(len(set(targets)) == len(targets), "method.targets", targets, "a list without repeats")
         modules = given.get("target_modules")
         if (targets is None) == (modules is None):

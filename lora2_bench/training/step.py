@@ -45,7 +45,8 @@ class TrainingStep:
         betas = (settings.adam_beta1, settings.adam_beta2)
         optimizer = AdamW(groups, lr=settings.lr, betas=betas, eps=settings.adam_eps)
         warmup = in_steps(settings.warmup, total_steps)
-        self.scheduler = get_scheduler(settings.schedule, optimizer, warmup, total_steps)
+        schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
+        self.scheduler = get_scheduler(schedule, optimizer, warmup, total_steps)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self._less_memory = how_to_save_memory(settings)
 

@@ -41,6 +41,7 @@ SHRUNK_FOR: dict[str, dict[str, Any]] = {
     "miss": {"r": 4},
     "oft": {"r": 0},
     "qlora": {"block_size": 64},
+    "qalora": {"r": 3},
 }
 # Needs settings that have no default.
 UNSET = {"peft"}

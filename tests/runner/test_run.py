@@ -80,6 +80,7 @@ def test_a_cell_from_end_to_end(
         "data.max_eval=20",
         "train.epochs=2 (recipe: 3)",
         "train.batch_size=8 (recipe: 32)",
+        "train.max_length=48 (recipe: 128)",
     ]
     label = record["label"]
     size = record["cell"]["size"]

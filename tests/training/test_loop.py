@@ -174,8 +174,8 @@ def test_every_task_trains(task: str) -> None:
     assert all(logits.shape == (14, TASKS[task].num_labels) for logits in outcome.last.values())
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_schedules_end_at_zero(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_schedules_end_at_zero_but_the_constant_one(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
     original = torch.optim.AdamW.step
 
@@ -186,7 +186,10 @@ def test_schedules_end_at_zero(schedule: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     run(make_cell(schedule=schedule, warmup=2, epochs=3, lr=1e-3))
     assert rates[:3] == pytest.approx([0.0, 5e-4, 1e-3])
-    assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 2e-4
+    if schedule == "constant":
+        assert rates[2:] == [1e-3] * len(rates[2:])
+    else:
+        assert rates[2:] == sorted(rates[2:], reverse=True) and rates[-1] < 2e-4
 
 
 def test_a_loss_that_is_no_number_ends_with_step_and_cause(monkeypatch: pytest.MonkeyPatch) -> None:

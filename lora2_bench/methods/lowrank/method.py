@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.backbones.backbone import MAPS, Backbone, MapKey
+from lora2_bench.backbones.backbone import Backbone, MapKey
 from lora2_bench.experiment.checks import require, require_number
+from lora2_bench.experiment.maps import MAPS, TARGETS
 from lora2_bench.methods.base import Method, freeze_but_head
 from lora2_bench.methods.lowrank.layers import AdaptedLinear, GatedLinear, RankedLinear
 from lora2_bench.methods.lowrank.stack import Stack, flatten_groups, stacks_of
@@ -173,6 +174,6 @@ def check_targets(options: Any) -> None:
     """Raise UserError unless `targets` and `dropout` are possible."""
     targets = options.targets
     known = isinstance(targets, list | tuple) and len(targets) > 0 and all(target in MAPS for target in targets)
-    require(known, "method.targets", targets, f"a list of some of {', '.join(MAPS)}")
+    require(known, "method.targets", targets, TARGETS)
     require(len(set(targets)) == len(targets), "method.targets", targets, "a list without repeats")
     require_number("method.dropout", options.dropout, 0.0, 0.99, "a number from 0 to 0.99")
