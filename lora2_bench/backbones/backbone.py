@@ -82,6 +82,10 @@ class Backbone:
         """False for a parameter or buffer of the model that a method has added."""
         return hasattr(tensor, _OWN)
 
+    def adopt(self, tensor: torch.Tensor) -> None:
+        """Count a tensor that a method has computed from the backbone's weights alone as the backbone's own."""
+        setattr(tensor, _OWN, True)
+
     def head_modules(self) -> list[str]:
         """Names of the top modules of the head (pooler and classifier), which every method trains."""
         names = {name[: match.end()] for name, _ in self.model.named_parameters() if (match := _HEAD.search(name))}

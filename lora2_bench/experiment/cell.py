@@ -23,7 +23,7 @@ from lora2_bench.experiment.checks import (
 )
 from lora2_bench.records.identity import id_of
 from lora2_bench.records.schema import CellSettings
-from lora2_bench.tasks.spec import TaskSpec, task_spec
+from lora2_bench.tasks.spec import TaskSpec, check_source, task_spec
 
 
 @dataclass(frozen=True)
@@ -183,6 +183,7 @@ class Cell:
 
     def __post_init__(self) -> None:
         task_spec(self.task)
+        check_source(self.task, self.data.source)
         require_plain_name("method.name", self.method.get("name"))
         if self.init_from is not None:
             is_id = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.backbone import ENCODERS, Backbone
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.checks import section
 from lora2_bench.files.paths import shortened
@@ -31,6 +31,8 @@ class Method(ABC):
     """Whether the trained weights are small enough to be stored beside the record, where `init_from` reads them."""
     starts_as_backbone: ClassVar[bool] = True
     """Whether the untrained method leaves the backbone's outputs as they are, up to rounding."""
+    encoders: ClassVar[tuple[str, ...]] = ENCODERS
+    """The types of encoder that it fits; `inject` raises UserError for others."""
 
     def __init__(self, options: Any, total_steps: int, engine: str = "fast") -> None:
         self.options = options
@@ -139,6 +141,18 @@ class Method(ABC):
     def peft_adapter(self) -> tuple[Any, dict[str, Tensor]] | None:
         """A config of PEFT and the adapter's tensors by PEFT's own names; None where PEFT has no such tuner."""
         return None
+
+    def whole_modules(self) -> list[str]:
+        """Names of the backbone's own modules that train as they are, beside the head's; exported with an adapter."""
+        return []
+
+    def replaced_weights(self) -> dict[str, Tensor]:
+        """Name in the untouched backbone -> what the method computes with in place of this frozen weight."""
+        return {}
+
+    def merge(self) -> None:
+        """Put what was learnt into the backbone's own maps: no layer of the method is left. Raises UserError."""
+        raise UserError(f"{type(self).__name__} cannot be merged into the backbone's maps: keep it beside them")
 
     def ranks(self) -> Sequence[int]:
         """The ranks that one training serves: each is scored at its end, and exported on demand; none for most."""

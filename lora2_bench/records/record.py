@@ -7,7 +7,7 @@ from typing import Any
 
 from lora2_bench.records.checking import Wrong, checker
 from lora2_bench.records.schema import CellSettings, Failure, RecordValues, Result, RunFacts, Scoring
-from lora2_bench.tasks.spec import TASKS
+from lora2_bench.tasks.spec import ALL_TASKS
 
 SCHEMA = 1
 DONE, FAILED = "done", "failed"
@@ -91,7 +91,7 @@ def _written_by(values: dict[str, Any]) -> str:
 
 def _check_outcome(values: dict[str, Any]) -> None:
     """Raise Wrong where status, protocol, task and result do not go together."""
-    status, result, task = values["status"], values["result"], TASKS.get(values["cell"]["task"])
+    status, result, task = values["status"], values["result"], ALL_TASKS.get(values["cell"]["task"])
     if task is None:
         raise Wrong("is no task of this package", "cell.task")
     if status == FAILED:

@@ -186,6 +186,17 @@ class Parameters(TypedDict):
     active: Count
 
 
+class FrozenWeights(TypedDict):
+    """The frozen weights that a method keeps in few bits: bytes as kept, bytes in float32 (as LoRA keeps them), digest.
+
+    Constants and tables that they are computed from are counted; biases, norms and embeddings stay as they are.
+    """
+
+    bytes: Count
+    bytes_float32: Count
+    sha256: str
+
+
 class Origin(TypedDict):
     """The finished cell whose adapter a cell started from, and its task."""
 
@@ -198,7 +209,8 @@ class Result(TypedDict):
 
     A failed cell has none from `evaluations` on. `last` is None under the clean protocol. `ranks` is layer -> map ->
     ranks kept; only methods that have ranks give them, with their sum before and after (`ranks_initial`,
-    `ranks_kept`). `by_rank` is rank -> scores on dev at the best step, where one training serves several ranks.
+    `ranks_kept`). `frozen_weights` is given by methods that quantise the backbone, and by no record from before them.
+    `by_rank` is rank -> scores on dev at the best step, where one training serves several ranks.
     """
 
     main_metric: Line
@@ -216,6 +228,7 @@ class Result(TypedDict):
     ranks_kept: NotRequired[Count]
     ranks_initial: NotRequired[Count]
     by_rank: NotRequired[dict[str, Scoring]]
+    frozen_weights: NotRequired[FrozenWeights]
 
 
 class Hardware(TypedDict):

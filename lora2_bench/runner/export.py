@@ -27,8 +27,13 @@ def export_adapter(folder: Path, method: Method) -> None:
     config.task_type = TaskType.SEQ_CLS
     config.base_model_name_or_path = backbone.origin or backbone.name
     config.inference_mode = True
-    config.modules_to_save = sorted(name.rpartition(".")[2] for name in backbone.head_modules())
-    heads = {f"{_PREFIX}{name}": parameter.detach() for name, parameter in backbone.head_parameters().items()}
+    whole = [*backbone.head_modules(), *method.whole_modules()]
+    config.modules_to_save = sorted({name.rpartition(".")[2] for name in whole})
+    heads = {
+        f"{_PREFIX}{module}.{name}": parameter.detach()
+        for module in whole
+        for name, parameter in backbone.model.get_submodule(module).named_parameters()
+    }
     folder.mkdir()
     config.save_pretrained(str(folder))
     _sort_lists(folder / "adapter_config.json")

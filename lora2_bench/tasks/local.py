@@ -7,15 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 from lora2_bench.errors import UserError
 from lora2_bench.tasks.data import Split, TaskData
 from lora2_bench.tasks.parquet import hub_split, missing_parquet, read_parquet, read_test_parquet, shards
 from lora2_bench.tasks.spec import AX, TaskSpec
 from lora2_bench.tasks.tsv import read_test_tsv, read_tsv
-
-T = TypeVar("T")
 
 
 def load_local(spec: TaskSpec, glue_dir: Path) -> TaskData:

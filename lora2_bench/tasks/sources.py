@@ -8,13 +8,13 @@ from pathlib import Path
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import user_path
 from lora2_bench.tasks.data import Split, TaskData
-from lora2_bench.tasks.spec import task_spec, test_parts
+from lora2_bench.tasks.spec import check_source, task_spec, test_parts
 
 SOURCES = ("mini", "local", "hub")
 
 
 def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed: int = 0) -> TaskData:
-    """Load the labelled splits of one GLUE task.
+    """Load the labelled splits of one task.
 
     Args:
         name: the task, as in `task=rte`.
@@ -26,6 +26,7 @@ def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed:
         UserError: an unknown task or source, or rows that cannot be had.
     """
     spec = task_spec(name)
+    check_source(name, source)
     if source == "mini":
         from lora2_bench.tasks.mini import mini_splits
 

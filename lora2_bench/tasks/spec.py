@@ -1,4 +1,4 @@
-"""What each GLUE task is: text columns, labels in GLUE's order, metrics and official row counts. Pure data."""
+"""What each task is: text columns, labels in GLUE's order, metrics and official row counts. Pure data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lora2_bench.errors import UserError
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One GLUE task.
+    """One task, of GLUE or the package's own.
 
     Attributes:
         name: lower-case name, as in `task=rte`.
@@ -17,7 +17,8 @@ class TaskSpec:
         labels: class names in the hub's order (index = label id); empty for the regression task.
         metrics: every metric reported on one evaluation split.
         main: the metrics whose mean (over dev splits too) is the task's deciding number.
-        rows: official row counts per split (the hub's, and of the download script's TSV files).
+        rows: official row counts per split (the hub's, and of the download script's TSV files); of an own task those
+            that are generated.
         dev_splits: evaluation splits; MNLI has two.
         content: split -> `TaskData.content_hash` of the download script's TSV file, for files that were at hand whole.
         folder: the folder's name in the official TSV layout.
@@ -173,9 +174,30 @@ def test_parts(spec: TaskSpec) -> dict[str, tuple[TaskSpec, str]]:
     return {**parts, AX.name: (AX, "test")} if spec.name == "mnli" else parts
 
 
+OWN_TASKS: dict[str, TaskSpec] = {
+    "distant": TaskSpec(
+        name="distant",
+        columns=("passage", "statement"),
+        labels=_NOT_ENTAILMENT,
+        metrics=("accuracy",),
+        main=("accuracy",),
+        folder="Distant",
+        rows={"train": 2000, "dev": 400},
+    )
+}
+"""Tasks that data=mini alone has: no files of them exist."""
+ALL_TASKS = TASKS | OWN_TASKS
+
+
 def task_spec(name: str) -> TaskSpec:
     """The task called `name`. Raises UserError for any other."""
     try:
-        return TASKS[name]
+        return ALL_TASKS[name]
     except KeyError:
-        raise UserError(f"task={name} is not a GLUE task: choose one of {', '.join(TASKS)}") from None
+        raise UserError(f"task={name} is not a task: choose one of {', '.join(ALL_TASKS)}") from None
+
+
+def check_source(task: str, source: str) -> None:
+    """Raise UserError where no rows of the task come from `source`."""
+    if task in OWN_TASKS and source != "mini":
+        raise UserError(f"task={task} is made by the package and is not in data={source}: give data=mini")

@@ -11,7 +11,7 @@ from lora2_bench.backbones.backbone import Backbone, random_backbone
 from lora2_bench.config.compose import CONF
 from lora2_bench.methods.base import Method, load_method
 from tests.composed import composed
-from tests.conftest import tiny_config
+from tests.conftest import ARCHITECTURES, tiny_config
 
 # Sizes that tell dimensions apart, and a schedule for short runs; a method takes those of its options that it has.
 SHRUNK: dict[str, Any] = {
@@ -32,9 +32,17 @@ SHRUNK: dict[str, Any] = {
     "length": 4,
     "mlp_width": 20,
     "encoder_width": 14,
+    "group_size": 8,
+    "group_tokens": 4,
 }
 # What fits the tiny widths 24 and 40, or the method's own rules, and no other value does.
-SHRUNK_FOR: dict[str, dict[str, Any]] = {"hra": {"r": 4}, "miss": {"r": 4}, "oft": {"r": 0}}
+SHRUNK_FOR: dict[str, dict[str, Any]] = {
+    "hra": {"r": 4},
+    "miss": {"r": 4},
+    "oft": {"r": 0},
+    "qlora": {"block_size": 64},
+    "qalora": {"r": 3},
+}
 # Needs settings that have no default.
 UNSET = {"peft"}
 METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - UNSET)
@@ -68,10 +76,20 @@ def is_by_peft(name: str) -> bool:
 OWN_AND_ONE_TUNER = [name for name in METHODS if not is_by_peft(name)] + ["dora"]
 
 
+def fits(name: str, architecture: str) -> bool:
+    """Whether a method says that it runs on an architecture."""
+    return architecture in method_class(name).encoders
+
+
+# Every method on every architecture that it says it fits.
+PAIRS = [(name, architecture) for name in METHODS for architecture in ARCHITECTURES if fits(name, architecture)]
+
+
 def fits_tiny(name: str) -> tuple[str, ...]:
-    """Overrides with which a tuner of PEFT fits the tiny backbones' widths."""
-    values = OmegaConf.load(CONF / "method" / f"{name}.yaml") if is_by_peft(name) else {}
-    sizes = ("oft_block_size", "boft_block_size", "block_size", "n_frequency", "num_vectors", "vector_length")
+    """Overrides with which a method fits the tiny backbones' widths."""
+    values = OmegaConf.load(CONF / "method" / f"{name}.yaml")
+    sizes = ("oft_block_size", "boft_block_size", "n_frequency", "num_vectors", "vector_length", "group_size")
+    sizes = (*sizes, "block_size") if is_by_peft(name) else sizes
     shrunk = {key: SHRUNK[key] for key in sizes if key in values} | SHRUNK_FOR.get(name, {})
     return tuple(f"method.{key}={value}" for key, value in shrunk.items())
 

@@ -15,10 +15,15 @@ import pytest
 
 from tests import forked
 from tests.conftest import ARCHITECTURES, Told
-from tests.methods.helpers import METHODS, OWN_AND_ONE_TUNER, fits_tiny
+from tests.methods.helpers import METHODS, OWN_AND_ONE_TUNER, fits, fits_tiny
 from tests.runner import plain_peft
 
-CELLS = [(architecture, method) for architecture in ARCHITECTURES for method in OWN_AND_ONE_TUNER]
+CELLS = [
+    (architecture, method)
+    for architecture in ARCHITECTURES
+    for method in OWN_AND_ONE_TUNER
+    if fits(method, architecture)
+]
 CELLS += [("bert", method) for method in METHODS if method not in OWN_AND_ONE_TUNER]
 
 PROMPTS = ("prefix", "ptuning_v2", "prompt", "p_tuning")  # PEFT's own have other positions and read another token

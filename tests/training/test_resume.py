@@ -19,7 +19,7 @@ from lora2_bench.errors import CellFailed
 from lora2_bench.records.lock import process_start
 from tests import forked
 from tests.conftest import Told
-from tests.methods.helpers import OWN_AND_ONE_TUNER
+from tests.methods.helpers import OWN_AND_ONE_TUNER, fits, fits_tiny
 
 Bench = Callable[..., Told]
 Folders = Callable[[str], Path]
@@ -71,8 +71,8 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told
 def test_a_killed_cell_ends_as_if_it_had_not_been(
     method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tiny_folders("roberta" if method in ("lora", "sora") else "deberta-v2")
-    command = ("model=local", f"model.path={folder}", f"method={method}", *QUICK)
+    folder = tiny_folders("roberta" if method in ("lora", "sora") or not fits(method, "deberta-v2") else "deberta-v2")
+    command = ("model=local", f"model.path={folder}", f"method={method}", *QUICK, *fits_tiny(method))
     assert bench(*command, f"results={tmp_path / 'quiet'}").code == 0
     again = (*command, f"results={tmp_path / 'killed'}", "checkpoint.steps=2")
     killed_at(5, monkeypatch, lambda: bench(*again))

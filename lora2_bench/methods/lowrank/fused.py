@@ -10,6 +10,7 @@ precision the update is added to the output in place.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,10 +19,12 @@ from torch.autograd.function import once_differentiable
 
 Middle = float | Tensor
 """The factor between the two outer ones: a number, a diagonal (r,), or a matrix (k×k)."""
+Weight = Tensor | Callable[[], Tensor]
+"""A frozen weight, or what computes it: it is then computed again in the backward pass instead of being kept for it."""
 
 
 def low_rank_linear(
-    x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, middle: Middle, up: Tensor, dropout: float = 0.0
+    x: Tensor, weight: Weight, bias: Tensor | None, down: Tensor, middle: Middle, up: Tensor, dropout: float = 0.0
 ) -> Tensor:
     """h = x W0ᵀ + b + dropout(x) downᵀ · middle · upᵀ, with W0 and b frozen.
 
@@ -29,7 +32,7 @@ def low_rank_linear(
 
     Args:
         x: (..., d_in).
-        weight: (d_out×d_in); it gets no gradient.
+        weight: (d_out×d_in), or what computes it; it gets no gradient.
         bias: (d_out), without a gradient too.
         down: (k×d_in).
         middle: a number, (k,) for a diagonal, or (k×k).
@@ -46,7 +49,7 @@ class _LowRankLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: Tensor,
+        weight: Weight,
         bias: Tensor | None,
         down: Tensor,
         middle: Tensor | None,
@@ -54,6 +57,9 @@ class _LowRankLinear(torch.autograd.Function):
         scalar: float,
         dropout: float,
     ) -> Tensor:
+        ctx.compute_weight = None if isinstance(weight, Tensor) else weight
+        if not isinstance(weight, Tensor):
+            weight = weight()
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight, down, up = x.to(dtype), weight.to(dtype), down.to(dtype), up.to(dtype)
@@ -71,7 +77,7 @@ class _LowRankLinear(torch.autograd.Function):
             inner = _project(down, rows)
             out = flat @ weight.T if bias is None else torch.addmm(bias, flat, weight.T)
             out.addmm_(_as_rows(inner), _times_middle(up, middle, scalar).T)
-        ctx.save_for_backward(rows, mask, weight, down, middle, up, inner)
+        ctx.save_for_backward(rows, mask, None if ctx.compute_weight else weight, down, middle, up, inner)
         ctx.scalar, ctx.dropout = scalar, dropout
         return out.view(*x.shape[:-1], -1)
 
@@ -93,6 +99,8 @@ class _LowRankLinear(torch.autograd.Function):
         if needs_middle:
             grad_middle = grad_inner @ up if middle.ndim == 2 else (grad_inner * up.T).sum(1)
         if needs_x:
+            if weight is None:
+                weight = ctx.compute_weight().to(rows.dtype)
             back = _times_middle(down.T, middle_t, ctx.scalar).T
             if merged:
                 grad_x = grad @ _merged(weight, up, back)

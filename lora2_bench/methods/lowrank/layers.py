@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.methods.lowrank.fused import Middle, low_rank_linear
+from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 
 
 class AdaptedLinear(nn.Module):
@@ -31,7 +32,8 @@ class AdaptedLinear(nn.Module):
             down, up = self.outer()
             middle = self.middle() if self.cached_middle is None else self.cached_middle
             dropout = self.dropout.p if self.training else 0.0
-            return low_rank_linear(x, self.base.weight, self.base.bias, down, middle, up, dropout)
+            weight = self.base.dequantise if isinstance(self.base, QuantisedLinear) else self.base.weight
+            return low_rank_linear(x, weight, self.base.bias, down, middle, up, dropout)
         base: Tensor = self.base(x)
         return base + self.delta(self.dropout(x))
 

@@ -46,10 +46,9 @@ class AdapterMethod(Method, Generic[Layer]):
         freeze_but_head(backbone)
         self.layers = {}
         for key, name in self._names.items():
-            parent, _, leaf = name.rpartition(".")
             layer = self.adapt(backbone.model.get_submodule(name), generator)
             layer.fused = self.engine == "fast"
-            setattr(backbone.model.get_submodule(parent), leaf, layer)
+            put(backbone, name, layer)
             self.layers[key] = layer
         factors: dict[str, dict[int, nn.Parameter]] = {}
         for row, layer in enumerate(self.layers.values()):
@@ -95,6 +94,19 @@ class AdapterMethod(Method, Generic[Layer]):
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Module name in the untouched backbone -> (lora_A, lora_B)."""
         return {name: self.layers[key].factors() for key, name in self._names.items()}
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Put every target map back, with the layer's update in it."""
+        for key, name in self._names.items():
+            layer = self.layers[key]
+            self.merge_layer(layer)
+            put(self.backbone, name, layer.base)
+
+    def merge_layer(self, layer: Layer) -> None:
+        """Put the layer's update into its base: into a new weight, for backbones of one process share the old one."""
+        lora_a, lora_b = layer.factors()
+        layer.base.weight = nn.Parameter(torch.addmm(layer.base.weight, lora_b, lora_a), requires_grad=False)
 
 
 class RankedMethod(AdapterMethod[Ranked]):
@@ -144,6 +156,12 @@ class GatedMethod(RankedMethod[Gated]):
         """The scaled gates of every layer (layers×r)."""
         (gates,) = self.stacks["gate"]
         return gates.tensor() * float(self.options.scale)
+
+
+def put(backbone: Backbone, name: str, module: nn.Module) -> None:
+    """Put a module into the place that `name` has in the model."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(backbone.model.get_submodule(parent), leaf, module)
 
 
 def check_adapter_options(options: Any) -> None:

@@ -119,9 +119,9 @@ def attend_to_prefix(backbone: Backbone, dropout: float) -> list[nn.Module]:
     mixin = _ATTENTION[backbone.model.config.model_type]
     layers = list(backbone.model.base_model.get_submodule("encoder.layer").children())
     for layer in layers:
-        _mix_in(PrefixedLayer, layer)
+        mix_in(PrefixedLayer, layer)
         layer.prefix_dropout = dropout
-        _mix_in(mixin, layer.get_submodule("attention.self"))
+        mix_in(mixin, layer.get_submodule("attention.self"))
     return layers
 
 
@@ -130,6 +130,7 @@ def with_visible(mask: Tensor, length: int) -> Tensor:
     return nn.functional.pad(mask, (length, 0), value=float(mask.dtype == torch.bool))
 
 
-def _mix_in(mixin: type[nn.Module], module: nn.Module) -> None:
+def mix_in(mixin: type[nn.Module], module: nn.Module) -> None:
+    """Put a class before the module's own: its methods come first, and no weight is touched or renamed."""
     kind = type(module)
     module.__class__ = type(f"{mixin.__name__}Of{kind.__name__}", (mixin, kind), {})

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot
 from lora2_bench.report.runs import XY, Run, grouped
 from lora2_bench.report.selection import Selection
-from lora2_bench.tasks.spec import TASKS
+from lora2_bench.tasks.spec import ALL_TASKS
 
 SCORE = "score (100 × metric)"
 PROTOCOL_NAMES = {
@@ -68,12 +68,12 @@ def pareto_front(points: Iterable[XY]) -> tuple[XY, ...]:
 
 def _by_task(rows: Iterable[Run]) -> dict[str, list[Run]]:
     groups = grouped(rows, "task")
-    return {task: groups[task] for task in TASKS if task in groups}
+    return {task: groups[task] for task in ALL_TASKS if task in groups}
 
 
 def _panel_title(task: str, rows: Sequence[Run]) -> str:
     metric = rows[0].metric
-    return f"{TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
+    return f"{ALL_TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
 
 
 def _title(what: str, folder: str, protocol: str) -> str:
@@ -220,7 +220,7 @@ def _ranks(folder: str, protocol: str, rows: Iterable[Run]) -> list[Plot]:
     names: set[str] = set()
     for label, group in grouped((run for run in rows if run.ranks), "label").items():
         panels = [
-            _heat_map(TASKS[task].folder, [run.ranks for run in part if run.ranks])
+            _heat_map(ALL_TASKS[task].folder, [run.ranks for run in part if run.ranks])
             for task, part in _by_task(group).items()
         ]
         values = {value for panel in panels for row in panel.values for value in row if value is not None}

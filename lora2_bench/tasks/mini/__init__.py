@@ -1,10 +1,11 @@
-"""The package's own data source: small generated tasks in the shape of GLUE's nine, made in memory from a seed."""
+"""The package's own data source: small generated tasks, GLUE's nine in shape and one of its own, made from a seed."""
 
 from __future__ import annotations
 
 from random import Random
 
 from lora2_bench.tasks.data import Split
+from lora2_bench.tasks.mini.distant import distant
 from lora2_bench.tasks.mini.entailment import mnli, rte, wnli
 from lora2_bench.tasks.mini.lexicon import Source
 from lora2_bench.tasks.mini.paraphrase import mrpc, qnli, qqp, stsb
@@ -22,6 +23,7 @@ _GRAMMARS = {
     "qnli": qnli,
     "rte": rte,
     "wnli": wnli,
+    "distant": distant,
 }
 _SCORES = range(6)
 
