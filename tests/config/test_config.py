@@ -159,7 +159,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("train.looks", 0, "at least 1, or null"),
     ("train.looks", 1.5, "at least 1, or null"),
     ("train.weight_decay", -0.1, "from 0"),
-    ("train.schedule", "constant", "linear, cosine"),
+    ("train.schedule", "polynomial", "linear, cosine, constant"),
     ("train.warmup", -1, "a share of all steps"),
     ("train.warmup", 1.5, "a share of all steps"),
     ("train.warmup", INF, "a share of all steps"),
