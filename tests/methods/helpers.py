@@ -91,7 +91,8 @@ def fits_tiny(name: str) -> tuple[str, ...]:
     sizes = ("oft_block_size", "boft_block_size", "n_frequency", "num_vectors", "vector_length", "group_size")
     sizes = (*sizes, "block_size") if is_by_peft(name) else sizes
     shrunk = {key: SHRUNK[key] for key in sizes if key in values} | SHRUNK_FOR.get(name, {})
-    return tuple(f"method.{key}={value}" for key, value in shrunk.items() if values.get(key) != value)
+    raw: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=False)
+    return tuple(f"method.{key}={value}" for key, value in shrunk.items() if raw.get(key) != value)
 
 
 def make_backbone(architecture: str, num_labels: int = 2, dtype: torch.dtype = torch.float32) -> Backbone:
