@@ -43,6 +43,8 @@ PLAIN_NAME = Form(
 )
 Name = Annotated[str, PLAIN_NAME]
 """What becomes part of a path: a backbone's name, a method's, a task's."""
+METRIC = Form("plain name", rf"(mean of )?{PLAIN_NAME.pattern}( and {PLAIN_NAME.pattern})*", PLAIN_NAME.allowed)
+"""A metric, or `mean of accuracy and f1` as QQP's deciding number is called."""
 Line = Annotated[str, Form("line of text", r"[^\x00-\x1f\x7f-\x9f]*", "text without control characters")]
 """What is printed as a part of one line."""
 
@@ -213,7 +215,7 @@ class Result(TypedDict):
     `by_rank` is rank -> scores on dev at the best step, where one training serves several ranks.
     """
 
-    main_metric: Line
+    main_metric: Annotated[str, METRIC]
     size: Size
     data: Rows
     backbone: Backbone

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.backbones.load import copy_trained_parameters, load_backbone
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
@@ -69,6 +70,19 @@ def check_schedules(cell: Cell, kind: type[Method], options: Any, total_steps: i
         )
 
 
+def backbone_of(plan: Plan) -> Backbone:
+    """The plan's backbone from where its files are, with a new head drawn from torch's generator. Raises UserError."""
+    cell, place = plan.cell, plan.run_options
+    return load_backbone(
+        cell.model,
+        cell.spec.num_labels,
+        cls_dropout=cell.train.cls_dropout,
+        path=place.model_path,
+        package=place.model_package,
+        folder=place.model_folder,
+    )
+
+
 def set_up(plan: Plan) -> Setup:
     """Load rows and backbone side by side, tokenise the rows and inject the method, all drawn from the cell's seed."""
     cell, place = plan.cell, plan.run_options
@@ -77,14 +91,7 @@ def set_up(plan: Plan) -> Setup:
     with ThreadPoolExecutor(1) as executor:  # loading rows draws nothing from torch's generator
         loading = executor.submit(load_rows, plan)
         torch.manual_seed(streams.seed_of(HEAD))  # the head's first weights: the same for every method
-        backbone = load_backbone(
-            cell.model,
-            cell.spec.num_labels,
-            cls_dropout=cell.train.cls_dropout,
-            path=place.model_path,
-            package=place.model_package,
-            folder=place.model_folder,
-        )
+        backbone = backbone_of(plan)
         data, rows = loading.result()
     total_steps = cell.train.total_steps(len(rows.train))
     kind = load_method(plan.implementation)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
 
-from lora2_bench.backbones.load import copy_trained_parameters, load_backbone
+import torch
+from torch import Tensor
+
+from lora2_bench.backbones.load import copy_trained_parameters
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method, load_method
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
+from lora2_bench.runner.setup import backbone_of
 from lora2_bench.runner.weights import load_weights
 from lora2_bench.training.runtime import set_up_process
 from lora2_bench.training.state import load_trained_state
@@ -25,24 +29,21 @@ def stored_method(plan: Plan, store: Store, record: Record, asked: str, device: 
     cell, place = plan.cell, plan.run_options
     set_up_process(place.threads)
     state = load_weights(store.weights(cell.id), cell.id, asked)
-    backbone = load_backbone(
-        cell.model,
-        cell.spec.num_labels,
-        cls_dropout=cell.train.cls_dropout,
-        path=place.model_path,
-        package=place.model_package,
-        folder=place.model_folder,
-    )
+    backbone = backbone_of(plan)
     backbone.to(torch.device(device))
     kind = load_method(plan.implementation)
     method = kind(kind.parse(cell.method), record.result["steps"], place.engine)
     method.inject(backbone, torch.Generator().manual_seed(RandomStreams.of(cell).seed_of(ADAPTER)))
     copy_trained_parameters(backbone)
-    for name, tensor in method.saved().items():
-        if name not in state or state[name].shape != tensor.shape:
-            raise UserError(
-                f"{asked}: cell {cell.id} kept no {name} {tuple(tensor.shape)}, which its method has now: train it "
-                "anew with rerun=true"
-            )
+    kept, wanted = _shapes(state), _shapes(method.saved())
+    if differing := sorted(name for name in kept | wanted if kept.get(name) != wanted.get(name)):
+        raise UserError(
+            f"{asked}: {store.weights(cell.id)} has other parts than its cell trains ({differing[0]}): train it anew "
+            "with rerun=true"
+        )
     load_trained_state(method, state)
     return method
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}

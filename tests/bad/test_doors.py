@@ -148,7 +148,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("run", "results=a\udcff", r"is not UTF-8: give another folder$"),
     ("run", "results=[1]", r"^results=\[1\] is not possible: results must be a folder$"),
     ("run", "-m results= seed=1,2", r"^results= is empty"),  # Hydra would make /multirun
-    ("run", "-m seed=1,2 hydra.sweep.dir=/proc/nope", r"is not possible: FileNotFoundError"),
+    ("run", "-m seed=1,2 hydra.sweep.dir=/proc/nope", r"^/proc/nope cannot be written \(No such file or directory\)"),
     ("run", "hydra.run.dir=/proc/nope", r"is not possible: FileNotFoundError"),
     ("run", "hydra.mode=foo", r"is not possible|foo"),
     ("run", "data=local", r"^data=local without a folder: set GLUE_DIR or data\.dir=\.\.\. to the GLUE files"),
