@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +125,10 @@ class Told:
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """Call `python -m lora2_bench ARGUMENTS` as a user would, in this process."""
-    from lora2_bench.__main__ import main
+def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
+    """Call a command's entry with its arguments as a user would, in this process."""
 
-    def call(*arguments: str) -> Told:
+    def run(main: Callable[[], None], *arguments: str) -> Told:
         monkeypatch.setattr(sys, "argv", ["lora2_bench", *arguments])
         capfd.readouterr()
         code = 0
@@ -136,7 +136,14 @@ def bench(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) ->
             main()
         except SystemExit as stop:
             code = int(stop.code or 0)
-        out, err = capfd.readouterr()
-        return Told(code, out, err)
+        return Told(code, *capfd.readouterr())
 
-    return call
+    return run
+
+
+@pytest.fixture
+def bench(call: Callable[..., Told]) -> Callable[..., Told]:
+    """Call `python -m lora2_bench ARGUMENTS` as a user would, in this process."""
+    from lora2_bench.__main__ import main
+
+    return partial(call, main)

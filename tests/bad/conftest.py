@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,28 +23,20 @@ ENTRIES = {
 
 
 @pytest.fixture
-def door(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Told]:
+def door(call: Callable[..., Told], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Told]:
     """Call a command as a user would, in this process and a folder of its own, where no training step may be made."""
     from lora2_bench.files.console import console
 
     monkeypatch.chdir(tmp_path)
 
-    def call(command: str, *arguments: str) -> Told:
+    def run(command: str, *arguments: str) -> Told:
         monkeypatch.setattr("lora2_bench.runner.train_cell.run_cell", lambda *_: pytest.fail("a cell was trained"))
         monkeypatch.setattr("lora2_bench.bench.measure.measure", lambda _: pytest.fail("steps were timed"))
         monkeypatch.setattr("lora2_bench.sweep.local.Local.send", lambda *_: pytest.fail("cells were sent"))
-        monkeypatch.setattr(sys, "argv", [command, *arguments])
         entry = importlib.import_module(ENTRIES[command])
-        capfd.readouterr()
-        code = 0
-        try:
-            with console():
-                entry.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Told(code, *capfd.readouterr())
+        return call(console()(entry.main), *arguments)
 
-    return call
+    return run
 
 
 @pytest.fixture

@@ -71,23 +71,6 @@ CODES = {"full": (errno.ENOSPC, "No space left on device"), "read-only": (errno.
 disks = pytest.mark.parametrize("disk", CODES)
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """Call a command's entry as a user would."""
-
-    def run(main: Callable[[], None], *arguments: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["x", *arguments])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Told(code, *capfd.readouterr())
-
-    return run
-
-
 @disks
 def test_status_needs_no_space(
     disk: str, tmp_path: Path, call: Callable[..., Told], monkeypatch: pytest.MonkeyPatch

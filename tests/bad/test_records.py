@@ -112,23 +112,6 @@ def good(seed: int) -> Record:
     return make_record(make_cell("rte", "lora", seed=seed))
 
 
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., Told]:
-    """Call a command's entry as a user would."""
-
-    def run(main: Callable[[], None], *arguments: str) -> Told:
-        monkeypatch.setattr(sys, "argv", ["x", *arguments])
-        capfd.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Told(code, *capfd.readouterr())
-
-    return run
-
-
 def outside(tmp_path: Path) -> list[str]:
     return sorted(path.name for path in tmp_path.iterdir())
 

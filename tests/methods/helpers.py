@@ -91,7 +91,7 @@ def fits_tiny(name: str) -> tuple[str, ...]:
     sizes = ("oft_block_size", "boft_block_size", "n_frequency", "num_vectors", "vector_length", "group_size")
     sizes = (*sizes, "block_size") if is_by_peft(name) else sizes
     shrunk = {key: SHRUNK[key] for key in sizes if key in values} | SHRUNK_FOR.get(name, {})
-    raw: Any = OmegaConf.to_container(OmegaConf.create(values), resolve=False)
+    raw: Any = OmegaConf.to_container(values, resolve=False)
     return tuple(f"method.{key}={value}" for key, value in shrunk.items() if raw.get(key) != value)
 
 

@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import io
 import json
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,22 +38,14 @@ def script() -> ModuleType:
 
 
 @pytest.fixture
-def submit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Submit:
+def submit(call: Submit) -> Submit:
     """Call `python -m lora2_bench.submission` for lora on minilm, as a user would, in this process."""
 
-    def call(results: Path, *more: str, model: str = "minilm", method: str = "lora") -> Told:
+    def run(results: Path, *more: str, model: str = "minilm", method: str = "lora") -> Told:
         named = [*(["--model", model] if model else []), *(["--method", method] if method else [])]
-        monkeypatch.setattr(sys, "argv", ["submission", "--results", str(results), *named, *more])
-        capsys.readouterr()
-        code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return Told(code, out, err)
+        return call(main, "--results", str(results), *named, *more)
 
-    return call
+    return run
 
 
 def logits_for(task: str, seed: int = 0) -> dict[str, Any]:
@@ -106,14 +97,14 @@ def answers_in(path: Path, name: str) -> list[str]:
 
 
 def test_the_zip_has_every_file_as_the_server_takes_it(
-    submit: Submit, script: ModuleType, whole: Path, capsys: pytest.CaptureFixture[str]
+    submit: Submit, script: ModuleType, whole: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     told = submit(whole)
     assert told.code == 0 and told.err == ""
     path = whole / "submission" / "minilm-lora.zip"
     assert told.last == f"written: {path}"
     assert script.main([str(path)]) == 0
-    checked = capsys.readouterr()
+    checked = capfd.readouterr()
     assert checked.err == "" and "AX.tsv: 1104 rows, entailment " in checked.out
     assert f"{path}: as the server takes it" in checked.out
     with zipfile.ZipFile(path) as archive:
@@ -164,7 +155,7 @@ def test_a_seed_can_be_given_and_wnli_be_answered_by_its_majority(
 
 
 def test_what_is_missing_is_named_with_its_command_and_never_invented(
-    submit: Submit, script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    submit: Submit, script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     kept = put(tmp_path, run_of("rte"), None)
     (kept / "trained.safetensors").write_bytes(b"weights")
@@ -186,7 +177,7 @@ def test_what_is_missing_is_named_with_its_command_and_never_invented(
     assert told.code == 0 and told.err.count("warning: left out: ") == 3
     path = tmp_path / "submission" / "minilm-lora-partial.zip"
     assert script.main([str(path)]) == 1
-    assert "wrong: AX.tsv: missing" in capsys.readouterr().err
+    assert "wrong: AX.tsv: missing" in capfd.readouterr().err
     assert script.main([str(path), "--partial"]) == 0
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == ["CoLA.tsv"]
@@ -316,17 +307,17 @@ def wnli(*lines: str, header: str = "index\tprediction", rows: int = 146) -> byt
     ],
 )
 def test_the_script_finds_what_the_server_would_not_take(
-    files: dict[str, bytes], reason: str, script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    files: dict[str, bytes], reason: str, script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "submission.zip"
     path.write_bytes(small_zip(**files))
     assert script.main([str(path), "--partial"]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"wrong: {reason}")
 
 
 def test_the_script_finds_broken_and_doubled_zips(
-    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    script: ModuleType, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "submission.zip"
     assert script.main([str(path)]) == 1
@@ -343,8 +334,8 @@ def test_the_script_finds_broken_and_doubled_zips(
         (whole[:-30], "is no readable zip"),
     ):
         path.write_bytes(content)
-        capsys.readouterr()
+        capfd.readouterr()
         assert script.main([str(path), "--partial"]) == 1
-        assert reason in capsys.readouterr().err
+        assert reason in capfd.readouterr().err
     path.write_bytes(whole)
     assert script.main([str(path), "--partial"]) == 0
