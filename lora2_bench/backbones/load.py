@@ -55,8 +55,8 @@ def load_backbone(
     digest = hash_files(files)
     if model.source == "package" and digest != model.sha256:
         raise UserError(
-            f"model={model.name}: sha256 of model.safetensors is {digest}, not the published {model.sha256}: reinstall "
-            f"the package {package}"
+            f"model={model.name}: sha256 of model.safetensors is {digest[:16]}..., not the published "
+            f"{str(model.sha256)[:16]}...: reinstall the package {package}"
         )
     _check_type(values, model.name, where)
     transformers.logging.set_verbosity_error()

@@ -117,7 +117,10 @@ def test_the_seed_draws_the_tuner_and_nothing_else() -> None:
         ({"r": "many"}, r"method\.r=many is not possible: method\.r must be of PEFT's type int"),
         ({"use_dora": 1}, r"method\.use_dora=1 is not possible: method\.use_dora must be of PEFT's type bool"),
         ({"targets": ["q", "q"]}, r"method\.targets=.* a list without repeats"),
-        ({"targets": ["z"]}, r"method\.targets=.* a list of some of q, k, v, o, f1, f2, or null"),
+        (
+            {"targets": ["z"]},
+            r"method\.targets=.* a list of some of q, k, v, o, f1, f2, of the encoder's own .* all-linear, or null",
+        ),
         ({"targets": None}, r"method\.targets=None with method\.target_modules=None: give one of the two"),
         ({"target_modules": ["query"]}, r"method\.targets=.* give one of the two"),
         ({"modules_to_save": ["x"]}, r"method\.modules_to_save is not a setting of LoraConfig: choose from "),

@@ -178,7 +178,7 @@ def test_a_loss_that_is_no_number_in_one_and_bad_input_end_all(tiny_folders: Fol
     (tmp_path / "file").write_text("")
     told = two(tmp_path, *command[:-1], f"results={tmp_path / 'file'}")
     assert (told.code, told.out, told.err.count("\n")) == (2, "", 1)
-    assert "file cannot be written (Not a directory): give another results=DIR" in told.err
+    assert "file is no folder but a file: give a folder" in told.err
     told = ended(begun(*command, "train.lr=-1"))  # found before the processes know of each other
     assert told.code != 0 and told.err.count("error: ") == 1 and "error: train.lr=-1" in told.err
     assert told.err.index("error: train.lr=-1") < told.err.index("Traceback")  # the launcher's own page

@@ -118,7 +118,7 @@ def exhibits() -> dict[str, Exhibit]:
                 name,
                 "VeRA's Table 2",
                 f"VeRA and LoRA r=8 on {backbone} (arXiv 2310.11454; LoRA on MRPC, RTE, STS-B from MNLI)",
-                ("sst2", "mrpc", "cola", "qnli", "rte", "stsb"),
+                ("cola", "sst2", "mrpc", "stsb", "qnli", "rte"),
                 {row: vera_table2().get((name, rows()[row].method)) for row in suites()[name].rows},
             )
             for name, backbone in (("vera_table2", "RoBERTa-base"), ("vera_table2_large", "RoBERTa-large"))
