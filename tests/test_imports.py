@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lora2_bench.records.store import Store
-from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, write_predicted
+from lora2_bench.records.store import TEST_PREDICTIONS, Store
+from lora2_bench.records.test_predictions import Predicted, write_predicted
 from tests.composed import plan_of
 from tests.made_records import make_cell, make_record
 

@@ -69,8 +69,15 @@ def share_recipes(conf: Path = CONF) -> None:
                 ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=shared)
 
 
+def _store_itself(_: dict[int, Any]) -> ConfigStore:
+    """What a deep copy of Hydra's store is: the store, of which every node that is loaded is a copy."""
+    return ConfigStore.instance()
+
+
 def register() -> None:
     """Register the resolvers with OmegaConf and the shared recipes with Hydra."""
+    # Hydra copies its whole store whenever it looks up a group, a hundred times for --help.
+    vars(ConfigStore.instance())["__deepcopy__"] = _store_itself
     OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)

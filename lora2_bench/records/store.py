@@ -19,9 +19,9 @@ from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import SCHEMA, Record
-from lora2_bench.records.test_predictions import TEST_PREDICTIONS
 
 WEIGHTS = "trained.safetensors"
+TEST_PREDICTIONS = "test_predictions.safetensors"
 
 
 @dataclass(frozen=True)

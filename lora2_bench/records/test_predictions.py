@@ -16,8 +16,6 @@ from safetensors.numpy import save
 from lora2_bench.errors import first_line
 from lora2_bench.files.writing import write_bytes
 
-TEST_PREDICTIONS = "test_predictions.safetensors"
-
 
 @dataclass(frozen=True)
 class Predicted:

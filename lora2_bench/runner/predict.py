@@ -12,8 +12,8 @@ from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method
 from lora2_bench.records.record import Record
-from lora2_bench.records.store import Store
-from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, write_predicted
+from lora2_bench.records.store import TEST_PREDICTIONS, Store
+from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.runner.stored import stored_method
 from lora2_bench.tasks.data import texts_hash
 from lora2_bench.tasks.sources import load_test_rows

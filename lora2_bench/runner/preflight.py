@@ -15,7 +15,6 @@ from lora2_bench.files.hub import find_model
 from lora2_bench.files.paths import shortened, user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.records.test_predictions import read_predicted
 from lora2_bench.tasks.data import texts_hash
 from lora2_bench.tasks.hub import find_hub
 from lora2_bench.tasks.local import find_local
@@ -108,6 +107,8 @@ def has_test_predictions(plan: Plan, store: Store) -> bool:
     A line on stderr says why stored ones are made anew. Raises UserError where they must be made and the cell kept no
     weights.
     """
+    from lora2_bench.records.test_predictions import read_predicted  # numpy, which most look-ups need not
+
     cell, path = plan.cell, store.test_predictions(plan.cell.id)
     try:
         found = read_predicted(path, cell.id)

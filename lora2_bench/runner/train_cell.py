@@ -16,8 +16,8 @@ from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Scoring
-from lora2_bench.records.store import WEIGHTS, Store
-from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, write_predicted
+from lora2_bench.records.store import TEST_PREDICTIONS, WEIGHTS, Store
+from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.foreign import failure_of
 from lora2_bench.runner.predict import predict_test

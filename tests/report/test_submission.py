@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from lora2_bench.records.record import Record
-from lora2_bench.records.store import Store
-from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, write_predicted
+from lora2_bench.records.store import TEST_PREDICTIONS, Store
+from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.report.submission.command import main
 from lora2_bench.report.submission.server import FILES, zipped
 from lora2_bench.tasks.spec import TASKS

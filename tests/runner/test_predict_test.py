@@ -11,7 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora2_bench.records.test_predictions import TEST_PREDICTIONS, Predicted, read_predicted
+from lora2_bench.records.store import TEST_PREDICTIONS
+from lora2_bench.records.test_predictions import Predicted, read_predicted
 from lora2_bench.tasks.sources import load_task
 from lora2_bench.tasks.spec import AX, TASKS
 from tests import forked
