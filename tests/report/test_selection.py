@@ -59,14 +59,16 @@ ASTRAY = {
 }
 
 
-@pytest.fixture(params=ASTRAY, ids=str)
-def results(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Two seeds that count, others that do not and have 99 points, and a baseline."""
+@pytest.fixture(scope="module", params=ASTRAY, ids=str)
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds that count, others that do not and have 99 points, and a baseline; tables and page written, once."""
+    folder = tmp_path_factory.mktemp("results")
     baseline = [made(70.0 + seed, seed, row="lora_r1") for seed in (0, 1, 2, 3, 4)]
     for record in [*GOOD, *ASTRAY[request.param], *baseline]:
-        Store(tmp_path).write(record)
-    write_tables(tmp_path)
-    return tmp_path
+        Store(folder).write(record)
+    write_tables(folder)
+    write_report(folder)
+    return folder
 
 
 def lines(results: Path, name: str) -> list[dict[str, str]]:
@@ -97,7 +99,6 @@ def test_tables_figures_comparisons_and_page_show_one_number(results: Path, prot
     (compared,) = (line for line in lines(results, "comparisons.csv") if wanted.items() <= line.items())
     assert float(compared["difference"]) == pytest.approx(mean - (70.5 if protocol == "paper" else 69.5))
 
-    write_report(results)
     text = (results / "report" / "index.html").read_text()
     shown = re.findall(rf"<td>{LABEL}(?: \([^<]*\))?</td>.*?</tr>", text, re.DOTALL)  # a mark, as [cut: ...], is none
     beside = "2; 2" if protocol == "paper" else "2"
