@@ -17,7 +17,6 @@ from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.checks import section
 from lora2_bench.files.paths import shortened
 
-
 EXPORTS = ("lora", "peft", "weights", "none")
 """What a finished cell keeps: a folder of PEFT's LoRA (`lora_factors`) or of another tuner of PEFT's (`peft_adapter`),
 either with the trained weights, which `init_from` reads, beside it; those weights alone; or nothing, where they are as
