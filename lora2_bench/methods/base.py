@@ -17,6 +17,11 @@ from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.checks import section
 from lora2_bench.files.paths import shortened
 
+EXPORTS = ("lora", "peft", "weights", "none")
+"""What a finished cell keeps: a folder of PEFT's LoRA (`lora_factors`) or of another tuner of PEFT's (`peft_adapter`),
+either with the trained weights, which `init_from` reads, beside it; those weights alone; or nothing, where they are as
+large as the backbone."""
+
 
 class Method(ABC):
     """A way to fine-tune a backbone.
@@ -27,10 +32,12 @@ class Method(ABC):
     """
 
     Options: ClassVar[type[Any]]
-    keeps_weights: ClassVar[bool] = True
-    """Whether the trained weights are small enough to be stored beside the record, where `init_from` reads them."""
     starts_as_backbone: ClassVar[bool] = True
-    """Whether the untrained method leaves the backbone's outputs as they are, up to rounding."""
+    """Promise: the untrained method leaves the backbone's outputs as they are, up to rounding."""
+    exports: ClassVar[str] = "weights"
+    """Promise: what a finished cell keeps of the method, one of `EXPORTS`."""
+    merges: ClassVar[bool] = False
+    """Promise: `merge` puts what was learnt into the backbone's own maps. Others refuse, in one line."""
     encoders: ClassVar[tuple[str, ...]] = ENCODERS
     """The types of encoder that it fits; `inject` raises UserError for others."""
 
@@ -151,7 +158,10 @@ class Method(ABC):
         return {}
 
     def merge(self) -> None:
-        """Put what was learnt into the backbone's own maps: no layer of the method is left. Raises UserError."""
+        """Put what was learnt into the backbone's own maps: no layer of the method is left.
+
+        Raises UserError, also before `inject`, in a method that does not promise it.
+        """
         raise UserError(f"{type(self).__name__} cannot be merged into the backbone's maps: keep it beside them")
 
     def ranks(self) -> Sequence[int]:
@@ -181,6 +191,11 @@ def load_method(implementation: str) -> type[Method]:
     if missing := sorted(found.__abstractmethods__):
         raise UserError(
             f"method._target_={implementation} is abstract: give a class that has {', '.join(missing)}, not a base"
+        )
+    if found.exports not in EXPORTS:
+        raise UserError(
+            f"method._target_={implementation} has exports={shortened(str(found.exports))}: give one of "
+            f"{', '.join(EXPORTS)}"
         )
     if not hasattr(found, "Options"):
         raise UserError(f"method._target_={implementation} has no Options: give it a frozen dataclass of that name")

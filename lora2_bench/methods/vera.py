@@ -101,6 +101,7 @@ class VeRA(AdapterMethod[VeRALinear]):
     """VeRA on every target map; A and B are drawn from the cell's seed and saved with what is trained."""
 
     Options = VeRAOptions
+    exports = "peft"
     rank_options = ()  # its r of frozen directions is often above the width
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:

@@ -40,11 +40,6 @@ def export_adapter(folder: Path, method: Method) -> None:
     save_tensors(tensors | heads, folder / "adapter_model.safetensors")
 
 
-def has_adapter(method: Method) -> bool:
-    """Whether `export_adapter` can write the method's adapter."""
-    return method.lora_factors() is not None or method.peft_adapter() is not None
-
-
 def _as_lora(method: Method) -> tuple[LoraConfig, dict[str, Tensor]]:
     """LoRA's config and tensors of a method with LoRA factors.
 

@@ -159,14 +159,14 @@ def write_record(
     """
 
     def write_outputs(folder: Path) -> None:
-        from lora2_bench.runner.export import export_adapter, has_adapter  # PEFT is wanted at the end only
+        from lora2_bench.runner.export import export_adapter  # PEFT is wanted at the end only
 
         write_json(folder / "predictions.json", predictions)
         if test is not None:
             write_predicted(folder / TEST_PREDICTIONS, record.id, test)
-        if has_adapter(method):
+        if method.exports in ("lora", "peft"):
             export_adapter(folder / "adapter", method)
-        if method.keeps_weights:
+        if method.exports != "none":
             save_weights(trained_state(method), folder / WEIGHTS, record.id)
 
     try:

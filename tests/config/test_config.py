@@ -151,6 +151,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("train.head_lr", "fast", "a number above 0, at most 10, or null"),
     ("export.rank", 0, "an integer of at least 1, or null"),
     ("export.rank", "all", "an integer of at least 1, or null"),
+    ("export.merged", 1, "true or false"),
     ("train.epochs", 0, "a number above 0"),
     ("train.epochs", -1, "a number above 0"),
     ("train.epochs", NAN, "a number above 0"),

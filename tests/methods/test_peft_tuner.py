@@ -9,6 +9,7 @@ import peft
 import pytest
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from lora2_bench.config.compose import plan_of
 from lora2_bench.errors import UserError
@@ -72,7 +73,15 @@ def test_a_tuner_trains_starts_as_the_backbone_and_is_read_back_by_peft(
     torch.testing.assert_close(logits_of(loaded), logits_of(model), rtol=1e-5, atol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         train_steps(method, 1)
-    assert torch.isfinite(logits_of(model)).all()
+    trained = logits_of(model)
+    assert torch.isfinite(trained).all()
+    if method.merges:
+        method.merge()
+        assert not any(isinstance(module, BaseTunerLayer) for module in model.modules())
+        torch.testing.assert_close(logits_of(model), trained, rtol=1e-5, atol=1e-5)
+    else:
+        with pytest.raises(UserError, match=r"^Lily cannot be merged into the backbone's maps: keep it beside them$"):
+            method.merge()
 
 
 def test_every_tuner_of_peft_runs_here_or_says_why_not() -> None:
