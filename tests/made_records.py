@@ -64,7 +64,7 @@ def make_cell(
         size=size,
         data=Data(source, 0 if source == "mini" else None, max_train, None),
         train=dataclasses.replace(recipe, **train),
-        protocol=Protocol(protocol, 0.1 if protocol == "clean" else 0.0, 0),
+        protocol=Protocol(protocol, 0.0 if protocol == "paper" else 0.1, 0),
         seed=seed,
         rng_version=rng_version,
     )

@@ -107,7 +107,7 @@ def test_a_cell_from_end_to_end(
         (a > b) == (label == 0) for (a, b), label in zip(predictions["best"], predictions["labels"], strict=True)
     )
     assert right / 20 == pytest.approx(result["best"]["score"])
-    assert (folder / "adapter").is_dir() == (method not in ("full", "bitfit", *PROMPTS))
+    assert (folder / "adapter").is_dir() == (method not in ("full", "bitfit", "head", *PROMPTS))
     assert (folder / "trained.safetensors").is_file() == (method != "full")
     for when in ("best", "last"):
         assert 0 <= result[when]["active"] <= result["parameters"]["adapter"]
