@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from statistics import fmean, pstdev
 
 import pytest
@@ -50,7 +50,7 @@ def test_names_of_one_letter_are_never_told_apart_and_neighbours_that_are_not_sh
         if set(groups[one]) & set(groups[other]):
             assert not separated(one, other)
     order = sorted(means, key=lambda name: -means[name])
-    for one, other in zip(order, order[1:], strict=False):
+    for one, other in pairwise(order):
         assert bool(set(groups[one]) & set(groups[other])) != separated(one, other)
 
 

@@ -45,7 +45,7 @@ def test_draws_are_pinned() -> None:
     assert values == PINNED
 
 
-PINNED = [{"lr": 0.0, "alpha": 0.0}, {"lr": 0.0, "alpha": 0.0}]
+PINNED = [{"lr": 0.00388, "alpha": 20.0}, {"lr": 0.000261, "alpha": 14.5}]
 
 
 def test_logarithmic_draws_are_even_in_the_logarithm() -> None:
