@@ -12,7 +12,7 @@ from statistics import fmean
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.records.record import Record
-from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot, styles
+from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
 from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, Trial, score_of
 
@@ -186,9 +186,11 @@ def _draw(folder: Folder, plots: list[Plot]) -> list[Path]:
     place.mkdir(exist_ok=True)
     written = []
     for plot in plots:
-        svg, png = draw(plot, style)
         paths = [place / f"{plot.name}.svg", place / f"{plot.name}.png"]
+        written += paths
+        if all(path.is_file() for path in paths) and digest(plot, style) in paths[0].read_text(encoding="utf-8"):
+            continue  # drawn of the same data already
+        svg, png = draw(plot, style)
         write_text(paths[0], svg.decode())
         write_bytes(paths[1], png)
-        written += paths
     return written

@@ -36,7 +36,9 @@ class Made:
 
     def finish(self, cells: Sequence[Trial | RunCell], points: Mapping[tuple[str, int], float]) -> None:
         """Leave a finished record of each cell: points by row and trial (or seed)."""
-        for cell, plan in zip(cells, plan_points([cell.overrides for cell in cells]), strict=True):
+        for cell, plan in zip(
+            cells, plan_points([(*cell.overrides, f"results={self.results}") for cell in cells]), strict=True
+        ):
             assert plan.cell.id == cell.id
             number = cell.number if isinstance(cell, Trial) else cell.seed
             score = points[cell.row, number] / 100
