@@ -254,9 +254,18 @@ def _canonical_text(text: str) -> str:
     return json.dumps(canonical(json.loads(text)), sort_keys=True)
 
 
+_TUNED = "-tuned-"
+
+
+def rows_and_study(data: str) -> tuple[str, str]:
+    """What a `Run.data` says of the rows, and the study that tuned the recipes; empty without one."""
+    rows, _, study = data.removesuffix("-init_from").partition(_TUNED)
+    return rows, study
+
+
 def _data_name(record: Record) -> str:
     tuned = tuned_of(record.run["command"])
-    by_study = "" if tuned is None else f"-tuned-{tuned.study}"
+    by_study = "" if tuned is None else f"{_TUNED}{tuned.study}"
     return record.data_name + by_study + ("-init_from" if record.cell.get("init_from") else "")
 
 
