@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.experiment.checks import require, require_choice
-from lora2_bench.files.paths import below
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.cells import results_dir_of, value_of
+from lora2_bench.sweep.command import launcher_of
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.tune.cost import cost_lines
@@ -62,9 +62,11 @@ def tune(arguments: Sequence[str]) -> int:
     places, extra = split_places([one for one in overrides if not one.startswith(("study", "stage="))])
     results = results_dir_of(overrides)
     folder = Folder(results, options.name or str(name))
-    below(results / "studies", folder.path.name)
     study = read_study(str(name), changes, extra, folder.path.name)
-    stages = Stages(study, folder, replace(options, dry_run=True) if stage == PLAN else options, places, squeue)
+    options = replace(options, dry_run=options.dry_run or stage == PLAN, name=folder.path.name)
+    sends = stage in (None, TRIALS, RUNS)
+    launcher = launcher_of(options, results / "sweeps" / folder.path.name) if sends else None
+    stages = Stages(study, folder, options, places, launcher, squeue)
     if stage == PLAN:
         stages.plan_trials()
         print("\n".join(cost_lines(study, stages.begun, folder.records(stages.begun.cells))))

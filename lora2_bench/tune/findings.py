@@ -10,7 +10,7 @@ from statistics import fmean
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
-from lora2_bench.paper.tables import METHODS
+from lora2_bench.paper.tables import METHODS, table1
 from lora2_bench.records.record import Record
 from lora2_bench.report.statistics.intervals import averages, mean_interval, spread
 from lora2_bench.report.statistics.power import detectable_difference
@@ -104,9 +104,14 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         "",
         *_limits(study, begun, records),
         "",
-        f"Every number here is made by `python -m lora2_bench.tune study={study.name} stage=tables` of the records in "
-        "`records.jsonl`; `ledger.csv` has every trial and `runs.csv` every run.",
+        f"Every number here is made by `{_command(study)}` of the records in `records.jsonl`; `ledger.csv` has every "
+        "trial and `runs.csv` every run.",
     ]
+
+
+def _command(study: Study) -> str:
+    named = "" if study.folder in ("", study.name) else f" name={study.folder}"
+    return f"python -m lora2_bench.tune study={study.name}{named} stage=tables"
 
 
 def name_of(row: str) -> str:
@@ -148,19 +153,26 @@ def _primary(study: Study, scores: Scores) -> list[str]:
     if len(whole.differences) < planned or whole.tasks != list(study.tasks):
         lines += [f"Planned: {planned} seeds over {', '.join(study.tasks)}.", ""]
     elif p is None:
-        lines += ["All differences are equal: their spread is not known, and there is no test.", ""]
+        lines += ["One seed, or equal differences: their spread is not known, and there is no test.", ""]
     elif p < 0.05:
         better, worse = (ours, other) if fmean(whole.differences) > 0 else (other, ours)
         lines += [f"**{name_of(better)} is better than {name_of(worse)} (p under 0.05).**", ""]
     else:
         lines += ["**The two are not told apart (p of 0.05 or more): that is not the same as being equal.**", ""]
-    lines += [
-        "| task | difference | 95 % interval | seeds | t p | sign-flip p |",
-        "| --- | ---: | --- | ---: | ---: | ---: |",
-    ]
+    lines += ["| task | difference | 95 % interval | seeds | t p | sign-flip p | printed, DeBERTaV3-base |"]
+    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
     for task in whole.tasks:
-        lines.append(f"| {task} | {_cells(compared(scores, ours, other, [task]))} |")
-    return [*lines, "", "Single tasks are shown, not tested.", ""]
+        lines.append(f"| {task} | {_cells(compared(scores, ours, other, [task]))} | {_printed(ours, other, task)} |")
+    return [*lines, "", "Single tasks are shown, not tested. The paper's figures are of its own backbone.", ""]
+
+
+def _printed(ours: str, other: str, task: str) -> str:
+    """The difference of two rows' printed figures in the paper's Table 1; a dash where it has none."""
+    printed = {(row.method, row.size): row for row in table1().values()}
+    one, two = (printed.get((rows()[name].method, rows()[name].size)) for name in (ours, other))
+    if one is None or two is None or task not in one.tasks:
+        return "–"
+    return f"{float(one.score(task).value - two.score(task).value):+.2f}"
 
 
 def _told(one: Comparison) -> str:
@@ -280,7 +292,8 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     if by_task:
         lines.append(f"- {', '.join(by_task)} have fewer rows than the others: averages over all rows leave them out.")
     lines += [
-        f"- {study.trials} trials find no optimum; they are as many for all, and curves.csv says what fewer give.",
+        f"- {study.trials} trial{'s find' if study.trials > 1 else ' finds'} no optimum; all have as many, and "
+        "curves.csv says what fewer give.",
         "- Scores are of one backbone and of these tasks: nothing is said of larger ones.",
         "- Seeds change the head, the adapter, the order of rows and dropout, and never the dev rows: another dev set "
         "may differ by more than the intervals say.",

@@ -245,4 +245,6 @@ def budgets(trials: Sequence[Trial], records: Mapping[str, Record]) -> str:
             f"Budgets are equal as planned, {most} trials for each of {len(planned)} (row, task), and "
             f"{sum(short.values())} of {len(trials)} have not ended."
         )
-    return f"Budgets are equal: {most} trials for each of {len(planned)} (row, task), all ended."
+    return (
+        f"Budgets are equal: {most} trial{'s' if most > 1 else ''} for each of {len(planned)} (row, task), all ended."
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from lora2_bench.errors import UserError
@@ -12,8 +11,9 @@ from lora2_bench.experiment.suites import rows
 from lora2_bench.records.record import Record
 from lora2_bench.sweep.batches import QueueReader
 from lora2_bench.sweep.cells import SweepCell
-from lora2_bench.sweep.command import PAUSE, launcher_of
+from lora2_bench.sweep.command import PAUSE
 from lora2_bench.sweep.follow import wait
+from lora2_bench.sweep.launchers import Launcher
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.send import send_cells
 from lora2_bench.tune.ledger import DRAW, EXTRA, RECIPE, WIDER, Begun, Folder, RunCell, Trial, budgets, write_ledger
@@ -33,6 +33,7 @@ class Stages:
         folder: where it is kept.
         options: how its cells are sent.
         places: overrides of where and how they run, the results folder among them.
+        launcher: what sends them; None for stages that send nothing.
         squeue: as sweeps have it.
         show: takes each line of output.
     """
@@ -43,12 +44,13 @@ class Stages:
         folder: Folder,
         options: Options,
         places: Sequence[str],
+        launcher: Launcher | None,
         squeue: QueueReader,
         show: Callable[[str], None] = print,
     ) -> None:
         self.study, self.folder, self.places = study, folder, list(places)
-        self.options = replace(options, name=folder.path.name)
-        self.squeue, self.show = squeue, show
+        self.options = options
+        self.launcher, self.squeue, self.show = launcher, squeue, show
         self.begun = folder.read() or Begun(study.name, dict(study.values), list(study.extra))
         _check_same(study, self.begun, folder)
         self.begun.values = dict(study.values)
@@ -177,10 +179,9 @@ class Stages:
         if len(ended) == len(planned):
             return True
         left = [cell for cell in cells if cell.id not in ended]
-        sweep_dir = self.folder.results / "sweeps" / self.folder.path.name
-        launcher = launcher_of(self.options, sweep_dir)
+        assert self.launcher is not None, "a stage that sends has one"
         call = f"study={self.study.name} stage={stage} of {len(cells)} cells"
-        send_cells(self.options, left, self._shared(), launcher, self.squeue, call=call, show=self.show)
+        send_cells(self.options, left, self._shared(), self.launcher, self.squeue, call=call, show=self.show)
         if not self.options.wait or self.options.dry_run:
             return False
         wait(left, self.folder.results, self.squeue, PAUSE[self.options.cluster])

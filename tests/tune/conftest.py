@@ -32,7 +32,7 @@ class Made:
         """A new call of the command."""
         folder = Folder(self.results, self.study.folder)
         places = [f"results={self.results}"]
-        self.stages = Stages(self.study, folder, Options(dry_run=False), places, dict, self.told.append)
+        self.stages = Stages(self.study, folder, Options(), places, None, dict, self.told.append)
 
     def finish(self, cells: Sequence[Trial | RunCell], points: Mapping[tuple[str, int], float]) -> None:
         """Leave a finished record of each cell: points by row and trial (or seed)."""

@@ -155,7 +155,7 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     study.finish(runs, points)
     stages.tell()
     text = (stages.folder.path / "FINDINGS.md").read_text()
-    assert "2 of 2 trials and 12 of 12 runs are in. Budgets are equal: 1 trials" in text
+    assert "2 of 2 trials and 12 of 12 runs are in. Budgets are equal: 1 trial for" in text
     assert "under way" not in text
     differences = [points["lora2_k1", seed] - points["lora_r1", seed] for seed in range(11, 17)]
     assert f"LoRA² k=1 minus LoRA r=1, over rte: {sum(differences) / 6:+.2f} points (6 seeds)" in text

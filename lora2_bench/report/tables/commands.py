@@ -26,7 +26,7 @@ def prefix_of(data: str) -> str:
 
 
 def suite_command(suite: Suite, model: str, data: str, protocol: str = "paper") -> str:
-    """The command that runs all of a suite's cells, and passes over those that are done; of a study's the study's own."""
+    """The command that runs all of a suite's cells, and passes over those that are done; for a study's runs its own."""
     if study := rows_and_study(data)[1]:
         return study_command(study, data)
     clean = " protocol=clean" if protocol == "clean" else ""
