@@ -135,6 +135,32 @@ def test_a_failed_trial_is_in_the_ledger_and_never_wins(made: Callable[..., Made
     assert "1 failed (ledger.csv and runs.csv have the causes)" in text
 
 
+def test_curves_are_of_the_draws_and_the_recipe_stands_beside_them(made: Callable[..., Made]) -> None:
+    """The draws of LoRA r=1 scored 60 and 70: of two, the best is 60 in one case of four. Its recipe scored 70."""
+    study = made()
+    study.stages.plan_trials()
+    study.finish(study.stages.begun.trials, MIDDLE)
+    study.stages.tell()
+    folder = study.stages.folder.path
+    lines = [line for line in csv.DictReader((folder / "curves.csv").open()) if line["row"] == "lora_r1"]
+    assert [(line["n"], float(line["expected"]), float(line["sd"])) for line in lines] == [
+        ("1", 65.0, 5.0),
+        ("2", 67.5, pytest.approx(18.75**0.5, abs=1e-4)),
+    ]
+    assert [(line["seconds"], line["recipe"], line["draws"]) for line in lines] == [
+        ("12.3", "70.0000", "2"),
+        ("24.7", "70.0000", "2"),
+    ]
+    rates = list(csv.DictReader((folder / "rates.csv").open()))
+    assert len(rates) == 6 and {line["lr"] for line in rates} == {
+        str(t.values["lr"]) for t in study.stages.begun.trials
+    }
+    drawn = folder / "figures" / "expected-best-trials.svg"
+    before = drawn.stat().st_mtime_ns
+    study.stages.tell()
+    assert drawn.stat().st_mtime_ns == before
+
+
 def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show(
     made: Callable[..., Made], call: Callable[..., Told], tmp_path: Path
 ) -> None:
