@@ -153,8 +153,8 @@ def check_origin(cell: Cell, store: Store) -> None:
         )
     if not origin.result["parameters"]["adapter"]:
         raise UserError(
-            f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) trained its head alone, which another "
-            "cell does not start from: give a cell of an adapter or of bitfit"
+            f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) trained its head alone, which no "
+            "other cell starts from: give a cell of an adapter or of bitfit"
         )
     if origin.cell["model"] != cell.to_dict()["model"]:
         raise UserError(
