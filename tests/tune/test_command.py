@@ -100,6 +100,12 @@ def test_a_study_runs_to_its_findings_though_it_is_killed(
     assert (tmp_path / "studies" / "smoke" / "FINDINGS.md").read_text() == text
 
 
+def test_a_dry_run_tells_what_would_be_sent(tune: Callable[..., Told], tmp_path: Path) -> None:
+    told = tune("study=smoke", "--dry-run", f"results={tmp_path}")
+    assert told.code == 0 and told.out.endswith("8 to send\n"), told
+    assert not (tmp_path / "studies").exists() and not (tmp_path / "sweeps" / "smoke").exists()
+
+
 @pytest.mark.parametrize(("name", "seconds"), [("deberta_v3_base", None), ("roberta_base", 0.1)])
 def test_a_study_for_a_cluster_tells_its_gpu_hours_before_it_is_run(
     name: str, seconds: float | None, tune: Callable[..., Told], tmp_path: Path

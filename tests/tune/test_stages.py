@@ -17,9 +17,12 @@ from lora2_bench.records.store import Store
 from lora2_bench.report.__main__ import main as report
 from lora2_bench.report.records import load_records
 from lora2_bench.report.selection import select
+from lora2_bench.sweep.options import Options
+from lora2_bench.sweep.slurm import Slurm
 from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets
 from lora2_bench.tune.space import edges, read_space
 from tests.conftest import Told
+from tests.sweep.test_sweep import FakeSlurm
 from tests.tune.conftest import Made
 
 MIDDLE = {("lora_r1", 0): 70.0, ("lora_r1", 1): 60.0, ("lora_r1", 2): 70.0}
@@ -135,6 +138,26 @@ def test_a_failed_trial_is_in_the_ledger_and_never_wins(made: Callable[..., Made
     assert "1 failed (ledger.csv and runs.csv have the causes)" in text
 
 
+def test_a_cluster_gets_what_has_not_ended_and_nothing_twice(made: Callable[..., Made]) -> None:
+    study, slurm = made(), FakeSlurm()
+    options = Options(cluster="slurm", name="smoke", cells_per_job=2)
+    study.stages.options, study.stages.squeue = options, slurm.squeue
+    study.stages.launcher = Slurm(options, slurm.executor)
+    study.stages.plan_trials()
+    trials = study.stages.begun.trials
+    study.finish(trials[:1], MIDDLE)
+    assert not study.stages.send_trials()
+    ((name, jobs),) = slurm.arrays.items()
+    assert jobs == 3 and [one for job in slurm.cells[name] for one in job] == [one.id for one in trials[1:]]
+    assert not study.stages.send_trials() and len(slurm.arrays) == 1  # they are queued
+    slurm.queued.clear()
+    study.finish(trials[1:4], MIDDLE)
+    assert not study.stages.send_trials() and list(slurm.arrays.values()) == [3, 1]
+    study.finish(trials[4:], MIDDLE)
+    slurm.queued.clear()
+    assert study.stages.send_trials() and len(slurm.arrays) == 2
+
+
 def test_curves_are_of_the_draws_and_the_recipe_stands_beside_them(made: Callable[..., Made]) -> None:
     """The draws of LoRA r=1 scored 60 and 70: of two, the best is 60 in one case of four. Its recipe scored 70."""
     study = made()
@@ -198,7 +221,7 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     assert "lora2 k=1" in scores and "cut" not in scores
     assert call(report, "report", "--results", str(fresh)).code == 0
     page = (fresh / "report" / "index.html").read_text()
-    assert "Findings of the study smoke" in page and "0 unreadable" in page
+    assert "Findings of the study smoke" in page and "score-over-lr.svg" in page and "0 unreadable" in page
     again = Made(fresh, study.changes)
     before = (fresh / "studies" / "smoke" / "FINDINGS.md").read_bytes()
     again.stages.tell()
