@@ -4,10 +4,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 RESULTS ?= results
 SUITE ?= table1
+STUDY ?= smoke
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep status test test-slurm lint format tables audit figures report bench publish submission prefetch wheel lock clean
+.PHONY: help run sweep study status test test-slurm lint format tables audit figures report bench publish submission prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -26,6 +27,9 @@ run: $(VENV)/.installed  ## train and score the default cell (LoRA² on MiniLM, 
 
 sweep: $(VENV)/.installed  ## send SUITE's cells that are not done; ARGS='cluster=slurm ...' (docs/SWEEPS.md)
 	$(RUN) -m lora2_bench.sweep suite=$(SUITE) results=$(RESULTS) $(ARGS)
+
+study: $(VENV)/.installed  ## go on with STUDY (default: smoke): trials, winners, runs, findings; ARGS='--wait' (docs/TUNING.md)
+	$(RUN) -m lora2_bench.tune study=$(STUDY) results=$(RESULTS) $(ARGS)
 
 status: $(VENV)/.installed  ## where SUITE's cells are: done, running, queued, failed, interrupted, missing
 	@$(RUN) -m lora2_bench.status suite=$(SUITE) results=$(RESULTS) $(ARGS)

@@ -64,7 +64,7 @@ def make_cell(
         size=size,
         data=Data(source, 0 if source == "mini" else None, max_train, None),
         train=dataclasses.replace(recipe, **train),
-        protocol=Protocol(protocol, 0.1 if protocol == "clean" else 0.0, 0),
+        protocol=Protocol(protocol, 0.0 if protocol == "paper" else 0.1, 0),
         seed=seed,
         rng_version=rng_version,
     )
@@ -105,7 +105,7 @@ def make_row_record(row: str, task: str, seed: int = 0, best: float = 80.0, last
         }
         return {"step": step, "score": points / 100, "metrics": metrics}
 
-    facts = {"best": at(63, best), "last": at(126, last) if cell.protocol.name == "paper" else None, **result}
+    facts = {"best": at(63, best), "last": None if cell.protocol.name == "clean" else at(126, last), **result}
     record = make_record(cell, cut=cut)
     made = {"seconds_per_step": 0.1 + seed / 1000, "versions": {"lora2_bench": "0.1.0"}, "hardware": {"gpu": "GPU X"}}
     return dataclasses.replace(
@@ -138,7 +138,7 @@ def make_record(
         "parameters": {"adapter": adapter, "head": 50, "active": adapter - 20},
         "evaluations": [made_evaluation(cell.task, 63, 1.0, best), made_evaluation(cell.task, 126, 2.0, last)],
         "best": at(63, best),
-        "last": at(126, last) if cell.protocol.name == "paper" else None,
+        "last": None if cell.protocol.name == "clean" else at(126, last),
         "steps": 126,
         "epochs": 2.0,
         **facts,

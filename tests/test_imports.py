@@ -39,6 +39,7 @@ COMMANDS = {
     "lora2_bench.report tables --results {results}": "# minilm on mini data",
     "lora2_bench.report audit --results {results}": "written: {results}/audit/audit.csv",
     "lora2_bench.sweep suite=smoke seed=0 results={results} --dry-run": "3 to send",
+    "lora2_bench.tune study=smoke stage=plan results={results}": "16 cells (8 trials, 8 runs)",
     "lora2_bench --help": "python -m lora2_bench",
     "lora2_bench row=lora_r1 task=rte train.max_steps=40 results={results}": "rte (mini) | minilm | lora r=1 | seed 0",
     "lora2_bench.runner.worker": "",

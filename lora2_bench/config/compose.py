@@ -257,6 +257,7 @@ def plan_of(overrides: Sequence[str]) -> Plan:
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides, within `composing`. Raises UserError."""
+    resolvers.share_tuned(overrides)
     try:
         return compose("config", overrides=quoted_ids(overrides))
     except (HydraException, OmegaConfBaseException) as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,6 +45,52 @@ def expand_grid(
             except UserError as error:
                 raise UserError(f"{' '.join(job_overrides)}: {error}") from None
             yield job_overrides, cell, run_options
+
+
+def plan_points(points: Sequence[Sequence[str]]) -> Iterator[Plan]:
+    """The plan of each point, the overrides of one cell; what `python -m lora2_bench` makes of them.
+
+    A config is composed once for all points that differ in task, seed and numbers of the recipe alone, which are then
+    set in a copy. Raises UserError, which names the point.
+    """
+    configs: dict[tuple[str, ...], DictConfig] = {}
+    with composing():
+        for point in points:
+            try:
+                later = {key: value for key, value in map(_later, point) if key}
+                key = tuple(override for override in point if not _later(override)[0])
+                if key not in configs:
+                    configs[key] = compose_config(key)
+                config = copy.deepcopy(configs[key])
+                for name, value in later.items():
+                    if not _has(config, name):
+                        raise UserError(f"{name} is not in the recipe {' '.join(key)}: leave it out")
+                    OmegaConf.update(config, name, value, merge=False)
+                plan = plan_from(config, tuple(point))
+            except UserError as error:
+                raise UserError(f"{' '.join(point)}: {error}") from None
+            yield plan
+
+
+def _later(override: str) -> tuple[str, Any]:
+    """Name and value of an override that can be set in a composed config; an empty name for any other."""
+    key, _, text = override.partition("=")
+    if key == "task" and _is_name_only(text):
+        return "task.name", text
+    if key == "seed" and text.isdecimal():
+        return key, int(text)
+    if key.startswith("recipe.") and key.count(".") == 1:
+        for kind in (int, float):
+            with suppress(ValueError):
+                return key, kind(text)
+    return "", None
+
+
+def _has(config: DictConfig, name: str) -> bool:
+    """Whether the config has this setting, be its value null or what another task has alone."""
+    section, _, last = name.rpartition(".")
+    part = OmegaConf.select(config, section) if section else config
+    return part is not None and last in part.keys()  # noqa: SIM118 - `in` would resolve the value
 
 
 class _Planner:

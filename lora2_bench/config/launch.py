@@ -25,7 +25,7 @@ from lora2_bench.config.compose import plan_from
 from lora2_bench.config.contradictions import quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
-from lora2_bench.config.resolvers import share_recipes
+from lora2_bench.config.resolvers import share_recipes, share_tuned
 from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.paths import CONF, shortened
@@ -78,6 +78,7 @@ def launch(run: Callable[[Plan], object]) -> None:
         check_arguments(sys.argv[1:])
         if own := config_folder(sys.argv[1:]):
             share_recipes(Path(own))
+        share_tuned(sys.argv[1:])
         sys.argv[1:] = options_first(quoted_ids(sys.argv[1:]))
         hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException, UserError) as error:

@@ -1,18 +1,21 @@
-"""OmegaConf resolvers that conf/ uses, and recipes that one method takes from another."""
+"""OmegaConf resolvers that conf/ uses, and recipes that are no file of conf/: shared ones, and those of studies."""
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.errors import UserError
-from lora2_bench.files.paths import CONF
+from lora2_bench.experiment.recipe import Tuned
+from lora2_bench.files.paths import CONF, results_folder
 
 
 def _by_task(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
@@ -67,6 +70,56 @@ def share_recipes(conf: Path = CONF) -> None:
             if not any((root / "recipe" / folder.name / path.name).exists() for root in {CONF, conf}):
                 shared = {"defaults": [f"/recipe/{folder.name}/{other}@_here_"]}
                 ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=shared)
+
+
+def share_tuned(overrides: Sequence[str]) -> None:
+    """Register the tuned recipes below the results folder that these overrides choose, one or a list to sweep over.
+
+    Raises UserError for one that is not there, and for a file that holds anything but plain values.
+    """
+    given = dict(override.partition("=")[::2] for override in overrides)
+    for name in given.get("recipe", "").split(","):
+        if (tuned := Tuned.of(name)) is None or (CONF / "recipe" / f"{name}.yaml").is_file():
+            continue
+        path = tuned.path(results_folder(given.get("results", "results").strip("'\"")))
+        node = _tuned_values(path, tuned)
+        group, _, last = tuned.name.rpartition("/")
+        ConfigStore.instance().store(group=f"recipe/{group}", name=last, node=node)
+
+
+def _tuned_values(path: Path, tuned: Tuned) -> dict[str, Any]:
+    """A tuned recipe's own recipe and values, plain ones: what is read from a results folder must not interpolate."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"recipe={tuned.name} is not there ({path}): make it with python -m lora2_bench.tune study={tuned.study}, "
+            "or give the results=DIR that has it"
+        ) from None
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({type(error).__name__}): make it again, stage=winners") from None
+    plain = isinstance(values, dict) and all(
+        (key == "defaults" and _is_base(value, tuned.model)) or (_is_key(key) and _is_plain(value))
+        for key, value in values.items()
+    )
+    if not plain or "defaults" not in values:
+        raise UserError(f"{path} is no tuned recipe of {tuned.model}: make it again with stage=winners")
+    found: dict[str, Any] = values
+    return found
+
+
+def _is_base(value: Any, model: str) -> bool:
+    """Whether `value` names one recipe of the model, which the tuned one changes."""
+    base = rf"/recipe/{re.escape(model)}/\w+@_here_"
+    return isinstance(value, list) and len(value) == 1 and re.fullmatch(base, str(value[0])) is not None
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, str) and key.isidentifier()
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, int | float | None) or (isinstance(value, str) and re.fullmatch(r"\w*", value) is not None)
 
 
 def _store_itself(_: dict[int, Any]) -> ConfigStore:

@@ -22,6 +22,7 @@ from lora2_bench.experiment.checks import (
     section,
 )
 from lora2_bench.records.identity import id_of
+from lora2_bench.records.record import TUNE
 from lora2_bench.records.schema import CellSettings
 from lora2_bench.tasks.spec import TaskSpec, check_source, task_spec
 
@@ -144,14 +145,14 @@ class Train:
 
 @dataclass(frozen=True)
 class Protocol:
-    """The checkpoint's selection: on dev (`paper`), or on a held-out share of train (`clean`)."""
+    """The checkpoint's selection: on dev (`paper`), or on a held-out share of train (`clean`; `tune` scores no dev)."""
 
     name: str
     held_out: float
     split_seed: int
 
     def __post_init__(self) -> None:
-        require_choice("protocol.name", self.name, ("paper", "clean"))
+        require_choice("protocol.name", self.name, ("paper", "clean", TUNE))
         if self.name == "paper":
             require(self.held_out == 0, "protocol.held_out", self.held_out, "0 under protocol=paper")
         else:

@@ -1,15 +1,65 @@
-"""Where a cell leaves its recipe: every value that is not the recipe file's, as `train.lr=0.1 (recipe: 0.001)`."""
+"""Where a cell leaves its recipe: every value that is not the recipe file's, as `train.lr=0.1 (recipe: 0.001)`.
+
+A recipe that a study has tuned, `recipe=MODEL/tuned/STUDY/ROW-TASK`, is a recipe of its model, row and task.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lora2_bench.experiment.settings import ABSENT, canonical, typed, value_at
-from lora2_bench.experiment.suites import fixed_by_rows
-from lora2_bench.records.schema import CellSettings, Config
+from lora2_bench.experiment.suites import fixed_by_rows, rows
+from lora2_bench.files.paths import below
+from lora2_bench.records.schema import PLAIN_NAME, CellSettings, Config
 
 _BUDGET = "method.budget"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The name of a tuned recipe.
+
+    Attributes:
+        model: the backbone's, as in `recipe/MODEL`.
+        study: the study that chose its values.
+        row: the row (conf/row) that it was tuned for; `task` likewise.
+    """
+
+    model: str
+    study: str
+    row: str
+    task: str
+
+    @classmethod
+    def of(cls, name: str) -> Tuned | None:
+        """The parts of a recipe's name; None for one that no study has made."""
+        found = re.fullmatch(r"([^/]+)/tuned/([^/]+)/([^/]+)-([^/-]+)", name)
+        return cls(*found.groups()) if found and all(map(PLAIN_NAME.matches, found.groups())) else None
+
+    @property
+    def name(self) -> str:
+        """What `recipe=` takes."""
+        return f"{self.model}/tuned/{self.study}/{self.row}-{self.task}"
+
+    def path(self, results: Path) -> Path:
+        """Its file below a results folder."""
+        return below(results / "studies", self.study, "recipes", f"{self.row}-{self.task}.yaml")
+
+    def fits(self, cell: CellSettings) -> bool:
+        """Whether it was made for this cell's backbone, method and task."""
+        model, row = cell["model"], rows().get(self.row)
+        same = row is not None and row.method == cell["method"]["name"] and self.task == cell["task"]
+        return same and self.model in (model["name"], model["source"])
+
+
+def tuned_of(command: Sequence[str]) -> Tuned | None:
+    """The tuned recipe that these overrides choose; None without one."""
+    chosen = [value for key, _, value in (override.partition("=") for override in command) if key == "recipe"]
+    return Tuned.of(chosen[-1]) if chosen else None
 
 
 def off_recipe(cell: CellSettings, config: Config, command: Sequence[str] = ()) -> list[str]:
@@ -80,6 +130,8 @@ def _own_recipe(cell: CellSettings, command: Sequence[str]) -> list[str]:
     found: dict[str, str] = {}
     for override in command:
         key, _, value = override.lstrip("+").partition("=")
-        if key.startswith(("recipe.", "~recipe.")) or (key == "recipe" and value not in own):
+        tuned = Tuned.of(value)
+        is_own = value in own or (tuned is not None and tuned.fits(cell))
+        if key.startswith(("recipe.", "~recipe.")) or (key == "recipe" and not is_own):
             found[key] = f"{key}={value}" if value or key == "recipe" else key
     return list(found.values())

@@ -11,6 +11,8 @@ from lora2_bench.tasks.spec import ALL_TASKS
 
 SCHEMA = 1
 DONE, FAILED = "done", "failed"
+TUNE = "tune"
+"""The protocol of a study's trials, whose scores are of held-out rows of train and stand in no table."""
 _FINISHED = ("evaluations", "best", "last", "steps", "epochs")  # what the result of a failed cell has not
 _SIGNED = {"matthews_correlation", "pearson", "spearman"}  # metrics that can be negative
 
@@ -47,14 +49,19 @@ class Record:
         return self.status == DONE
 
     @property
+    def is_trial(self) -> bool:
+        """True for a trial of a study, which no table shows."""
+        return self.cell["protocol"]["name"] == TUNE
+
+    @property
     def data_name(self) -> str:
         """Source of its rows, as tables name it: `-sample` for real files without GLUE's own row counts."""
         source = self.cell["data"]["source"]
         return source if source == "mini" or self.result["data"]["official"] else f"{source}-sample"
 
     def scorings(self) -> dict[str, Scoring]:
-        """Protocol (`paper`, `last`, `clean`) -> the scoring that it reports; nothing of a failed cell."""
-        if not self.is_done:
+        """Protocol (`paper`, `last`, `clean`) -> its scoring on dev; nothing of a failed cell or a trial."""
+        if not self.is_done or self.is_trial:
             return {}
         best, last = self.result["best"], self.result["last"]
         if self.cell["protocol"]["name"] == "clean":
@@ -134,7 +141,7 @@ def result_line(record: Record, path: str) -> str:
     score = f"{result['main_metric']} best {result['best']['score']:.4f}"
     if result["last"]:
         looks = len(result["evaluations"])
-        score += f" of {looks} look{'s' if looks != 1 else ''} at dev"
+        score += f" of {looks} look{'s' if looks != 1 else ''} at {'held-out rows' if record.is_trial else 'dev'}"
     score += f", last {result['last']['score']:.4f}" if result["last"] else ""
     counts = f"{result['parameters']['adapter']:,} adapter parameters"
     cut = f" | cut: {'; '.join(record.cut)}" if record.cut else ""

@@ -98,7 +98,7 @@ class TrainSettings(TypedDict):
 
 
 class ProtocolSettings(TypedDict):
-    """How the checkpoint is chosen: `paper` or `clean`."""
+    """How the checkpoint is chosen: `paper`, `clean` or `tune`."""
 
     name: Name
     held_out: float

@@ -9,7 +9,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from lora2_bench.experiment.recipe import off_recipe, with_unmarked
+from lora2_bench.experiment.recipe import off_recipe, tuned_of, with_unmarked
 from lora2_bench.experiment.settings import ABSENT, canonical, value_at
 from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.identity import without_old_values
@@ -27,7 +27,8 @@ class Run:
     Attributes:
         record: all that is kept of the cell.
         data: source of its rows, with what must never meet the rest in one table: `-sample` where real files do not
-            hold GLUE's own rows, `-init_from` where it started from another cell's adapter.
+            hold GLUE's own rows, `-init_from` where it started from another cell's adapter, `-tuned-STUDY` where
+            a study chose its recipe.
         science: its settings without task and seed, as one text for equal science.
         obstacles: why it is no run of its recipe: limits, and settings off the recipe.
         scores: protocol (`paper`, `last`, `clean`) -> the task's deciding number, in points; empty for a failed cell.
@@ -253,8 +254,19 @@ def _canonical_text(text: str) -> str:
     return json.dumps(canonical(json.loads(text)), sort_keys=True)
 
 
+_TUNED = "-tuned-"
+
+
+def rows_and_study(data: str) -> tuple[str, str]:
+    """What a `Run.data` says of the rows, and the study that tuned the recipes; empty without one."""
+    rows, _, study = data.removesuffix("-init_from").partition(_TUNED)
+    return rows, study
+
+
 def _data_name(record: Record) -> str:
-    return record.data_name + ("-init_from" if record.cell.get("init_from") else "")
+    tuned = tuned_of(record.run["command"])
+    by_study = "" if tuned is None else f"{_TUNED}{tuned.study}"
+    return record.data_name + by_study + ("-init_from" if record.cell.get("init_from") else "")
 
 
 def _columns(task: str, scoring: Scoring) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 A run counts where it is finished, on its recipe and not stale. Of the runs of one place only those of the newest
 version of the random streams count; where these were made under several settings, those of the setting with the most
-seeds. What does not count is shown apart, with its reason.
+seeds. What does not count is shown apart, with its reason. Trials of a study (`protocol=tune`) are no runs: they are
+scored on rows of train, and the study alone shows them.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Selection:
 
 def select(records: Iterable[Record], *, whole: bool = True) -> Selection:
     """The selection among the runs of these records; with whole=False, of runs that are trimmed to what tables need."""
-    runs = [Run.of(record) if whole else Run.of(record).trimmed() for record in records]
+    shown = (record for record in records if not record.is_trial)
+    runs = [Run.of(record) if whole else Run.of(record).trimmed() for record in shown]
     return Selection(runs, stale_runs(runs))
 
 

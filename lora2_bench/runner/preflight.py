@@ -151,6 +151,11 @@ def check_origin(cell: Cell, store: Store) -> None:
             f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) kept no weights: give a cell of an "
             "adapter or of bitfit"
         )
+    if not origin.result["parameters"]["adapter"]:
+        raise UserError(
+            f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) trained its head alone, which no "
+            "other cell starts from: give a cell of an adapter or of bitfit"
+        )
     if origin.cell["model"] != cell.to_dict()["model"]:
         raise UserError(
             f"init_from={cell.init_from} is a cell of another model={origin.cell['model']['name']}: give one of this "

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.records.record import TUNE
 from lora2_bench.tasks.data import Split, TaskData
 from lora2_bench.tasks.sources import load_task
 
@@ -17,7 +18,7 @@ class Rows:
     """A cell's rows: to train on, to select the checkpoint on, and to score in the end.
 
     Under `paper` the last two are the same dev splits. Under `clean` the checkpoint is selected on rows held out of
-    train, and dev is scored only after that.
+    train, and dev is scored only after that; under `tune` there is no dev.
     """
 
     train: Split
@@ -30,9 +31,9 @@ class Rows:
 
 
 def held_out_rows(cell: Cell, rows: int) -> int:
-    """Rows of train that select the checkpoint under `protocol=clean`; 0 under `paper`. Raises UserError for none."""
+    """Rows of train that select the checkpoint under `clean` and `tune`; 0 under `paper`. Raises UserError for none."""
     count = round(cell.protocol.held_out * rows)
-    if cell.protocol.name == "clean" and not 0 < count < rows:
+    if cell.protocol.name != "paper" and not 0 < count < rows:
         raise UserError(
             f"protocol.held_out={cell.protocol.held_out} of {rows} train rows leaves no rows on one side: give another "
             "share"
@@ -50,7 +51,7 @@ def prepare_rows(cell: Cell, data: TaskData) -> Rows:
     order = list(range(len(train)))
     random.Random(cell.protocol.split_seed).shuffle(order)
     held_out = train.take(sorted(order[:count]))
-    return Rows(train.take(sorted(order[count:])), {"held_out": held_out}, dev)
+    return Rows(train.take(sorted(order[count:])), {"held_out": held_out}, {} if cell.protocol.name == TUNE else dev)
 
 
 def sample(split: Split, rows: int | None) -> Split:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.recipe import tuned_of
 from lora2_bench.files.paths import CONF, below, results_folder, user_path
 from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
@@ -67,6 +68,13 @@ def plan_cells(overrides: Sequence[str], sweep_dir: Path, *, keep: bool = True) 
         calls, sent = (cache["calls"], cache["sent"]) if cache["digest"] == digest else ({}, [])
         _write_cache(sweep_dir, {"digest": digest, "calls": {**calls, key: cells}, "sent": sent})
     return [SweepCell(id_, tuple(overrides)) for id_, *overrides in cells]
+
+
+def keep_cells(call: str, cells: Sequence[SweepCell], sweep_dir: Path) -> None:
+    """Note that these cells, which no overrides of one line stand for, were requested of the sweep by `call`."""
+    cache = _read_cache(sweep_dir)
+    calls = {**cache["calls"], call: [[cell.id, *cell.overrides] for cell in cells]}
+    _write_cache(sweep_dir, {**cache, "calls": calls, "sent": list(dict.fromkeys([*cache["sent"], call]))})
 
 
 def mark_requested(overrides: Sequence[str], sweep_dir: Path) -> None:
@@ -147,4 +155,6 @@ def _digest(overrides: Sequence[str]) -> str:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    if (tuned := tuned_of(overrides)) and (recipe := tuned.path(results_dir_of(overrides))).is_file():
+        digest.update(recipe.read_bytes())
     return digest.hexdigest()

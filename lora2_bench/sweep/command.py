@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.batches import LOCAL, SLURM
 from lora2_bench.sweep.cells import results_dir_of, sweep_dir_of
 from lora2_bench.sweep.follow import wait
+from lora2_bench.sweep.launchers import Launcher
 from lora2_bench.sweep.local import Local
-from lora2_bench.sweep.options import parse
+from lora2_bench.sweep.options import Options, parse
 from lora2_bench.sweep.send import sweep
 from lora2_bench.sweep.slurm import Slurm, array_limit, squeue, submitit_executor
 
@@ -30,7 +32,8 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
   --dry-run            print what would be sent
 """
 
-_PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # all users share Slurm's controller
+PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # all users share Slurm's controller
+"""Cluster -> seconds between two looks at the cells' states."""
 
 
 def main() -> None:
@@ -41,13 +44,9 @@ def main() -> None:
         return
     try:
         options, overrides = parse(arguments)
-        if options.cluster == SLURM and not options.dry_run and shutil.which("sbatch") is None:
-            raise UserError("cluster=slurm needs Slurm's sbatch, which is not here: send from a machine that has it")
         sweep_dir = sweep_dir_of(overrides, options.name)
-        make = submitit_executor(options, sweep_dir / "slurm") if options.cluster == SLURM else None
-        slurm = Slurm(options, make, array_limit()) if make else None
-        cells = sweep(options, overrides, slurm or Local(options), squeue)
-        code = wait(cells, results_dir_of(overrides), squeue, _PAUSE[options.cluster]) if options.wait else 0
+        cells = sweep(options, overrides, launcher_of(options, sweep_dir), squeue)
+        code = wait(cells, results_dir_of(overrides), squeue, PAUSE[options.cluster]) if options.wait else 0
     except UserError as error:
         print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         code = 2
@@ -55,3 +54,12 @@ def main() -> None:
         print("no longer following: cells that were sent go on", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
+
+
+def launcher_of(options: Options, sweep_dir: Path) -> Launcher:
+    """What sends the cells of a sweep, to this machine or to Slurm. Raises UserError where Slurm is not here."""
+    if options.cluster == LOCAL:
+        return Local(options)
+    if not options.dry_run and shutil.which("sbatch") is None:
+        raise UserError("cluster=slurm needs Slurm's sbatch, which is not here: send from a machine that has it")
+    return Slurm(options, submitit_executor(options, sweep_dir / "slurm"), array_limit())

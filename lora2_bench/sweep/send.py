@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import DONE
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.batches import LOCAL, QueueReader, delete_ended_batches, live_jobs, read_batches
-from lora2_bench.sweep.cells import SweepCell, mark_requested, plan_cells, results_dir_of, sweep_dir_of
-from lora2_bench.sweep.launchers import Launcher
+from lora2_bench.sweep.cells import SweepCell, keep_cells, mark_requested, plan_cells, results_dir_of, sweep_dir_of
+from lora2_bench.sweep.launchers import JobCells, Launcher
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.states import QUEUED, RUNNING, count, states_of
 
@@ -30,38 +31,87 @@ def sweep(
     Raises UserError, and LockHeld while another call sends.
     """
     sweep_dir, results = sweep_dir_of(overrides, options.name), results_dir_of(overrides)
+    sending = _Sending(options, overrides, results, sweep_dir, launcher, squeue, show)
     Store(results).check_writable()
     with locked(results / "sweeps" / ".sending", f"cells are being sent to {results}"):
         cells = plan_cells(overrides, sweep_dir)
-        batches = read_batches(results)
-        live = live_jobs(batches, squeue)
-        found = states_of(cells, results, batches, live)
+        sending.send(cells, (), lambda: mark_requested(overrides, sweep_dir))
+    return cells
+
+
+def send_cells(
+    options: Options,
+    cells: Sequence[SweepCell],
+    overrides: Sequence[str],
+    launcher: Launcher,
+    squeue: QueueReader,
+    *,
+    call: str,
+    ended: Collection[str] = (),
+    show: Callable[[str], None] = print,
+) -> None:
+    """Send those of `cells`, planned already, that are neither done nor queued nor running.
+
+    `overrides` are what all of them share, the results folder among it; `call` names the request, for `status`; the ids
+    of `ended` are not sent. Locks and errors as of `sweep`.
+    """
+    sweep_dir, results = sweep_dir_of(overrides, options.name), results_dir_of(overrides)
+    sending = _Sending(options, overrides, results, sweep_dir, launcher, squeue, show)
+    Store(results).check_writable()
+    with locked(results / "sweeps" / ".sending", f"cells are being sent to {results}"):
+        sending.send(cells, ended, lambda: keep_cells(call, cells, sweep_dir))
+
+
+class _Sending:
+    """What cells are sent with; within the lock of the results folder."""
+
+    def __init__(
+        self,
+        options: Options,
+        overrides: Sequence[str],
+        results: Path,
+        sweep_dir: Path,
+        launcher: Launcher,
+        squeue: QueueReader,
+        show: Callable[[str], None],
+    ) -> None:
+        self.options, self.overrides, self.results, self.sweep_dir = options, overrides, results, sweep_dir
+        self.launcher, self.squeue, self.show = launcher, squeue, show
+
+    def send(self, cells: Sequence[SweepCell], ended: Collection[str], mark: Callable[[], None]) -> None:
+        """Send what is to be sent; `mark` notes the request before that."""
+        batches = read_batches(self.results)
+        live = live_jobs(batches, self.squeue)
+        found = states_of(cells, self.results, batches, live)
         to_send = {
-            cell.id: [*cell.overrides, *_threads(options, overrides)]
+            cell.id: [*cell.overrides, *_threads(self.options, self.overrides)]
             for cell, state in zip(cells, found, strict=True)
-            if state.state not in (DONE, RUNNING, QUEUED)
+            if state.state not in (DONE, RUNNING, QUEUED) and cell.id not in ended
         }
         counts = ", ".join(f"{number} {name}" for name, number in count(found).items() if number)
-        show(f"{sweep_dir.name}: {len(cells)} cells: {counts}")
-        if not to_send or options.dry_run:
-            show(f"{len(to_send)} to send")
-            return cells
-        mark_requested(overrides, sweep_dir)
+        self.show(f"{self.sweep_dir.name}: {len(cells)} cells: {counts}")
+        if not to_send or self.options.dry_run:
+            self.show(f"{len(to_send)} to send")
+            return
+        mark()
         delete_ended_batches(batches, list(live))
-        split = launcher.split(to_send)
+        self._send_batches(to_send)
+        status = " ".join(["python -m lora2_bench.status", *_status_arguments(self.options, self.overrides)])
+        self.show(f"follow: {status}   logs: {self.sweep_dir / 'logs'}")
+
+    def _send_batches(self, to_send: JobCells) -> None:
+        split = self.launcher.split(to_send)
         stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         for number, jobs in enumerate(split, 1):
-            batch = launcher.make_batch(f"{sweep_dir.name}-{stamp}-{number}of{len(split)}", results, jobs)
-            path = batch.write(sweep_dir)
+            name = f"{self.sweep_dir.name}-{stamp}-{number}of{len(split)}"
+            batch = self.launcher.make_batch(name, self.results, jobs)
+            path = batch.write(self.sweep_dir)
             try:
-                where = launcher.send(batch, path)
+                where = self.launcher.send(batch, path)
             except UserError:
                 path.unlink(missing_ok=True)
                 raise
-            show(f"sent {sum(map(len, jobs))} cells: {where}")
-    status = " ".join(["python -m lora2_bench.status", *_status_arguments(options, overrides)])
-    show(f"follow: {status}   logs: {sweep_dir / 'logs'}")
-    return cells
+            self.show(f"sent {sum(map(len, jobs))} cells: {where}")
 
 
 def _threads(options: Options, overrides: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ ENTRIES = {
     "run": "lora2_bench.__main__",
     "sweep": "lora2_bench.sweep.command",
     "status": "lora2_bench.sweep.status",
+    "tune": "lora2_bench.tune.command",
     "report": "lora2_bench.report.__main__",
     "publish": "lora2_bench.tracking.publish",
     "bench": "lora2_bench.bench.command",

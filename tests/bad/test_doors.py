@@ -191,14 +191,19 @@ def test_wrong_arguments_end_in_one_line(
     assert len(line) < 1000
 
 
-@pytest.mark.parametrize("command", ["report", "publish", "bench", "sweep", "status"])
+@pytest.mark.parametrize("command", ["report", "publish", "bench", "sweep", "status", "tune"])
 def test_help_is_no_error(command: str, door: Callable[..., Told]) -> None:
     told = door(command, "--help")
     assert (told.code, told.err) == (0, "") and f"python -m lora2_bench.{command}" in told.out
 
 
 @pytest.mark.parametrize(
-    ("command", "words"), [("sweep", "suite=smoke cluster=slurm"), ("run", "-m hydra/launcher=submitit_slurm seed=1,2")]
+    ("command", "words"),
+    [
+        ("sweep", "suite=smoke cluster=slurm"),
+        ("tune", "study=smoke cluster=slurm"),
+        ("run", "-m hydra/launcher=submitit_slurm seed=1,2"),
+    ],
 )
 def test_slurm_without_its_commands_is_one_line(
     command: str, words: str, one_line: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -35,6 +35,7 @@ MOMENTS = [
     ("lora2_bench", "torch", 2),
     ("lora2_bench.sweep", "lora2_bench.sweep.command", 2),
     ("lora2_bench.status", "lora2_bench.sweep.states", 1),
+    ("lora2_bench.tune", "lora2_bench.tune.stages", 1),
     ("lora2_bench.publish", "lora2_bench.tracking.wandb_runs", 1),
     ("lora2_bench.report", "pandas", 2),
     ("lora2_bench.bench", "lora2_bench.bench.command", 1),
@@ -46,6 +47,7 @@ ARGUMENTS = {
     "lora2_bench.publish": ["--results", "."],
     "lora2_bench.status": ["suite=table1"],
     "lora2_bench.sweep": ["suite=table1"],
+    "lora2_bench.tune": ["study=smoke", "stage=plan"],
 }
 
 

@@ -32,6 +32,8 @@ PINNED = {
     "method=lora2 task=rte init_from=0123456789abcdef": "0cf7114b5bd2ba4d",
     "method=lora2 task=rte train.max_steps=40 data.max_train=64 method.budget.scale=true": "7665f89af46632fb",
     "method=full task=cola model=deberta_v3_base data=hub train.precision=bf16": "6c1f821991ed95da",
+    "method=lora task=cola protocol=tune": "4abee9feaf6101ea",
+    "method=head task=rte": "8d540c882a17c195",
 }
 
 
@@ -54,6 +56,8 @@ PINNED_2 = {
     "method=lora2 task=rte init_from=0123456789abcdef": "a07396f263972631",
     "method=lora2 task=rte train.max_steps=40 data.max_train=64 method.budget.scale=true": "4ac8b66cbea90d4f",
     "method=full task=cola model=deberta_v3_base data=hub train.precision=bf16": "29ff4bc32d45f2b0",
+    "method=lora task=cola protocol=tune": "2f247eb22cbe8628",
+    "method=head task=rte": "4eae03820b8dfa38",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from lora2_bench.records.record import Record
+from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
 from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.data import plots
@@ -20,8 +20,9 @@ from lora2_bench.report.page.page import write_report
 from lora2_bench.report.records import load_records
 from lora2_bench.report.runs import Run, machine_name
 from lora2_bench.report.selection import select
+from lora2_bench.report.submission.choice import Wanted
 from lora2_bench.report.tables.write import write_tables
-from tests.made_records import make_row_record
+from tests.made_records import make_cell, make_record, make_row_record
 
 LABEL, FOLDER = "lora2 k=1", "deberta_v3_base-hub"
 OLDER: dict[str, Any] = {"finished": "2024-01-01T00:00:00+00:00"}
@@ -186,3 +187,13 @@ def test_runs_of_one_version_count_whichever_it_is() -> None:
 def spelled_out(record: Record) -> Record:
     """As a version that names its random streams writes the cell of one that does not."""
     return dataclasses.replace(record, cell={**record.cell, "rng_version": 1, "init_from": None})
+
+
+def test_a_trial_is_no_run() -> None:
+    """It is scored on rows of train: neither tables nor GLUE's server may have it."""
+    trial = make_record(make_cell(protocol="tune", source="hub"))
+    assert trial.is_trial and trial.scorings() == {}
+    assert select([trial, make_record(make_cell())]).runs == select([make_record(make_cell())]).runs
+    assert Wanted("minilm", "lora2").fits(make_record(make_cell(source="hub")))
+    assert not Wanted("minilm", "lora2").fits(trial)
+    assert "of 2 looks at held-out rows, last 0.7500" in result_line(trial, "p")

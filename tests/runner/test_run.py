@@ -107,7 +107,7 @@ def test_a_cell_from_end_to_end(
         (a > b) == (label == 0) for (a, b), label in zip(predictions["best"], predictions["labels"], strict=True)
     )
     assert right / 20 == pytest.approx(result["best"]["score"])
-    assert (folder / "adapter").is_dir() == (method not in ("full", "bitfit", *PROMPTS))
+    assert (folder / "adapter").is_dir() == (method not in ("full", "bitfit", "head", *PROMPTS))
     assert (folder / "trained.safetensors").is_file() == (method != "full")
     for when in ("best", "last"):
         assert 0 <= result[when]["active"] <= result["parameters"]["adapter"]
@@ -341,7 +341,9 @@ def test_the_default_backbone_is_refused_when_its_hash_differs(bench: Bench, tmp
     assert records_of(tmp_path) == []
 
 
-@pytest.mark.parametrize("method", [*(method for method in OWN_AND_ONE_TUNER if method != "full"), "vblora"])
+@pytest.mark.parametrize(
+    "method", [*(method for method in OWN_AND_ONE_TUNER if method not in ("full", "head")), "vblora"]
+)
 def test_a_cell_can_start_from_anothers_adapter(
     method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
 ) -> None:
@@ -379,12 +381,13 @@ def test_an_origin_that_does_not_fit_is_refused(bench: Bench, tiny_folders: Fold
 
     assert "init_from=0123456789abcdef is no finished cell in" in refused("init_from=0123456789abcdef")
     ids = {}
-    for method in ("full", "lora"):
+    for method in ("full", "head", "lora"):
         assert bench(*common, f"method={method}").code == 0
         ids[method] = next(
             record["id"] for record in records_of(tmp_path) if record["cell"]["method"]["name"] == method
         )
     assert "(full on rte) kept no weights" in refused("method=full", "seed=1", f"init_from={ids['full']}")
+    assert "(head on rte) trained its head alone" in refused("method=head", "seed=1", f"init_from={ids['head']}")
     assert "is a cell of method=lora: give method=lora" in refused("method=sora", f"init_from={ids['lora']}")
     err = refused("method=lora", "kr=2", f"init_from={ids['lora']}")
     assert f"init_from={ids['lora']} was trained with method.r=1, not 2: its adapter would be another here" in err

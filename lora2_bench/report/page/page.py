@@ -15,7 +15,6 @@ from markupsafe import Markup
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
-from lora2_bench.records.store import record_paths
 from lora2_bench.report.figures.chart import Plot
 from lora2_bench.report.figures.data import slug
 from lora2_bench.report.figures.files import current_figures
@@ -47,11 +46,11 @@ def write_report(results: Path) -> list[Path]:
     """
     folder = results / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    selection = select(load_records(results))
-    unreadable = len(record_paths(results)) - len(selection.runs)
+    skipped: list[Path] = []
+    selection = select(load_records(results, skipped))
     figures = current_figures(results, selection, at_most=DRAWN_AT_ONCE)
     path = folder / "index.html"
-    write_text(path, page(selection, unreadable, exhibits(results), figures))
+    write_text(path, page(selection, len(skipped), exhibits(results), figures, studies(results)))
     return [path]
 
 
@@ -65,11 +64,22 @@ def exhibits(results: Path) -> list[tuple[str, str]]:
     ]
 
 
+def studies(results: Path) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Name, findings as Markdown, and (name, SVG) of the figures of every study below `results/studies`."""
+    found = []
+    for path in sorted((results / "studies").glob("*/FINDINGS.md")):
+        drawn = sorted((path.parent / "figures").glob("*.svg"))
+        svgs = [(one.stem, one.read_text(encoding="utf-8", errors="replace")) for one in drawn]
+        found.append((path.parent.name, path.read_text(encoding="utf-8", errors="replace"), svgs))
+    return found
+
+
 def page(
     selection: Selection,
     unreadable: int,
     texts: Sequence[tuple[str, str]],
     figures: Sequence[tuple[Plot, str | None]],
+    of_studies: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """The whole page.
 
@@ -78,6 +88,7 @@ def page(
         unreadable: how many records could not be read.
         texts: exhibits, as path and Markdown.
         figures: each with its SVG, or None where it is not drawn yet.
+        of_studies: as `studies` gives them.
     """
     drawn = [
         {"plot": plot, "svg": inline(svg, f"f{number}-", plot.title), "folder": slug(plot.folder)}
@@ -92,6 +103,7 @@ def page(
         unreadable=unreadable,
         tables=_score_tables(selection),
         exhibits=[(name, _exhibit(name, text)) for name, text in texts],
+        studies=[_study(number, *study) for number, study in enumerate(of_studies)],
         figures=drawn,
         missing=len(figures) - len(drawn),
         audit=from_markdown(audit_page(audit()).split("\n", 1)[1], 3),
@@ -138,6 +150,12 @@ def _score_tables(selection: Selection) -> list[Markup]:
         from_markdown(table_page(str(model), str(data), part, failed[str(model), str(data)]), 3)
         for (model, data), part in parts
     ]
+
+
+def _study(number: int, name: str, text: str, svgs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A study's findings and figures as HTML; an SVG that is none is left out."""
+    drawn = [(title, inline(svg, f"s{number}-{title}-", title)) for title, svg in svgs if "<svg" in svg]
+    return {"name": name, "body": from_markdown(text, 3), "figures": drawn}
 
 
 def _exhibit(name: str, text: str) -> Markup:

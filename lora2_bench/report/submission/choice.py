@@ -25,6 +25,7 @@ class Wanted:
         cell = record.cell
         return (
             record.is_done
+            and not record.is_trial
             and cell["data"]["source"] != "mini"
             and (cell["model"]["name"], cell["method"]["name"]) == (self.model, self.method)
             and self.kr in (None, record.result["size"]["value"])

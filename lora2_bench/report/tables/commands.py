@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lora2_bench.experiment.suites import Suite
+from lora2_bench.report.runs import rows_and_study
 from lora2_bench.report.selection import OK, STALE
 from lora2_bench.report.tables.grid import Grid
 from lora2_bench.report.tables.slots import Slot
@@ -25,13 +26,20 @@ def prefix_of(data: str) -> str:
 
 
 def suite_command(suite: Suite, model: str, data: str, protocol: str = "paper") -> str:
-    """The command that runs all of a suite's cells, and passes over those that are done."""
+    """The command that runs all of a suite's cells, and passes over those that are done; for a study's runs its own."""
+    if study := rows_and_study(data)[1]:
+        return study_command(study, data)
     clean = " protocol=clean" if protocol == "clean" else ""
     return f"{prefix_of(data)}{RUN} -m suite={suite.name} {place_of(model, data)}{clean}"
 
 
+def study_command(study: str, data: str) -> str:
+    """The command that goes on with a study."""
+    return f"{prefix_of(data)}{RUN}.tune study={study}"
+
+
 def filling(grid: Grid) -> list[str]:
-    """One command per row and set of seeds; the suite's own where no cell counts."""
+    """One command per row and set of seeds; the suite's own where no cell counts, and a study's where it tuned them."""
     if not any(slot.runs for row in grid.rows for slot in row.slots.values()):
         return [suite_command(grid.exhibit.suite, grid.model, grid.data, grid.protocol)]
     return [
@@ -42,7 +50,9 @@ def filling(grid: Grid) -> list[str]:
 
 
 def row_commands(row: str, slots: Iterable[tuple[str, Slot]], model: str, data: str, protocol: str) -> list[str]:
-    """The commands that fill one row; stale cells have to be trained anew."""
+    """The commands that fill one row; stale cells have to be trained anew. A study goes on by its own command."""
+    if rows_and_study(data)[1]:
+        return []
     gaps: dict[tuple[tuple[int, ...], bool], list[str]] = {}
     for task, slot in slots:
         for rerun in (False, True):

@@ -9,6 +9,7 @@ import numpy as np
 
 from lora2_bench.paper.printed import decimal
 from lora2_bench.paper.tables import COLUMNS
+from lora2_bench.report.runs import rows_and_study
 from lora2_bench.report.statistics.intervals import Interval, interquartile_mean, mean_interval
 from lora2_bench.report.statistics.verdict import VERDICTS
 from lora2_bench.report.tables.commands import filling
@@ -50,8 +51,11 @@ def name_of(title: str, subject: str, paper_model: str, model: str, data: str) -
         other.append(f"with {model} in place of {paper_model}")
     if data.startswith("mini"):
         other.append("on generated data: not GLUE")
-    if "-sample" in data:
+    rows, study = rows_and_study(data)
+    if rows.endswith("-sample"):
         other.append("on rows that are not all of GLUE's: not GLUE scores")
+    if study:
+        other.append(f"by the recipes that the study {study} tuned")
     if data.endswith("-init_from"):
         other.append("from another cell's adapter")
     return f"Layout of {title}, {', '.join(other)}" if other else f"{title}: {subject}, {model} on {data} data"

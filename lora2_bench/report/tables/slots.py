@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lora2_bench.report.runs import Run
+from lora2_bench.report.runs import Run, rows_and_study
 from lora2_bench.report.selection import FAILED, MISSING, NOT_COMPARABLE, OK, STALE, taken, why_not
 
 SEEDS, UNEVEN, EARLY = "seeds", "uneven", "early"
@@ -90,10 +90,13 @@ def obstacles(model: str, data: str, cut: str, protocol: str, *, backbone: str) 
     found = []
     if model != backbone:
         found.append(f"the backbone is {model}, not {backbone}")
-    if data == "mini":
+    rows, study = rows_and_study(data)
+    if rows == "mini":
         found.append("generated data, not GLUE")
-    elif data.endswith("-sample"):
+    elif rows.endswith("-sample"):
         found.append("not GLUE's own rows")
+    if study:
+        found.append(f"recipes that the study {study} tuned")
     if cut:
         found.append(f"cut: {cut}")
     if protocol != "paper":

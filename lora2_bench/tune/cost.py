@@ -1,0 +1,56 @@
+"""What a study costs before it is run: cells, steps and hours, by measured seconds per step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from lora2_bench.records.record import Record
+from lora2_bench.tune.ledger import Begun
+from lora2_bench.tune.study import Study
+
+
+def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
+    """A table of every row and task: trials and runs, their steps and hours; hours with the extra trial of each too."""
+    lines = [f"{'task':6} {'row':14} {'trials':>6} {'steps':>6} {'runs':>5} {'steps':>6} {'s/step':>7} {'hours':>7}"]
+    seeds, total, extra, steps, unknown = len(study.seeds), 0.0, 0.0, 0, 0
+    for row, task in study.places:
+        trials = begun.of(row, task)
+        run_steps = begun.run_steps[f"{row}-{task}"]
+        of_place = sum(trial.steps for trial in trials) + seeds * run_steps
+        seconds = seconds_per_step(study, begun, records, row, task)
+        hours = None if seconds is None else of_place * seconds / 3600
+        steps += of_place
+        total += hours or 0.0
+        extra += 0.0 if seconds is None else trials[0].steps * seconds / 3600
+        unknown += seconds is None
+        shown = ("?", "?") if seconds is None or hours is None else (f"{seconds:.3f}", f"{hours:.2f}")
+        lines.append(
+            f"{task:6} {row:14} {len(trials):6} {trials[0].steps:6} {seeds:5} {run_steps:6} {shown[0]:>7} {shown[1]:>7}"
+        )
+    cells = len(begun.trials) + seeds * len(study.places)
+    lines.append(f"{cells} cells ({len(begun.trials)} trials, {seeds * len(study.places)} runs), {steps} steps")
+    if unknown:
+        lines.append(f"hours are unknown for {unknown} (row, task): give study.seconds_per_step=SECONDS, as measured")
+    else:
+        lines.append(
+            f"{total:.1f} hours of one worker (GPU-hours where a cell has a GPU); {total + extra:.1f} with the one "
+            "more trial each that a winner at an edge asks for"
+        )
+    return lines
+
+
+def seconds_per_step(study: Study, begun: Begun, records: Mapping[str, Record], row: str, task: str) -> float | None:
+    """Seconds of a training step: the mean over finished cells of the row and task, else what the study says."""
+    cells = [one for one in begun.cells if (one.row, one.task) == (row, task) and one.id in records]
+    found = [seconds for one in cells if (seconds := records[one.id].run.get("seconds_per_step"))]
+    return fmean(found) if found else _told(study.values["seconds_per_step"], (task, row))
+
+
+def _told(value: Any, names: Sequence[str]) -> float | None:
+    """The number of a row on a task in a study's `seconds_per_step`, by task and row, or one for all."""
+    for name in names:
+        if isinstance(value, dict):
+            value = value.get(name, value.get("default"))
+    return None if value is None or isinstance(value, dict) else float(value)

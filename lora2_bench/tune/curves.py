@@ -1,0 +1,196 @@
+"""The expected best score after n trials and after s seconds, and the score over the learning rate: CSV and figures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from lora2_bench.experiment.suites import rows
+from lora2_bench.files.writing import write_bytes, write_text
+from lora2_bench.records.record import Record
+from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot, digest, styles
+from lora2_bench.report.statistics.search import expected_best, spread_of_best
+from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, Trial, score_of
+
+_COLUMNS = ("task", "row", "n", "seconds", "expected", "sd", "draws", "recipe")
+_METRIC = "100 × the task's metric, held-out rows of train"
+
+
+@dataclass(frozen=True)
+class Point:
+    """The best of `n` draws: its mean and standard deviation in points, and the seconds that n trials take."""
+
+    n: int
+    seconds: float
+    expected: float
+    sd: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """One row's search on one task.
+
+    Attributes:
+        row, task: whose.
+        points: for n = 1 to the number of draws that ended; a failed one counts as 0 points.
+        recipe: score of trial 0, which is no draw; None while it is under way.
+        rates: (learning rate, points) of every trial that has a score, of any kind.
+    """
+
+    row: str
+    task: str
+    points: list[Point]
+    recipe: float | None
+    rates: list[tuple[float, float]]
+
+
+def searches(begun: Begun, records: Mapping[str, Record]) -> list[Search]:
+    """The search of every row and task, in the order of planning."""
+    places: dict[tuple[str, str], list[Trial]] = {}
+    for trial in begun.trials:
+        places.setdefault((trial.row, trial.task), []).append(trial)
+    return [_search(row, task, trials, records) for (row, task), trials in places.items()]
+
+
+def _search(row: str, task: str, trials: list[Trial], records: Mapping[str, Record]) -> Search:
+    ended = [trial for trial in trials if trial.id in records]
+    scores = {trial.id: score_of(records[trial.id]) for trial in ended}
+    draws = [scores[trial.id] or 0.0 for trial in ended if trial.kind == DRAW]
+    points: list[Point] = []
+    if draws:
+        seconds = fmean(records[trial.id].run["seconds"] for trial in ended if trial.kind == DRAW)
+        for n in range(1, len(draws) + 1):
+            points.append(Point(n, n * seconds, expected_best(draws, n), spread_of_best(draws, n)))
+    recipe = next((scores[trial.id] for trial in ended if trial.kind == RECIPE), None)
+    rates = [(trial.values["lr"], score) for trial in ended if (score := scores[trial.id]) is not None]
+    return Search(row, task, points, recipe, sorted(rates))
+
+
+def write_curves(folder: Folder, begun: Begun, records: Mapping[str, Record]) -> list[Path]:
+    """Write curves.csv and rates.csv, and the figures that there is data for; returns their paths."""
+    found = searches(begun, records)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    paths = [folder.path / "curves.csv", folder.path / "rates.csv"]
+    curves = [
+        [
+            one.task,
+            one.row,
+            p.n,
+            f"{p.seconds:.1f}",
+            f"{p.expected:.4f}",
+            f"{p.sd:.4f}",
+            len(one.points),
+            _told(one.recipe),
+        ]
+        for one in found
+        for p in one.points
+    ]
+    write_text(paths[0], _csv([_COLUMNS, *curves]))
+    rates = [[one.task, one.row, lr, f"{score:.4f}"] for one in found for lr, score in one.rates]
+    write_text(paths[1], _csv([("task", "row", "lr", "score"), *rates]))
+    made = [plot for plot in _plots(folder.path.name, found) if plot.panels]
+    return [*paths, *_draw(folder, made)]
+
+
+def _told(score: float | None) -> str:
+    return "" if score is None else f"{score:.4f}"
+
+
+def _csv(lines: list[list[object] | tuple[str, ...]]) -> str:
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows(lines)
+    return stream.getvalue()
+
+
+def _plots(name: str, found: list[Search]) -> list[Plot]:
+    tasks = list(dict.fromkeys(one.task for one in found))
+    spread = "Bars: standard deviation of the best of n. The recipe itself (trial 0) is no draw and not in it."
+
+    def best(by_seconds: bool) -> tuple[Panel, ...]:
+        return tuple(
+            Panel(
+                task,
+                means=tuple(_mean(one, p, by_seconds) for one in of for p in one.points),
+                curves=tuple(
+                    Curve(rows()[one.row].label, (), tuple((_x(p, by_seconds), p.expected) for p in one.points))
+                    for one in of
+                ),
+            )
+            for task in tasks
+            if (of := [one for one in found if one.task == task and one.points])
+        )
+
+    return [
+        Plot(
+            folder=name,
+            name="expected-best-trials",
+            title=f"Expected best score after n trials: study {name}",
+            note=f"Closed form of Dodge et al. (arXiv 1909.03004). {spread}",
+            protocol="tune",
+            panels=best(by_seconds=False),
+            x_label="trials",
+            y_label=_METRIC,
+        ),
+        Plot(
+            folder=name,
+            name="expected-best-seconds",
+            title=f"Expected best score after s seconds: study {name}",
+            note=f"As by trials, with the mean seconds of a trial of each method. {spread}",
+            protocol="tune",
+            panels=best(by_seconds=True),
+            x_label="seconds of trials",
+            y_label=_METRIC,
+        ),
+        Plot(
+            folder=name,
+            name="score-over-lr",
+            title=f"Score over the learning rate: study {name}",
+            note="Every trial: other hyperparameters differ from point to point.",
+            protocol="tune",
+            panels=tuple(
+                Panel(
+                    task,
+                    means=tuple(
+                        Mean(rows()[one.row].label, lr, score, None, 1) for one in of for lr, score in one.rates
+                    ),
+                )
+                for task in tasks
+                if (of := [one for one in found if one.task == task and one.rates])
+            ),
+            x_label="learning rate",
+            y_label=_METRIC,
+            log_x=True,
+        ),
+    ]
+
+
+def _x(point: Point, by_seconds: bool) -> float:
+    return point.seconds if by_seconds else float(point.n)
+
+
+def _mean(search: Search, point: Point, by_seconds: bool) -> Mean:
+    return Mean(rows()[search.row].label, _x(point, by_seconds), point.expected, point.sd or None, point.n)
+
+
+def _draw(folder: Folder, plots: list[Plot]) -> list[Path]:
+    if not plots:
+        return []
+    from lora2_bench.report.figures.drawing import draw  # matplotlib takes 0.3 s to import
+
+    style = styles(label for plot in plots for label in plot.labels())
+    place = folder.path / "figures"
+    place.mkdir(exist_ok=True)
+    written = []
+    for plot in plots:
+        paths = [place / f"{plot.name}.svg", place / f"{plot.name}.png"]
+        written += paths
+        if all(path.is_file() for path in paths) and digest(plot, style) in paths[0].read_text(encoding="utf-8"):
+            continue  # drawn of the same data already
+        svg, png = draw(plot, style)
+        write_text(paths[0], svg.decode())
+        write_bytes(paths[1], png)
+    return written

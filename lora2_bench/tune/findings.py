@@ -1,0 +1,305 @@
+"""FINDINGS.md: the question, the answer with its intervals, what is not there yet, and what cannot be said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from lora2_bench.errors import UserError
+from lora2_bench.experiment.suites import rows
+from lora2_bench.files.writing import write_text
+from lora2_bench.paper.tables import METHODS, table1
+from lora2_bench.records.record import Record
+from lora2_bench.report.statistics.intervals import averages, mean_interval, spread
+from lora2_bench.report.statistics.power import detectable_difference
+from lora2_bench.report.statistics.significance import holm, sign_flip_test, t_test
+from lora2_bench.report.statistics.ties import groups_of
+from lora2_bench.tune.ledger import Begun, Folder, Trial, budgets, score_of
+from lora2_bench.tune.recipes import Winner, winner
+from lora2_bench.tune.study import Study
+
+Scores = dict[str, dict[str, dict[int, float]]]
+"""Row -> task -> seed -> points."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One row minus another over the mean of the tasks and seeds that both have finished.
+
+    Attributes:
+        ours, other: the rows.
+        tasks: those that both have.
+        differences: one per seed.
+    """
+
+    ours: str
+    other: str
+    tasks: list[str]
+    differences: list[float]
+
+    @property
+    def t_p(self) -> float | None:
+        """Of the paired t test; None without a spread."""
+        return t_test(self.differences) if self.differences else None
+
+
+def compared(scores: Scores, ours: str, other: str, tasks: Sequence[str]) -> Comparison:
+    """The comparison of two rows over those of these tasks that both have runs of."""
+    shared = [task for task in tasks if scores.get(ours, {}).get(task) and scores.get(other, {}).get(task)]
+    by_task = {
+        task: {
+            seed: scores[ours][task][seed] - scores[other][task][seed]
+            for seed in scores[ours][task].keys() & scores[other][task].keys()
+        }
+        for task in shared
+    }
+    by_seed = averages(by_task) if by_task else {}
+    return Comparison(ours, other, shared, [by_seed[seed] for seed in sorted(by_seed)])
+
+
+def scores_of(begun: Begun, records: Mapping[str, Record]) -> Scores:
+    """Dev scores at the end of training of every finished run."""
+    found: Scores = {}
+    for run in begun.runs:
+        score = score_of(records[run.id]) if run.id in records else None
+        if score is not None:
+            found.setdefault(run.row, {}).setdefault(run.task, {})[run.seed] = score
+    return found
+
+
+def write_findings(folder: Folder, study: Study, begun: Begun, records: Mapping[str, Record]) -> Path:
+    """Write FINDINGS.md; the same records give the same bytes. Returns its path."""
+    path = folder.path / "FINDINGS.md"
+    write_text(path, "\n".join(findings(study, begun, records)) + "\n")
+    return path
+
+
+def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
+    """The lines of FINDINGS.md."""
+    scores = scores_of(begun, records)
+    ours, other = study.comparisons[0]
+    return [
+        f"# Findings of the study {study.name}",
+        "",
+        f"Question: is {name_of(ours)} better than {name_of(other)}, each tuned with the same number of trials, on "
+        f"average over {', '.join(study.tasks)}? Backbone {study.model}, data {study.values['data']}; scores are 100 × "
+        "the task's metric on dev at the end of training, dev looked at once.",
+        "",
+        *_progress(study, begun, records),
+        "## The primary comparison",
+        "",
+        *_primary(study, scores),
+        "## Secondary comparisons",
+        "",
+        *_secondary(study, scores),
+        "## Scores",
+        "",
+        *_table(study, scores),
+        "## The winners",
+        "",
+        *_winners(study, begun, records),
+        "## What cannot be said",
+        "",
+        *_limits(study, begun, records),
+        "",
+        f"Every number here is made by `{_command(study)}` of the records in `records.jsonl`; `ledger.csv` has every "
+        "trial and `runs.csv` every run.",
+    ]
+
+
+def _command(study: Study) -> str:
+    named = "" if study.folder in ("", study.name) else f" name={study.folder}"
+    return f"python -m lora2_bench.tune study={study.name}{named} stage=tables"
+
+
+def name_of(row: str) -> str:
+    """A row for readers, as `LoRA² k=1`."""
+    spec = rows()[row]
+    size = f" {spec.size_name}={spec.size}" if spec.size_name else ""
+    return METHODS.get(spec.method, spec.method) + size
+
+
+def _progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
+    """How much of the study is in."""
+    trials = sum(trial.id in records for trial in begun.trials)
+    planned = len(study.places) * len(study.seeds)
+    runs = sum(run.id in records for run in begun.runs)
+    lines = [
+        f"{trials} of {len(begun.trials)} trials and {runs} of {planned} runs are in. {budgets(begun.trials, records)}",
+        "",
+    ]
+    if trials < len(begun.trials) or runs < planned:
+        lines += ["**The study is under way: what follows is of the runs that are in, and no answer yet.**", ""]
+    failed = [one for one in begun.cells if one.id in records and not records[one.id].is_done]
+    if failed:
+        lines += [
+            f"{len(failed)} failed (ledger.csv and runs.csv have the causes); a failed trial counts as 0 points.",
+            "",
+        ]
+    if cut := sorted({mark for run in begun.runs if run.id in records for mark in records[run.id].cut}):
+        lines += [f"Runs are off their recipe: {'; '.join(cut)}.", ""]
+    return lines
+
+
+def _primary(study: Study, scores: Scores) -> list[str]:
+    ours, other = study.comparisons[0]
+    whole = compared(scores, ours, other, list(study.tasks))
+    if not whole.differences:
+        return ["No seed has finished on all tasks of both: nothing to compare yet.", ""]
+    lines = [f"{name_of(ours)} minus {name_of(other)}, over {', '.join(whole.tasks)}: {_told(whole)}.", ""]
+    p, planned = whole.t_p, len(study.seeds)
+    if len(whole.differences) < planned or whole.tasks != list(study.tasks):
+        lines += [f"Planned: {planned} seeds over {', '.join(study.tasks)}.", ""]
+    elif p is None:
+        lines += ["One seed, or equal differences: their spread is not known, and there is no test.", ""]
+    elif p < 0.05:
+        better, worse = (ours, other) if fmean(whole.differences) > 0 else (other, ours)
+        lines += [f"**{name_of(better)} is better than {name_of(worse)} (p under 0.05).**", ""]
+    else:
+        lines += ["**The two are not told apart (p of 0.05 or more): that is not the same as being equal.**", ""]
+    lines += ["| task | difference | 95 % interval | seeds | t p | sign-flip p | printed, DeBERTaV3-base |"]
+    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
+    for task in whole.tasks:
+        lines.append(f"| {task} | {_cells(compared(scores, ours, other, [task]))} | {_printed(ours, other, task)} |")
+    return [*lines, "", "Single tasks are shown, not tested. The paper's figures are of its own backbone.", ""]
+
+
+def _printed(ours: str, other: str, task: str) -> str:
+    """The difference of two rows' printed figures in the paper's Table 1; a dash where it has none."""
+    printed = {(row.method, row.size): row for row in table1().values()}
+    one, two = (printed.get((rows()[name].method, rows()[name].size)) for name in (ours, other))
+    if one is None or two is None or task not in one.tasks:
+        return "–"
+    return f"{float(one.score(task).value - two.score(task).value):+.2f}"
+
+
+def _told(one: Comparison) -> str:
+    """A comparison in words."""
+    interval, sd = mean_interval(one.differences), spread(one.differences)
+    n = len(one.differences)
+    text = f"{interval.estimate:+.2f} points ({n} seed{'s' if n > 1 else ''})"
+    if sd is None or interval.low is None or one.t_p is None:
+        return text
+    least = detectable_difference(sd, n)
+    return (
+        f"{text}, 95 % interval {interval.low:+.2f} to {interval.high:+.2f}, paired t p = {one.t_p:.3f}, sign-flip p = "
+        f"{sign_flip_test(one.differences):.3f}; sd {sd:.2f}, with which {n} seeds detect {least:.2f} points in 80 % "
+        "of cases"
+    )
+
+
+def _cells(one: Comparison) -> str:
+    """A comparison as cells of a table."""
+    if not one.differences:
+        return "– | – | 0 | – | –"
+    interval = mean_interval(one.differences)
+    between = "–" if interval.low is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
+    p = "–" if one.t_p is None else f"{one.t_p:.3f}"
+    return f"{interval.estimate:+.2f} | {between} | {interval.n} | {p} | {sign_flip_test(one.differences):.3f}"
+
+
+def _secondary(study: Study, scores: Scores) -> list[str]:
+    pairs = study.comparisons[1:]
+    if not pairs:
+        return ["None is planned.", ""]
+    found = [compared(scores, *pair, list(study.tasks)) for pair in pairs]
+    tested = [one for one in found if one.t_p is not None]
+    adjusted = dict(zip(map(id, tested), holm([one.t_p for one in tested if one.t_p is not None]), strict=True))
+    lines = ["| comparison | tasks | difference | 95 % interval | seeds | t p | sign-flip p | Holm p |"]
+    lines += ["| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |"]
+    for one in found:
+        names = f"{name_of(one.ours)} − {name_of(one.other)}"
+        p = f"{adjusted[id(one)]:.3f}" if id(one) in adjusted else "–"
+        lines.append(f"| {names} | {' '.join(one.tasks) or '–'} | {_cells(one)} | {p} |")
+    return [*lines, "", f"Holm's correction is over the {len(tested)} of {len(found)} that can be tested.", ""]
+
+
+def _table(study: Study, scores: Scores) -> list[str]:
+    """Mean ± sd of every row and task, with the letters of tie groups."""
+    if not scores:
+        return ["No run has finished yet.", ""]
+    common = [task for task, names in study.tasks.items() if set(names) == set(study.rows)]
+    whole = {row: {task: scores[row][task] for task in common} for row in study.rows if _has_all(scores, row, common)}
+    letters = groups_of(whole) if common else {}
+    by_task = {
+        task: groups_of({row: {task: scores[row][task]} for row in names if scores.get(row, {}).get(task)})
+        for task, names in study.tasks.items()
+    }
+    head = [*study.tasks, *(["mean of " + ", ".join(common)] if common else [])]
+    lines = [f"| method | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
+    for row in study.rows:
+        cells = [_score(scores.get(row, {}).get(task, {}), by_task[task].get(row, "")) for task in study.tasks]
+        if common:
+            cells.append(_score(averages(whole[row]), letters.get(row, "")) if row in whole else "–")
+        lines.append(f"| {name_of(row)} | {' | '.join(cells)} |")
+    told = (
+        "Mean ± standard deviation over seeds (seeds). Rows that share a letter are tied: within their stretch no pair "
+        "is told apart by paired t tests with Holm over all pairs of a column, at 5 %."
+    )
+    return [*lines, "", told, ""]
+
+
+def _has_all(scores: Scores, row: str, tasks: Sequence[str]) -> bool:
+    return bool(tasks) and all(scores.get(row, {}).get(task) for task in tasks)
+
+
+def _score(by_seed: Mapping[int, float], letters: str) -> str:
+    if not by_seed:
+        return "–"
+    values = [by_seed[seed] for seed in sorted(by_seed)]
+    sd = spread(values)
+    return f"{fmean(values):.2f}" + ("" if sd is None else f" ± {sd:.2f}") + f" ({len(values)}) {letters}".rstrip()
+
+
+def _winners(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
+    lines = [
+        "| row | task | trial | held-out score | recipe's | values | at an edge |",
+        "| --- | --- | ---: | ---: | ---: | --- | --- |",
+    ]
+    for row, task in study.places:
+        trials = begun.of(row, task)
+        if not trials or any(trial.id not in records for trial in trials):
+            continue
+        try:
+            found = winner(trials, records)
+        except UserError:  # none of its trials finished
+            lines.append(f"| {row} | {task} | – | – | – | all trials failed | |")
+            continue
+        lines.append(_winner_line(found, trials[0], records))
+    if len(lines) == 2:
+        return ["None is chosen yet.", ""]
+    return [*lines, "", "Trial 0 is the recipe. Equal scores go to the lower trial.", ""]
+
+
+def _winner_line(found: Winner, first: Trial, records: Mapping[str, Record]) -> str:
+    trial = found.trial
+    values = ", ".join(f"{name} {value:g}" for name, value in trial.values.items())
+    of_recipe = score_of(records[first.id])
+    shown = "failed" if of_recipe is None else f"{of_recipe:.2f}"
+    start = f"| {trial.row} | {trial.task} | {trial.number} ({trial.kind}) | {found.score:.2f} | {shown}"
+    return f"{start} | {values} | {', '.join(found.at_edge)} |"
+
+
+def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
+    """What the study does not show, by its own file and by what is missing."""
+    lines = [f"- {text}" for text in study.values["left_out"]]
+    missing = [f"{row} on {task}" for row, task in study.places if not _runs_in(begun, records, row, task)]
+    if missing:
+        lines.append(f"- Not there yet: runs of {', '.join(missing)}.")
+    by_task = [task for task, names in study.tasks.items() if set(names) != set(study.rows)]
+    if by_task:
+        lines.append(f"- {', '.join(by_task)} have fewer rows than the others: averages over all rows leave them out.")
+    lines += [
+        f"- {study.trials} trial{'s find' if study.trials > 1 else ' finds'} no optimum; all have as many, and "
+        "curves.csv says what fewer give.",
+        "- Scores are of one backbone and of these tasks: nothing is said of larger ones.",
+        "- Seeds change the head, the adapter, the order of rows and dropout, and never the dev rows: another dev set "
+        "may differ by more than the intervals say.",
+    ]
+    return lines
+
+
+def _runs_in(begun: Begun, records: Mapping[str, Record], row: str, task: str) -> bool:
+    return any((run.row, run.task) == (row, task) and run.id in records for run in begun.runs)

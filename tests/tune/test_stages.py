@@ -1,0 +1,277 @@
+"""The stages of a study, on made records: equal trials, winners, recipes that count, and what is told of them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora2_bench.config.compose import plan_of
+from lora2_bench.errors import UserError
+from lora2_bench.records.record import FAILED
+from lora2_bench.records.store import Store
+from lora2_bench.report.__main__ import main as report
+from lora2_bench.report.records import load_records
+from lora2_bench.report.selection import select
+from lora2_bench.sweep.options import Options
+from lora2_bench.sweep.slurm import Slurm
+from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets
+from lora2_bench.tune.space import edges, read_space
+from tests.conftest import Told
+from tests.sweep.test_sweep import FakeSlurm
+from tests.tune.conftest import Made
+
+MIDDLE = {("lora_r1", 0): 70.0, ("lora_r1", 1): 60.0, ("lora_r1", 2): 70.0}
+MIDDLE |= {("lora2_k1", 0): 75.0, ("lora2_k1", 1): 60.0, ("lora2_k1", 2): 61.0}
+
+
+def test_trials_are_ordinary_cells_equally_many_for_all(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    trials = study.stages.begun.trials
+    assert [(one.row, one.number) for one in trials] == [(row, n) for row in ("lora_r1", "lora2_k1") for n in range(3)]
+    assert len({one.id for one in trials}) == 6
+    for one in trials:
+        plan = plan_of(one.overrides)
+        assert plan.cell.id == one.id
+        assert (plan.cell.protocol.name, plan.cell.seed, plan.cell.train.looks) == ("tune", 1000, 1)
+        assert (plan.cell.train.lr, plan.cell.method["alpha"]) == (one.values["lr"], one.values["alpha"])
+        assert plan.cell.train.epochs == 2 and one.steps == 100  # 1,600 of 2,000 rows, 32 a step
+    recipe = plan_of(["row=lora_r1", "task=rte"]).cell
+    assert trials[0].kind == RECIPE and trials[0].values == {"lr": recipe.train.lr, "alpha": recipe.method["alpha"]}
+    before = (study.stages.folder.path / "plan.json").read_bytes()
+    study.again()
+    study.stages.plan_trials()
+    assert (study.stages.folder.path / "plan.json").read_bytes() == before
+
+
+def test_a_tie_goes_to_the_lower_trial_and_the_winner_is_a_recipe(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    with pytest.raises(UserError, match="6 of 6 trials have not ended: run stage=trials first"):
+        study.stages.write_winners()
+    study.finish(study.stages.begun.trials, MIDDLE)
+    found = study.stages.write_winners()
+    assert {place[0]: one.trial.number for place, one in found.items()} == {"lora_r1": 0, "lora2_k1": 0}
+    path = study.results / "studies" / "smoke" / "recipes" / "lora_r1-rte.yaml"
+    text = path.read_text()
+    assert text.startswith("# Tuned: study smoke, lora_r1 on rte: trial 0 (recipe) of 3, held-out accuracy 70.00\n")
+    assert found["lora_r1", "rte"].trial.id in text
+    recipe = ("recipe=minilm/tuned/smoke/lora_r1-rte", f"results={study.results}")
+    plan = plan_of(["row=lora_r1", "task=rte", *recipe])
+    assert plan.cut == () and plan.cell.train.epochs == 2
+    assert plan_of(["row=lora_r1", "task=cola", *recipe]).cut != ()  # it is the recipe of its own task alone
+    assert any(mark.startswith("recipe=") for mark in plan_of(["row=bitfit", "task=rte", "recipe=minilm/full"]).cut)
+
+
+def test_a_winner_at_an_edge_gives_every_row_one_more_trial(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    begun = study.stages.begun
+    # A draw that lies at an edge must win; those of this study that do are found here, not assumed.
+    space, first = read_space("lora"), begun.of("lora_r1", "rte")[0].values
+    at_edge = [one for one in begun.of("lora_r1", "rte") if edges(space, first, one.values)]
+    if not at_edge:  # move one there, as if it had been drawn
+        old = begun.of("lora_r1", "rte")[1]
+        values = {**old.values, "lr": 4.9e-3}
+        overrides = list(study.study.trial("lora_r1", "rte", values))
+        at_edge = [dataclasses.replace(old, values=values, overrides=overrides, id=plan_of(overrides).cell.id)]
+        begun.trials[begun.trials.index(old)] = at_edge[0]
+    best = at_edge[0]
+    study.finish(begun.trials, {**MIDDLE, ("lora_r1", best.number): 90.0})
+    study.stages.plan_trials()
+    extra = [one for one in begun.trials if one.number == 3]
+    assert [(one.row, one.kind) for one in extra] == [("lora_r1", WIDER), ("lora2_k1", EXTRA)]
+    assert any("1 of 2 winners lie at an edge" in line for line in study.told)
+    hit = edges(space, first, best.values)[0].split()[0]
+    low, high = next(one for one in space if one.name == hit).range(first[hit])
+    assert extra[0].values[hit] < low * 1.01 or extra[0].values[hit] > high * 0.99
+    assert {
+        name: value
+        for name, value in extra[0].values.items()
+        if f"{name} (" not in " ".join(edges(space, first, best.values))
+    } == {
+        name: value
+        for name, value in best.values.items()
+        if f"{name} (" not in " ".join(edges(space, first, best.values))
+    }
+    study.finish(extra, {("lora_r1", 3): 95.0, ("lora2_k1", 3): 1.0})
+    study.stages.plan_trials()
+    assert len(begun.trials) == 8  # one round
+    assert study.stages.winners()["lora_r1", "rte"].trial == extra[0]
+
+
+def test_unequal_budgets_are_told_in_one_line(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    trials = study.stages.begun.trials
+    assert budgets(trials, {}) == (
+        "Budgets are equal as planned, 3 trials for each of 2 (row, task), and 6 of 6 have not ended."
+    )
+    study.finish(trials, MIDDLE)
+    records = study.stages.folder.records(trials)
+    assert budgets(trials, records) == "Budgets are equal: 3 trials for each of 2 (row, task), all ended."
+    assert budgets(trials[1:], records) == "Budgets are unequal: 3 trials, but lora_r1 on rte 2."
+
+
+def test_a_failed_trial_is_in_the_ledger_and_never_wins(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    trials = study.stages.begun.trials
+    study.finish(trials, MIDDLE)
+    store = Store(study.results)
+    record = store.read(trials[0].id)
+    assert record is not None
+    result = {key: value for key, value in record.result.items() if key not in ("best", "last", "evaluations")}
+    error = {"step": 3, "cause": "the loss is not finite"}
+    store.write(dataclasses.replace(record, status=FAILED, result=result, error=error))  # type: ignore[arg-type]
+    assert study.stages.winners()["lora_r1", "rte"].trial.number == 2
+    study.stages.tell()
+    lines = list(csv.DictReader((study.stages.folder.path / "ledger.csv").open()))
+    failed = next(line for line in lines if line["cell"] == trials[0].id)
+    assert (failed["status"], failed["score"], failed["cause"]) == ("failed", "", "the loss is not finite")
+    text = (study.stages.folder.path / "FINDINGS.md").read_text()
+    assert "1 failed (ledger.csv and runs.csv have the causes)" in text
+
+
+def test_a_cluster_gets_what_has_not_ended_and_nothing_twice(made: Callable[..., Made]) -> None:
+    study, slurm = made(), FakeSlurm()
+    options = Options(cluster="slurm", name="smoke", cells_per_job=2)
+    study.stages.options, study.stages.squeue = options, slurm.squeue
+    study.stages.launcher = Slurm(options, slurm.executor)
+    study.stages.plan_trials()
+    trials = study.stages.begun.trials
+    study.finish(trials[:1], MIDDLE)
+    assert not study.stages.send_trials()
+    ((name, jobs),) = slurm.arrays.items()
+    assert jobs == 3 and [one for job in slurm.cells[name] for one in job] == [one.id for one in trials[1:]]
+    assert not study.stages.send_trials() and len(slurm.arrays) == 1  # they are queued
+    slurm.queued.clear()
+    study.finish(trials[1:4], MIDDLE)
+    assert not study.stages.send_trials() and list(slurm.arrays.values()) == [3, 1]
+    study.finish(trials[4:], MIDDLE)
+    slurm.queued.clear()
+    assert study.stages.send_trials() and len(slurm.arrays) == 2
+
+
+def test_curves_are_of_the_draws_and_the_recipe_stands_beside_them(made: Callable[..., Made]) -> None:
+    """The draws of LoRA r=1 scored 60 and 70: of two, the best is 60 in one case of four. Its recipe scored 70."""
+    study = made()
+    study.stages.plan_trials()
+    study.finish(study.stages.begun.trials, MIDDLE)
+    study.stages.tell()
+    folder = study.stages.folder.path
+    lines = [line for line in csv.DictReader((folder / "curves.csv").open()) if line["row"] == "lora_r1"]
+    assert [(line["n"], float(line["expected"]), float(line["sd"])) for line in lines] == [
+        ("1", 65.0, 5.0),
+        ("2", 67.5, pytest.approx(18.75**0.5, abs=1e-4)),
+    ]
+    assert [(line["seconds"], line["recipe"], line["draws"]) for line in lines] == [
+        ("12.3", "70.0000", "2"),
+        ("24.7", "70.0000", "2"),
+    ]
+    rates = list(csv.DictReader((folder / "rates.csv").open()))
+    assert len(rates) == 6 and {line["lr"] for line in rates} == {
+        str(t.values["lr"]) for t in study.stages.begun.trials
+    }
+    drawn = folder / "figures" / "expected-best-trials.svg"
+    before = drawn.stat().st_mtime_ns
+    study.stages.tell()
+    assert drawn.stat().st_mtime_ns == before
+
+
+def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show(
+    made: Callable[..., Made], call: Callable[..., Told], tmp_path: Path
+) -> None:
+    study = made(changes=("study.trials=1", "study.seeds=[11,12,13,14,15,16]", *CHANGED))
+    stages = study.stages
+    stages.plan_trials()
+    study.finish(stages.begun.trials, {("lora_r1", 0): 70.0, ("lora2_k1", 0): 75.0})
+    stages.write_winners()
+    stages.tell()
+    text = (stages.folder.path / "FINDINGS.md").read_text()
+    assert "2 of 2 trials and 0 of 12 runs are in." in text and "**The study is under way" in text
+    assert "No seed has finished on all tasks of both" in text
+    stages._send = lambda *_: False  # type: ignore[method-assign]
+    stages.send_runs()
+    runs = stages.begun.runs
+    points = {("lora_r1", seed): 70.0 + seed % 3 for seed in range(11, 17)}
+    points |= {("lora2_k1", seed): 72.0 + (seed + 1) % 3 for seed in range(11, 17)}
+    study.finish(runs, points)
+    stages.tell()
+    text = (stages.folder.path / "FINDINGS.md").read_text()
+    assert "2 of 2 trials and 12 of 12 runs are in. Budgets are equal: 1 trial for" in text
+    assert "under way" not in text
+    differences = [points["lora2_k1", seed] - points["lora_r1", seed] for seed in range(11, 17)]
+    assert f"LoRA² k=1 minus LoRA r=1, over rte: {sum(differences) / 6:+.2f} points (6 seeds)" in text
+    assert "**LoRA² k=1 is better than LoRA r=1 (p under 0.05).**" in text
+    assert "| LoRA r=1 | 71.00 ± 0.89 (6) b |" in text.replace(" b | 71.00 ± 0.89 (6) b |", " b |")
+
+    selection = select(load_records(study.results))
+    assert len(selection.runs) == 12 and all(not run.obstacles for run in selection.runs)
+    assert {run.folder for run in selection.runs} == {"minilm-mini-tuned-smoke"}
+    fresh = tmp_path / "fresh"  # what git has of it
+    shutil.copytree(study.results / "studies", fresh / "studies")
+    assert call(report, "tables", "--results", str(fresh)).code == 0
+    scores = (fresh / "tables" / "minilm-mini-tuned-smoke" / "scores.md").read_text()
+    assert "lora2 k=1" in scores and "cut" not in scores
+    assert call(report, "report", "--results", str(fresh)).code == 0
+    page = (fresh / "report" / "index.html").read_text()
+    assert "Findings of the study smoke" in page and "score-over-lr.svg" in page and "0 unreadable" in page
+    again = Made(fresh, study.changes)
+    before = (fresh / "studies" / "smoke" / "FINDINGS.md").read_bytes()
+    again.stages.tell()
+    assert (fresh / "studies" / "smoke" / "FINDINGS.md").read_bytes() == before == text.encode()
+
+
+CHANGED = ("study.tasks={rte: [lora_r1, lora2_k1]}", "study.settings.tasks={rte: {epochs: 2}}")
+
+
+def test_another_study_in_the_same_folder_is_refused(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    with pytest.raises(UserError, match=r"study=smoke was begun with trials=3, not 4 .*: give the same, or name=NAME"):
+        Made(study.results, ("study.trials=4", *study.changes[1:]))
+    told = Made(study.results, ("study.seconds_per_step=0.5", *study.changes))  # changes no cell
+    assert len(told.stages.begun.trials) == 6
+
+
+def test_a_tuned_recipe_holds_plain_values_alone(made: Callable[..., Made]) -> None:
+    study = made()
+    path = study.results / "studies" / "smoke" / "recipes" / "lora_r1-rte.yaml"
+    words = ["row=lora_r1", "task=rte", "recipe=minilm/tuned/smoke/lora_r1-rte", f"results={study.results}"]
+    with pytest.raises(UserError, match=r"recipe=minilm/tuned/smoke/lora_r1-rte is not there .*: make it with python"):
+        plan_of(words)
+    path.parent.mkdir(parents=True)
+    base = 'defaults: ["/recipe/minilm/lora@_here_"]\n'
+    for text in (
+        "lr: 0.1\n",
+        base + "lr: ${oc.env:HOME}\n",
+        base + "lr: [1]\n",
+        "- 1\n",
+        "defaults: [/data/hub@_here_]\n",
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match="is no tuned recipe of minilm: make it again with stage=winners"):
+            plan_of(words)
+    path.write_text("lr: [\n")
+    with pytest.raises(UserError, match="cannot be read"):
+        plan_of(words)
+    path.write_text(base + "lr: 0.125\n")
+    assert plan_of(words).cell.train.lr == 0.125
+
+
+def test_a_ledger_that_cannot_be_read_is_one_line(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    folder = study.stages.folder.path
+    (folder / "records.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"records\.jsonl cannot be read \(line 1: .*put it back as it was committed"):
+        Folder(study.results, "smoke").record("ab" * 8)
+    (folder / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match=r"plan\.json cannot be read \(study is missing\): put it back"):
+        study.again()
