@@ -15,6 +15,7 @@ from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.identity import without_old_values
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import CellSettings, Config, Hardware, Parameters, Scoring
+from lora2_bench.records.store import PREDICTIONS
 from lora2_bench.report.records import trimmed
 
 XY = tuple[float, float]
@@ -34,6 +35,7 @@ class Run:
         columns: protocol -> column of Table 1 -> points.
         machine: as `machine_name`.
         evaluated: how often it was scored during training; 0 for a failed cell.
+        implementation: the method's class, by its dotted name; None where the record does not say.
     """
 
     record: Record
@@ -44,6 +46,7 @@ class Run:
     columns: Mapping[str, Mapping[str, float]]
     machine: str
     evaluated: int
+    implementation: str | None
 
     @classmethod
     def of(cls, record: Record) -> Run:
@@ -60,6 +63,7 @@ class Run:
             columns={protocol: _columns(record.cell["task"], scoring) for protocol, scoring in scorings.items()},
             machine=machine_name(hardware),
             evaluated=len(record.result.get("evaluations", ())),
+            implementation=_text(config.get("method", {}).get("_target_")),
         )
 
     def trimmed(self) -> Run:
@@ -105,6 +109,11 @@ class Run:
     def sources(self) -> str | None:
         """Digest of the code that made it; None in records of versions that kept none."""
         return self.record.run.get("sources")
+
+    @property
+    def predictions_sha256(self) -> str | None:
+        """Digest of its stored dev predictions; None without any, and in records of versions that kept none."""
+        return (self.record.files or {}).get(PREDICTIONS)
 
     @property
     def rng_version(self) -> int:
@@ -251,6 +260,10 @@ def science_of(cell: Mapping[str, Any]) -> str:
 @cache  # the seeds of one row share theirs
 def _canonical_text(text: str) -> str:
     return json.dumps(canonical(json.loads(text)), sort_keys=True)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _data_name(record: Record) -> str:
