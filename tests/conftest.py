@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -84,6 +84,26 @@ def _tokenizer(architecture: str, folder: Path) -> Any:
     tokenizer.train_from_iterator(texts, trainer)
     vocab = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     return DebertaV2Tokenizer(vocab=vocab)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composed_quickly() -> Iterator[None]:
+    """Half of a command line's seconds: Hydra composes twice, first to look for `hydra.mode`, and parses YAML slowly.
+
+    Where no override is Hydra's own, the first look gives None; libyaml's parser reads the same files.
+    """
+    import yaml
+    from hydra._internal.hydra import Hydra
+
+    compose_for_mode = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        return compose_for_mode(self, config_name, overrides) if "hydra" in " ".join(overrides) else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", get_mode)
+        patch.setattr(yaml, "SafeLoader", yaml.CSafeLoader)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_names(values)
     _check_types(values)
     _check_single_choices(overrides)
-    check_contradictions(values, overrides)
+    check_contradictions(config, values, overrides)
     values["recipe"] = _recipe_of_method(config, values, overrides)
     cell, run_options = _cell(values, overrides), _run_options(values)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)

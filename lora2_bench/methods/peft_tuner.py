@@ -150,7 +150,7 @@ class PeftTuner(Method):
         if not self.merges:
             super().merge()
         for name, layer in tuple(self.backbone.model.named_modules()):
-            if isinstance(layer, BaseTunerLayer) and isinstance(layer, nn.Module):
+            if isinstance(layer, BaseTunerLayer):
                 base = layer.get_base_layer()
                 for key, parameter in tuple(base.named_parameters()):  # backbones of one process share the old ones
                     setattr(base, key, nn.Parameter(parameter.clone(), requires_grad=False))

@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lora2_bench.config.launch import launch
+from lora2_bench.experiment.plan import Plan
+
 METHOD = """
 _target_: lora2_bench.methods.lora.LoRA
 name: mine
@@ -55,3 +58,25 @@ def test_a_recipe_of_its_own_goes_before_the_borrowed_one(conf: Path, bench: Cal
 def test_help_lists_methods_from_outside(conf: Path, bench: Callable[..., Any]) -> None:
     assert ", mine," in bench("--help", f"--config-dir={conf}").out
     assert ", mine," not in bench("--help").out
+
+
+def test_a_recipe_of_its_own_may_have_keys_that_its_method_takes(conf: Path, call: Callable[..., Any]) -> None:
+    own = (
+        METHOD.replace("lora2_bench.methods.lora.LoRA", "my_module.Mine")
+        .replace("recipe: lora\n", "")
+        .replace("mine", "deep")
+    )
+    (conf / "method" / "deep.yaml").write_text(f"{own}depth: ${{recipe.depth}}\n", encoding="utf-8")
+    (conf / "recipe" / "minilm").mkdir(parents=True)
+    recipe = conf / "recipe" / "minilm" / "deep.yaml"
+    recipe.write_text("defaults: [/recipe/minilm/lora@_here_, _self_]\ndepth: 3\n", encoding="utf-8")
+    plans: list[Plan] = []
+    words = (f"--config-dir={conf}", "method=deep")
+    told = call(lambda: launch(plans.append), *words)
+    assert (told.code, told.err, plans[0].cell.method["depth"]) == (0, "", 3)
+    assert call(lambda: launch(plans.append), *words, "recipe.depth=4").code == 0
+    assert plans[1].cell.method["depth"] == 4
+    recipe.write_text(f"{recipe.read_text()}epoch: 3\n", encoding="utf-8")  # nobody takes it
+    told = call(lambda: launch(plans.append), *words)
+    assert (told.code, len(plans)) == (2, 2)
+    assert told.err == "error: recipe.epoch is not a setting: did you mean recipe.epochs?\n"
