@@ -155,7 +155,7 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     train = _with_looks(values, overrides)
     if "budget" in method:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
-    model = _without(values["model"], "package", "folder", "path")
+    model = _without(values["model"], "package", "folder", "path", "recipe")
     if model.get("source") == "package":  # to look up a part of a package would import the whole
         package = values["model"].get("package")
         require(isinstance(package, str) and package.isidentifier(), "model.package", package, "the name of a package")

@@ -46,6 +46,11 @@ def check_contradictions(config: DictConfig, values: Mapping[str, Any], override
         _check_method(values["method"], given)
     if any(_within("model", name, given) for name in (*_IDENTITY, "name", "path", "sha256")):
         _check_model(values["model"], given)
+    for group in ("model", "method"):
+        if (name := f"{group}.recipe") in given:
+            raise UserError(
+                f"{name}={given[name]} chooses no recipe: give recipe=MODEL/METHOD, as in recipe=minilm/lora2"
+            )
     _check_data(values["data"], given)
     _check_keys(config, values)
     task = values["task"]["name"]

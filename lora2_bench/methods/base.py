@@ -142,7 +142,10 @@ class Method(ABC):
         return {}
 
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]] | None:
-        """Module name -> (lora_A (r×d_in), lora_B (d_out×r)), with ΔW = lora_B·lora_A exactly; None without such."""
+        """Module name -> (lora_A (r×d_in), lora_B (d_out×r)), with ΔW = lora_B·lora_A exactly; None without such.
+
+        Names are those of `Backbone.linear_maps`: the export puts the row blocks of a fused map together.
+        """
         return None
 
     def peft_adapter(self) -> tuple[Any, dict[str, Tensor]] | None:
@@ -216,6 +219,15 @@ def _tuner(config: Any) -> type[Method]:
     from lora2_bench.methods.peft_tuner import tuner  # PEFT's import takes a second, and other methods need none of it
 
     return tuner(config)
+
+
+def require_encoder(told: str, backbone: Backbone, encoders: Sequence[str], because: str) -> None:
+    """Raise UserError unless the backbone is of one of the types `encoders`; `told` says what fits them."""
+    if (kind := backbone.known_type()) not in encoders:
+        raise UserError(
+            f"model={backbone.name} is of type {kind}: {told} {', '.join(encoders)} encoders, {because}: give another "
+            "model or method"
+        )
 
 
 def without_name(values: Mapping[str, Any]) -> dict[str, Any]:

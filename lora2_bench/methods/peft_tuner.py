@@ -197,7 +197,7 @@ def _in_letters(value: Any) -> bool:
 
 def _modules(letters: Any, backbone: Backbone) -> list[str]:
     """Names of the backbone's modules that the paper's letters stand for."""
-    return list(backbone.linear_maps(tuple(letters)).values())
+    return backbone.whole_maps(tuple(letters))
 
 
 def _fields(config_class: type[PeftConfig]) -> dict[str, Any]:
