@@ -149,8 +149,9 @@ class PeftTuner(Method):
         """Let PEFT put each tuned layer's update into its own, and these back into the backbone."""
         if not self.merges:
             super().merge()
-        for name, layer in tuple(self.backbone.model.named_modules()):
-            if isinstance(layer, BaseTunerLayer) and isinstance(layer, nn.Module):
+        layers: list[tuple[str, Any]] = list(self.backbone.model.named_modules())
+        for name, layer in layers:
+            if isinstance(layer, BaseTunerLayer):
                 base = layer.get_base_layer()
                 for key, parameter in tuple(base.named_parameters()):  # backbones of one process share the old ones
                     setattr(base, key, nn.Parameter(parameter.clone(), requires_grad=False))
