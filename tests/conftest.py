@@ -115,6 +115,21 @@ def composed_quickly() -> Iterator[None]:
         yield
 
 
+def make_tiny(architecture: str, folder: Path, **changes: float) -> Path:
+    """Fill a folder with a random tiny backbone and its own tokenizer; `changes` are made in its configuration."""
+    import torch
+    from transformers import AutoModel
+
+    tokenizer = _tokenizer(architecture, folder)
+    config = tiny_config(architecture, vocab_size=max(len(tokenizer), 400))
+    config.update(changes)
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Architecture -> folder of a random tiny backbone with its own tokenizer, as save_pretrained leaves it."""
@@ -122,18 +137,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
     def folder_of(architecture: str) -> Path:
         if architecture not in made:
-            import torch
-            from transformers import AutoModel
-
-            folder = tmp_path_factory.mktemp(f"tiny_{architecture}")
-            tokenizer = _tokenizer(architecture, folder)
-            torch.manual_seed(0)
-            AutoModel.from_config(tiny_config(architecture, vocab_size=max(len(tokenizer), 400))).save_pretrained(
-                folder
-            )
-            tokenizer.model_max_length = 64
-            tokenizer.save_pretrained(folder)
-            made[architecture] = folder
+            made[architecture] = make_tiny(architecture, tmp_path_factory.mktemp(f"tiny_{architecture}"))
         return made[architecture]
 
     return folder_of

@@ -149,7 +149,8 @@ class PeftTuner(Method):
         """Let PEFT put each tuned layer's update into its own, and these back into the backbone."""
         if not self.merges:
             super().merge()
-        for name, layer in tuple(self.backbone.model.named_modules()):
+        layers: list[tuple[str, Any]] = list(self.backbone.model.named_modules())
+        for name, layer in layers:
             if isinstance(layer, BaseTunerLayer):
                 base = layer.get_base_layer()
                 for key, parameter in tuple(base.named_parameters()):  # backbones of one process share the old ones

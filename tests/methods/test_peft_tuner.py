@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,37 @@ def _peft_files() -> list[str]:
     from tests.methods.helpers import METHODS
 
     return [name for name in METHODS if issubclass(method_class(name), PeftTuner)]
+
+
+# Parameters beside one map (d_in, d_out) with the tests' sizes, as docs/METHODS.md has them.
+COUNTS: dict[str, Callable[[int, int], int]] = {
+    "dora": lambda d_in, d_out: 3 * (d_in + d_out) + d_out,
+    "rslora": lambda d_in, d_out: 3 * (d_in + d_out),
+    "pissa": lambda d_in, d_out: 3 * (d_in + d_out),
+    "loha": lambda d_in, d_out: 2 * 3 * (d_in + d_out),
+    "oft": lambda d_in, d_out: d_in * (4 - 1) // 2,
+    "boft": lambda d_in, d_out: d_in * 4 + d_out,
+    "fourierft": lambda d_in, d_out: 20,
+    "hra": lambda d_in, d_out: 4 * d_in,
+    "miss": lambda d_in, d_out: 4 * d_out,
+    "randlora": lambda d_in, d_out: math.ceil(min(d_in, d_out) / 3) * (3 + min(d_in, d_out)),
+    "c3a": lambda d_in, d_out: d_in * d_out // 8,
+    "shira": lambda d_in, d_out: 3 * (d_in + d_out),
+    "vblora": lambda d_in, d_out: 3 * (d_in + d_out) // 4 * 8,
+}
+
+
+@pytest.mark.parametrize("name", [*COUNTS, "ia3", "ln_tuning"])
+def test_a_tuner_has_the_parameters_that_its_formula_gives(name: str) -> None:
+    shapes = ([(24, 24)] * 4 + [(24, 40), (40, 24)]) * 2
+    whole = {
+        "ia3": 2 * (24 + 24 + 40),  # k and v, and the input of f2
+        "ln_tuning": 5 * 2 * 24,  # a scale and a shift of every norm
+        "vblora": 8 * 4,  # one bank for all maps
+    }
+    each = COUNTS.get(name, lambda d_in, d_out: 0)
+    count = sum(each(*shape) for shape in shapes) + whole.get(name, 0)
+    assert make_method(name, make_backbone("bert")).parameters()["adapter"] == count
 
 
 def test_the_seed_draws_the_tuner_and_nothing_else() -> None:
