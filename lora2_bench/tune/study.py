@@ -204,18 +204,21 @@ def _check(values: Mapping[str, Any]) -> None:
         require(task in ALL_TASKS, "study.tasks", task, f"of {', '.join(ALL_TASKS)}")
         _check_rows(f"study.tasks.{task}", names)
     named = {row for names in tasks.values() for row in names}
-    pairs = [values["primary"], *(values["secondary"] or [])]
-    for pair in pairs:
-        are_two = isinstance(pair, list) and len(pair) == 2 and set(pair) <= named
+    require(isinstance(values["secondary"], list), "study.secondary", values["secondary"], "a list of pairs of rows")
+    for pair in (values["primary"], *values["secondary"]):
+        are_two = isinstance(pair, list) and len(pair) == 2 and all(one in named for one in map(str, pair))
         require(are_two, "study.primary and study.secondary", pair, f"two rows of {', '.join(sorted(named))}")
     settings = values["settings"]
     whole = isinstance(settings, dict) and set(settings) == set(_SETTINGS)
-    require(whole, "study.settings", settings, f"sections {', '.join(_SETTINGS)}")
+    whole = whole and all(isinstance(section, dict) for section in settings.values())
+    require(whole, "study.settings", settings, f"sections {', '.join(_SETTINGS)}, each as in {{}}")
     for section in (settings["all"], *settings["tasks"].values(), *settings["rows"].values()):
         plain = isinstance(section, dict) and all(
             PLAIN_NAME.matches(str(key)) and type(value) in (int, float) for key, value in section.items()
         )
         require(plain, "study.settings", section, "numbers of the recipe, as in {epochs: 3}")
+    lines = values["left_out"]
+    require(isinstance(lines, list) and all(isinstance(one, str) for one in lines), "study.left_out", lines, "lines")
     check_seconds(values["seconds_per_step"])
 
 

@@ -6,7 +6,7 @@ from itertools import combinations, pairwise, product
 from statistics import fmean, pstdev
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
@@ -15,6 +15,7 @@ from lora2_bench.report.statistics.ties import groups_of, tie_groups
 SCORES = st.lists(st.floats(-100, 100), min_size=1, max_size=5)
 
 
+@settings(deadline=None)
 @given(SCORES, st.integers(1, 4))
 def test_it_is_the_mean_and_spread_over_all_samples_with_replacement(scores: list[float], n: int) -> None:
     best = [max(sample) for sample in product(scores, repeat=n)]
@@ -22,6 +23,7 @@ def test_it_is_the_mean_and_spread_over_all_samples_with_replacement(scores: lis
     assert spread_of_best(scores, n) == pytest.approx(pstdev(best), abs=1e-5)
 
 
+@settings(deadline=None)
 @given(SCORES, st.integers(1, 6))
 def test_it_rises_with_n_from_the_mean_and_stays_under_the_best(scores: list[float], n: int) -> None:
     assert expected_best(scores, 1) == pytest.approx(fmean(scores), abs=1e-9)
@@ -35,6 +37,7 @@ def test_no_trial_and_no_score_are_refused() -> None:
         expected_best([], 1)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 100), min_size=1), st.sets(st.integers(0, 14)))
 def test_names_of_one_letter_are_never_told_apart_and_neighbours_that_are_not_share_one(
     means: dict[str, float], chosen: set[int]

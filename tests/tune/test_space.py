@@ -6,7 +6,7 @@ import math
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.errors import UserError
@@ -19,6 +19,7 @@ LR = sampler_of("lr", {"log_uniform": {"around": 5}})
 RANGES = [LR, sampler_of("lr", {"log_uniform": [1e-5, 1e-2]}), sampler_of("lr", {"uniform": [0.1, 0.4]})]
 
 
+@settings(deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(RANGES))
 def test_a_draw_lies_in_the_range_and_follows_from_its_parts_alone(trial: int, sampler: Sampler) -> None:
     recipe = {"lr": 1e-3}
@@ -62,6 +63,7 @@ def test_the_outermost_tenth_is_an_edge(value: float, side: int) -> None:
     assert edges([LR], {"lr": 1.0}, {"lr": value}) == told[side]
 
 
+@settings(deadline=None)
 @given(st.floats(0.2, 5), st.integers(0, 1000))
 def test_a_winner_at_an_edge_is_widened_beyond_it_and_keeps_the_rest(value: float, part: int) -> None:
     winner = {"lr": value, "alpha": 1.0}
