@@ -20,6 +20,7 @@ from lora2_bench.files.writing import write_json
 from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import SCHEMA, Record
 
+PREDICTIONS = "predictions.json"
 WEIGHTS = "trained.safetensors"
 TEST_PREDICTIONS = "test_predictions.safetensors"
 

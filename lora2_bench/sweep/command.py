@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 
 from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.records.scrub import hide_secrets
-from lora2_bench.sweep.batches import LOCAL, SLURM
-from lora2_bench.sweep.cells import results_dir_of, sweep_dir_of
-from lora2_bench.sweep.follow import wait
-from lora2_bench.sweep.local import Local
+from lora2_bench.sweep.calls import send_and_follow
 from lora2_bench.sweep.options import parse
-from lora2_bench.sweep.send import sweep
-from lora2_bench.sweep.slurm import Slurm, array_limit, squeue, submitit_executor
 
 HELP = """python -m lora2_bench.sweep suite=NAME cluster=local|slurm [NAME=VALUE ...] [--wait] [--dry-run]
 
@@ -30,8 +24,6 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
   --dry-run            print what would be sent
 """
 
-_PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # all users share Slurm's controller
-
 
 def main() -> None:
     """The command-line entry point. Exit codes: 0, 1 where --wait ends without all cells done, 2 for bad input."""
@@ -41,13 +33,7 @@ def main() -> None:
         return
     try:
         options, overrides = parse(arguments)
-        if options.cluster == SLURM and not options.dry_run and shutil.which("sbatch") is None:
-            raise UserError("cluster=slurm needs Slurm's sbatch, which is not here: send from a machine that has it")
-        sweep_dir = sweep_dir_of(overrides, options.name)
-        make = submitit_executor(options, sweep_dir / "slurm") if options.cluster == SLURM else None
-        slurm = Slurm(options, make, array_limit()) if make else None
-        cells = sweep(options, overrides, slurm or Local(options), squeue)
-        code = wait(cells, results_dir_of(overrides), squeue, _PAUSE[options.cluster]) if options.wait else 0
+        _, code = send_and_follow(options, overrides)
     except UserError as error:
         print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         code = 2
