@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 
 from lora2_bench.errors import INTERRUPTED, UserError
+from lora2_bench.files.arguments import program
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.calls import send_and_follow
 from lora2_bench.sweep.options import parse
 
-HELP = """python -m lora2_bench.sweep suite=NAME cluster=local|slurm [NAME=VALUE ...] [--wait] [--dry-run]
+HELP = """{program} suite=NAME cluster=local|slurm [NAME=VALUE ...] [--wait] [--dry-run]
 
 Sends the cells of a suite that are neither done nor queued nor running. Run it again to send what is missing, failed or
 interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 model=minilm data=mini).
@@ -29,7 +30,7 @@ def main() -> None:
     """The command-line entry point. Exit codes: 0, 1 where --wait ends without all cells done, 2 for bad input."""
     arguments = sys.argv[1:]
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP, end="")
+        print(HELP.format(program=program("lora2_bench.sweep")), end="")
         return
     try:
         options, overrides = parse(arguments)
