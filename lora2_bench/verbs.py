@@ -23,6 +23,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "audit": ("lora2_bench.report.__main__:main", "the paper's printed figures recomputed"),
     "submission": ("lora2_bench.report.submission.command:main", "test predictions -> the zip for GLUE's server"),
     "publish": ("lora2_bench.tracking.publish:main", "mirror finished records to Weights & Biases"),
+    "submit": ("lora2_bench.sharing.command:submit", "check records, and pack them into one file to send"),
+    "load": ("lora2_bench.sharing.command:load", "check such a file, and put its records beside one's own"),
+    "rescore": ("lora2_bench.sharing.command:rescore", "best and last scores again, from stored predictions"),
     "bench": ("lora2_bench.bench.command:main", "what a training step costs"),
 }
 _NAMED = ("tables", "figures", "report", "audit")  # one entry, which reads the name itself
