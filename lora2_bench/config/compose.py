@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -244,9 +245,17 @@ def _cuts(values: Mapping[str, Any], cell: Cell, overrides: Sequence[str]) -> tu
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """A context in which `compose_config` works: Hydra is initialised without its command line."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        yield
+    """A context in which `compose_config` works: Hydra is initialised without its command line.
+
+    Whoever calls may use Hydra too: what it had initialised is put back.
+    """
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def plan_of(overrides: Sequence[str]) -> Plan:

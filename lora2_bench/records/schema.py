@@ -224,6 +224,7 @@ class RunFacts(TypedDict):
     """What may differ between two runs of the same cell. `seconds_per_step` is of training; a failed cell has none.
 
     `sources` is the digest of the code that can change the result (experiment/sources.py); earlier records have none.
+    `rescored` is the version that computed the best and last scores again from stored predictions.
     """
 
     finished: Line
@@ -239,6 +240,7 @@ class RunFacts(TypedDict):
     code: NotRequired[Code]
     sources: NotRequired[str]
     code_before: NotRequired[list[Code]]
+    rescored: NotRequired[str]
     hardware: NotRequired[Hardware]
     config: NotRequired[Config]
 
