@@ -25,6 +25,10 @@ class LockHeld(UserError):
     """A lock that another live process holds: it trains the cell, or sends the sweep."""
 
 
+class NotJoined(UserError):
+    """The processes of one cell did not find each other: each of them says so, for none hears of the others."""
+
+
 class CellFailed(RuntimeError):
     """A cell whose training failed (by a NaN loss, for example).
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lora2_bench.experiment.suites import RowSpec, rows
+from lora2_bench.records.digest import file_digests, with_digest
 from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import DONE, Record
 from lora2_bench.records.schema import CellSettings, Evaluation, MethodSettings, Result, RunFacts, TrainSettings
@@ -124,8 +125,9 @@ def make(results: Path, count: int) -> None:
         made = record(row, task, model, data, seed, draw)
         folder = results / "cells" / made["id"]
         folder.mkdir(parents=True)
-        (folder / "record.json").write_text(json.dumps(made, indent=1))
         predictions(folder / "predictions.json", task, draw)
+        whole = with_digest({**made, "files": file_digests(folder)})
+        (folder / "record.json").write_text(json.dumps(whole, indent=1))
 
 
 def measure(*command: str) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,11 +21,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
 
 ARCHITECTURES = ("bert", "roberta", "deberta-v2")
+"""Those that every method is tested on; ModernBERT has tests of its own (tests/backbones/test_modernbert.py)."""
 
 
 def tiny_config(architecture: str, vocab_size: int = 400) -> Any:
     """A two-layer configuration whose widths all differ, so that a mixed-up dimension fails."""
-    from transformers import BertConfig, DebertaV2Config, RobertaConfig
+    from transformers import BertConfig, DebertaV2Config, ModernBertConfig, RobertaConfig
 
     sizes: dict[str, Any] = {
         "vocab_size": vocab_size,
@@ -39,6 +40,9 @@ def tiny_config(architecture: str, vocab_size: int = 400) -> Any:
         return BertConfig(**sizes)
     if architecture == "roberta":
         return RobertaConfig(**sizes, pad_token_id=1, bos_token_id=0, eos_token_id=2, type_vocab_size=1)
+    if architecture == "modernbert":  # one layer of full attention, one of windows
+        tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
+        return ModernBertConfig(**sizes, **tokens, local_attention=8, classifier_pooling="mean")
     return DebertaV2Config(
         **sizes,
         relative_attention=True,
@@ -54,8 +58,8 @@ def tiny_config(architecture: str, vocab_size: int = 400) -> Any:
 
 def _tokenizer(architecture: str, folder: Path) -> Any:
     """A tokenizer of the architecture's own kind, trained on a few sentences of the package's generated data."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import BertTokenizer, DebertaV2Tokenizer, RobertaTokenizer
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+    from transformers import BertTokenizer, DebertaV2Tokenizer, PreTrainedTokenizerFast, RobertaTokenizer
 
     from lora2_bench.tasks.sources import load_task
 
@@ -66,7 +70,7 @@ def _tokenizer(architecture: str, folder: Path) -> Any:
         vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words][:400]
         (folder / "vocab.txt").write_text("\n".join(vocab) + "\n", encoding="utf-8")
         return BertTokenizer.from_pretrained(str(folder))
-    if architecture == "roberta":
+    if architecture in ("roberta", "modernbert"):
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -75,6 +79,11 @@ def _tokenizer(architecture: str, folder: Path) -> Any:
             vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
         )
         tokenizer.train_from_iterator(texts, trainer)
+        if architecture == "modernbert":
+            tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+            names = {"cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+            inputs = ["input_ids", "attention_mask"]
+            return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names)
         tokenizer.model.save(str(folder))
         return RobertaTokenizer.from_pretrained(str(folder))
     tokenizer = Tokenizer(models.Unigram())
@@ -86,6 +95,41 @@ def _tokenizer(architecture: str, folder: Path) -> Any:
     return DebertaV2Tokenizer(vocab=vocab)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def composed_quickly() -> Iterator[None]:
+    """Half of a command line's seconds: Hydra composes twice, first to look for `hydra.mode`, and parses YAML slowly.
+
+    Where no override is Hydra's own, the first look gives None; libyaml's parser reads the same files.
+    """
+    import yaml
+    from hydra._internal.hydra import Hydra
+
+    compose_for_mode = Hydra.get_mode
+
+    def get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Any:
+        return compose_for_mode(self, config_name, overrides) if "hydra" in " ".join(overrides) else None
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Hydra, "get_mode", get_mode)
+        patch.setattr(yaml, "SafeLoader", yaml.CSafeLoader)
+        yield
+
+
+def make_tiny(architecture: str, folder: Path, **changes: float) -> Path:
+    """Fill a folder with a random tiny backbone and its own tokenizer; `changes` are made in its configuration."""
+    import torch
+    from transformers import AutoModel
+
+    tokenizer = _tokenizer(architecture, folder)
+    config = tiny_config(architecture, vocab_size=max(len(tokenizer), 400))
+    config.update(changes)
+    torch.manual_seed(0)
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.model_max_length = 64
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Architecture -> folder of a random tiny backbone with its own tokenizer, as save_pretrained leaves it."""
@@ -93,18 +137,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
 
     def folder_of(architecture: str) -> Path:
         if architecture not in made:
-            import torch
-            from transformers import AutoModel
-
-            folder = tmp_path_factory.mktemp(f"tiny_{architecture}")
-            tokenizer = _tokenizer(architecture, folder)
-            torch.manual_seed(0)
-            AutoModel.from_config(tiny_config(architecture, vocab_size=max(len(tokenizer), 400))).save_pretrained(
-                folder
-            )
-            tokenizer.model_max_length = 64
-            tokenizer.save_pretrained(folder)
-            made[architecture] = folder
+            made[architecture] = make_tiny(architecture, tmp_path_factory.mktemp(f"tiny_{architecture}"))
         return made[architecture]
 
     return folder_of

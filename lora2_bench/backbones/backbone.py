@@ -10,16 +10,18 @@ import transformers
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lora2_bench.backbones.fused import RowBlocks
 from lora2_bench.errors import UserError
-from lora2_bench.experiment.maps import MAPS, MAPS_BY_TYPE
+from lora2_bench.experiment.maps import FUSED_BY_TYPE, MAPS, MAPS_BY_TYPE
 
 ENCODERS = tuple(MAPS_BY_TYPE)
-_LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.(.+)$")
-_HEAD = re.compile(r"(?:^|\.)(pooler|classifier)(?=\.)")
+LAYER = re.compile(r"(?:^|\.)(?:encoder\.layer|layers)\.(\d+)\.(.+)$")
+"""Number of the layer, and name below it, of a module or tensor of an encoder's layer."""
+_HEAD = re.compile(r"(?:(?:^|\.)(?:pooler|classifier)|^head)(?=\.)")
 
 
 def is_head(name: str) -> bool:
-    """Whether a parameter of this name is the head's: in the pooler or the classifier."""
+    """Whether a parameter of this name is the head's: in the pooler (ModernBERT: its head) or the classifier."""
     return _HEAD.search(name) is not None
 
 
@@ -60,15 +62,15 @@ class Backbone:
     def linear_maps(self, targets: list[str] | tuple[str, ...] = MAPS) -> dict[MapKey, str]:
         """(layer, map) -> module name, for the maps in `targets`, in the model's order.
 
+        A fused map that holds one of them is taken apart first: its row blocks then have names below its own.
         Raises UserError where the model has none of a target, or an unknown architecture.
         """
-        kind = self.model.config.model_type
-        if kind not in MAPS_BY_TYPE:
-            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(MAPS_BY_TYPE)} encoders")
+        names = MAPS_BY_TYPE[self.known_type()]
+        self._take_apart(targets)
         found: dict[MapKey, str] = {}
         for name, module in self.model.named_modules():
-            match = _LAYER.search(name)
-            if match and isinstance(module, nn.Linear) and (short := MAPS_BY_TYPE[kind].get(match[2])) in targets:
+            match = LAYER.search(name)
+            if match and isinstance(module, nn.Linear) and (short := names.get(match[2])) in targets:
                 found[int(match[1]), str(short)] = name
         missing = [target for target in targets if target not in {short for _, short in found}]
         if missing:
@@ -77,6 +79,47 @@ class Backbone:
                 f"{', '.join(short for short in MAPS if short not in missing)}"
             )
         return found
+
+    def whole_maps(self, targets: list[str] | tuple[str, ...]) -> list[str]:
+        """Names of the maps in `targets` in the untouched model, where a fused map is one.
+
+        Raises UserError as `linear_maps`, and for targets that are a part of a fused map.
+        """
+        fused = FUSED_BY_TYPE.get(self.known_type(), {})
+        for name, letters in fused.items():
+            if set(targets) & set(letters) and not set(letters) <= set(targets):
+                raise UserError(
+                    f"method.targets={','.join(targets)} has a part of {name}, one map of model={self.name} that PEFT "
+                    f"tunes whole: give all of {', '.join(letters)}, or none"
+                )
+        parts = {letter for letters in fused.values() for letter in letters}
+        rest = [target for target in targets if target not in parts]
+        found = set(self.linear_maps(rest).values())
+        for name, _ in self.model.named_modules():
+            match = LAYER.search(name)
+            if match and set(fused.get(match[2], ())) & set(targets):
+                found.add(name)
+        return [name for name, _ in self.model.named_modules() if name in found]
+
+    def known_type(self) -> str:
+        """The type of encoder. Raises UserError for one whose maps are not known here."""
+        kind = str(self.model.config.model_type)
+        if kind not in MAPS_BY_TYPE:
+            raise UserError(f"model={self.name} is of type {kind}: adapters fit {', '.join(MAPS_BY_TYPE)} encoders")
+        return kind
+
+    def _take_apart(self, targets: list[str] | tuple[str, ...]) -> None:
+        """Put the row blocks of a fused map with one of `targets` in its place; they are the backbone's own."""
+        fused = FUSED_BY_TYPE.get(self.model.config.model_type, {})
+        for name, module in list(self.model.named_modules()):
+            match = LAYER.search(name)
+            letters = fused.get(match[2], ()) if match else ()
+            if isinstance(module, nn.Linear) and set(letters) & set(targets):
+                blocks = RowBlocks(module, letters)
+                for parameter in blocks.parameters():
+                    self.adopt(parameter)
+                parent, _, leaf = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), leaf, blocks)
 
     def owns(self, tensor: torch.Tensor) -> bool:
         """False for a parameter or buffer of the model that a method has added."""
@@ -87,7 +130,7 @@ class Backbone:
         setattr(tensor, _OWN, True)
 
     def head_modules(self) -> list[str]:
-        """Names of the top modules of the head (pooler and classifier), which every method trains."""
+        """Names of the top modules of the head (pooler or head, and classifier), which every method trains."""
         names = {name[: match.end()] for name, _ in self.model.named_parameters() if (match := _HEAD.search(name))}
         return sorted(names)
 

@@ -21,13 +21,19 @@ from lora2_bench.files.digests import hash_files, stamped
 from lora2_bench.files.paths import user_path
 
 # How the names of transformers' classes of a type begin.
-_FAMILIES = {"bert": "Bert", "roberta": "Roberta", "deberta-v2": "DebertaV2"}
+_FAMILIES = {"bert": "Bert", "roberta": "Roberta", "deberta-v2": "DebertaV2", "modernbert": "ModernBert"}
 # What the pinned models' names stand for: type, layers and width.
 _PINNED = {
     "minilm": ("bert", 6, 384),
     "roberta_base": ("roberta", 12, 768),
     "roberta_large": ("roberta", 24, 1024),
     "deberta_v3_base": ("deberta-v2", 12, 768),
+    "deberta_v3_small": ("deberta-v2", 6, 768),
+    "deberta_v3_xsmall": ("deberta-v2", 12, 384),
+    "modernbert_base": ("modernbert", 22, 768),
+    "ettin_17m": ("modernbert", 7, 256),
+    "ettin_32m": ("modernbert", 10, 384),
+    "ettin_68m": ("modernbert", 19, 512),
 }
 
 

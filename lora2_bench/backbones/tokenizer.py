@@ -61,7 +61,10 @@ def hash_tokenizer(root: Path) -> str:
 
 
 def _positions(config: PretrainedConfig) -> int | None:
-    """The longest input in tokens; None for DeBERTa, whose positions are relative."""
+    """The longest input in tokens; None for DeBERTa, whose positions are relative.
+
+    ModernBERT's turn with the position and have no table: its limit is the length that it was trained for.
+    """
     if config.model_type == "roberta":  # positions are counted from the padding id on
         return int(config.max_position_embeddings) - int(config.pad_token_id) - 1
-    return int(config.max_position_embeddings) if config.model_type == "bert" else None
+    return int(config.max_position_embeddings) if config.model_type in ("bert", "modernbert") else None

@@ -11,12 +11,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lora2_bench.backbones.backbone import is_head
+from lora2_bench.backbones.backbone import LAYER, is_head
 from lora2_bench.backbones.folder import shortened
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.files.digests import Stamped
 
-_LAYER = re.compile(r"(?:^|\.)encoder\.layer\.(\d+)\.")
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # What published files hold besides the encoder: heads of the pretraining or of another task, poolers that RoBERTa's
 # classifier does without, position numbers, and DeBERTa's embeddings that its training alone used.
@@ -25,6 +24,10 @@ _UNUSED = re.compile(
     r"|(^|\.)pooler\.|embeddings\.position_ids$|embeddings\.(word|position)_embeddings\._weight$"
     r"|^deberta\.embeddings\.position_embeddings\.weight$"
 )
+# Of ModernBERT the pretraining's decoder too. Its weight is the embedding table, and some files have that under this
+# name alone.
+_DECODER = "decoder.weight"
+_UNUSED_OF_MODERNBERT = re.compile(r"^decoder\.(weight|bias)$")
 
 
 @lru_cache(maxsize=1)
@@ -63,9 +66,9 @@ def _is_finite(tensor: Tensor) -> bool:
 
 def check_layers(tensors: dict[str, Tensor], layers: int, where: str) -> None:
     """Raise UserError unless the tensors are of layers 0 to `layers` - 1, all of them and no other."""
-    found = {int(match[1]) for name in tensors if (match := _LAYER.search(name))}
+    found = {int(match[1]) for name in tensors if (match := LAYER.search(name))}
     if not found:
-        raise UserError(f"{where}: the weights hold no encoder.layer.0: give the weights of the whole encoder")
+        raise UserError(f"{where}: the weights hold no layer 0 of an encoder: give the weights of the whole encoder")
     if len(found) != layers or max(found) != layers - 1:
         absent = next((number for number in range(max(found)) if number not in found), None)
         has = f"{len(found)} ({'the last is' if absent is None else f'without {absent}, up to'} {max(found)})"
@@ -81,12 +84,15 @@ def fitted(tensors: dict[str, Tensor], network: PreTrainedModel, where: str) -> 
     """
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     prefix = f"{network.base_model_prefix}."
+    is_modern = network.config.model_type == "modernbert"
+    tensors = _with_table(tensors, prefix) if is_modern else tensors
     found: dict[str, Tensor] = {}
     strange = []
     for name, tensor in tensors.items():
         place = _place(name, wanted, prefix)
         if place is None:
-            strange += [] if _UNUSED.search(name) else [name]
+            unused = _UNUSED.search(name) or (is_modern and _UNUSED_OF_MODERNBERT.search(name))
+            strange += [] if unused else [name]
             continue
         if place in found:
             raise UserError(f"{where}: the weights have {place} twice, with {prefix} and without: keep one of them")
@@ -108,6 +114,14 @@ def fitted(tensors: dict[str, Tensor], network: PreTrainedModel, where: str) -> 
     if half := [name for name in absent if name.rpartition(".")[0] in tops]:
         raise UserError(f"{where}: the weights have a part of the head, without {half[0]}: give all of it, or none")
     return found
+
+
+def _with_table(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """ModernBERT's tensors with the embedding table, where the decoder alone has it."""
+    table = "embeddings.tok_embeddings.weight"
+    if _DECODER not in tensors or table in tensors or prefix + table in tensors:
+        return tensors
+    return {**tensors, prefix + table: tensors[_DECODER]}
 
 
 def _place(name: str, wanted: dict[str, tuple[int, ...]], prefix: str) -> str | None:

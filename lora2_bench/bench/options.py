@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from lora2_bench.bench.names import BASELINE, SIZE_NAMES, names
-from lora2_bench.files.arguments import OneLineParser, folder, whole_number
+from lora2_bench.files.arguments import OneLineParser, folder, program, whole_number
 
 
 def read_options() -> argparse.Namespace:
     """The checked options: sizes and cases as lists, the device as cpu or cuda. Ends for impossible ones."""
     parser = OneLineParser(
-        prog="python -m lora2_bench.bench",
+        prog=program("lora2_bench.bench"),
         description="Time one training step of every method and engine, of PEFT's LoRA and AdaLoRA, and of the frozen "
         "backbone, interleaved, and print the ratios. Weights are random: they do not change what a step costs.",
     )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
-from lora2_bench.errors import UserError
+from lora2_bench.errors import UserError, first_line
 from lora2_bench.files.paths import results_folder
 
 # Hydra's own options. Its parser also takes any beginning of their names, which this one does not.
@@ -21,8 +22,6 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _CHOICES |= {"-c": _CHOICES["--cfg"], "-i": _CHOICES["--info"]}
 _SHORT = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
-# Sections whose keys are all known: what is added to them would be read by nobody.
-_CLOSED = ("task", "recipe", "tracker")
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
@@ -91,18 +90,30 @@ def _check_overrides(overrides: Sequence[str]) -> None:
     for override in overrides:
         key, _, value = override.partition("=")
         name = key.lstrip("+")
-        section, dot, _ = name.partition(".")
-        if key.startswith("+") and not key.startswith("++") and dot and section in _CLOSED:
-            raise UserError(f"{override} adds {name}, which is not a setting: leave it out, or mend its name")
         if value == "{}":
             raise UserError(f"{override} changes nothing: give {name}.NAME=VALUE, or leave it out")
-        if name == "hydra/launcher" and value == "submitit_slurm" and shutil.which("sbatch") is None:
-            raise UserError(f"{override} needs Slurm's sbatch, which is not here: start from a machine that has it")
+        if name == "hydra/launcher" and value == "submitit_slurm":
+            _check_slurm(override)
         if name == "results":  # before Hydra makes a multirun's folder below it
             results_folder(value.strip("'\""))
         if given.get(name, value) != value:  # as scripts do that append to a command
             print(f"warning: {name} is given as {given[name]} and as {value}: the last one counts", file=sys.stderr)
         given[name] = value
+
+
+def _check_slurm(override: str) -> None:
+    """Raise UserError where Slurm takes no jobs: submitit would print sbatch's own lines too."""
+    if shutil.which("sbatch") is None:
+        raise UserError(f"{override} needs Slurm's sbatch, which is not here: start from a machine that has it")
+    try:
+        done = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:  # a part of Slurm that a machine may lack
+        return
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UserError(f"{override}: Slurm's scontrol cannot be asked ({first_line(error)}): mend it") from None
+    if done.returncode:
+        reason = " ".join(f"{done.stdout} {done.stderr}".split())[:200]
+        raise UserError(f"{override}: Slurm's controller does not answer ({reason}): wait for it, or leave this out")
 
 
 def check_processes(environment: Mapping[str, str]) -> None:

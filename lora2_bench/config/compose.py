@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -57,7 +58,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_names(values)
     _check_types(values)
     _check_single_choices(overrides)
-    check_contradictions(values, overrides)
+    check_contradictions(config, values, overrides)
     values["recipe"] = _recipe_of_method(config, values, overrides)
     cell, run_options = _cell(values, overrides), _run_options(values)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
@@ -155,7 +156,7 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     train = _with_looks(values, overrides)
     if "budget" in method:
         method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
-    model = _without(values["model"], "package", "folder", "path")
+    model = _without(values["model"], "package", "folder", "path", "recipe")
     if model.get("source") == "package":  # to look up a part of a package would import the whole
         package = values["model"].get("package")
         require(isinstance(package, str) and package.isidentifier(), "model.package", package, "the name of a package")
@@ -244,9 +245,17 @@ def _cuts(values: Mapping[str, Any], cell: Cell, overrides: Sequence[str]) -> tu
 
 @contextmanager
 def composing() -> Iterator[None]:
-    """A context in which `compose_config` works: Hydra is initialised without its command line."""
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
-        yield
+    """A context in which `compose_config` works: Hydra is initialised without its command line.
+
+    Whoever calls may use Hydra too: what it had initialised is put back.
+    """
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONF)):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before
 
 
 def plan_of(overrides: Sequence[str]) -> Plan:

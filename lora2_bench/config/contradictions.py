@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import require
@@ -34,10 +34,11 @@ def _quoted(override: str) -> str:
     return f"{key}=" + re.sub(r"(?<![^,(\s])[0-9a-f]{16,}(?![^,)\s])", lambda found: f"'{found[0]}'", value)
 
 
-def check_contradictions(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+def check_contradictions(config: DictConfig, values: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Raise UserError for an override that contradicts what runs; warn of a recipe that was made for another model.
 
-    What conf/ composes without overrides within a section goes together, and is not looked at.
+    What conf/ composes without overrides within a section goes together, and is not looked at. `values` are those of
+    `config`, resolved.
     """
     given = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
     _check_row(values, given)
@@ -45,16 +46,24 @@ def check_contradictions(values: Mapping[str, Any], overrides: Sequence[str]) ->
         _check_method(values["method"], given)
     if any(_within("model", name, given) for name in (*_IDENTITY, "name", "path", "sha256")):
         _check_model(values["model"], given)
+    for group in ("model", "method"):
+        if (name := f"{group}.recipe") in given:
+            raise UserError(
+                f"{name}={given[name]} chooses no recipe: give recipe=MODEL/METHOD, as in recipe=minilm/lora2"
+            )
     _check_data(values["data"], given)
-    _check_keys(values)
+    _check_keys(config, values)
     task = values["task"]["name"]
     if given.get("task", task) != task and "task.name" in given:
         raise UserError(f"task.name={task} contradicts task={given['task']}: give task={task} alone")
     _warn_of_recipe(values, given)
 
 
-def _check_keys(values: Mapping[str, Any]) -> None:
-    """Raise UserError for a key of a section that no file of its group has: nobody would read it."""
+def _check_keys(config: DictConfig, values: Mapping[str, Any]) -> None:
+    """Raise UserError for a key of a section that no file of its group has and no value takes: nobody would read it.
+
+    A recipe of one's own may have keys that the file of one's own method takes, as `${recipe.NAME}`.
+    """
     for group in ("task", "recipe", "tracker"):
         files = sorted((CONF / group).rglob("*.yaml"))
         unknown = set(values[group])
@@ -62,6 +71,9 @@ def _check_keys(values: Mapping[str, Any]) -> None:
             if not unknown:
                 break
             unknown -= _keys(path)
+        if unknown:
+            text = str(OmegaConf.to_container(config, resolve=False))
+            unknown -= set(re.findall(rf"\$\{{{group}\.(\w+)", text))
         known = {key for path in files for key in _keys(path)} if unknown else set()
         for key in sorted(unknown):
             near = difflib.get_close_matches(key, known, n=1)

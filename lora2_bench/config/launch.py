@@ -26,7 +26,7 @@ from lora2_bench.config.contradictions import quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
 from lora2_bench.config.resolvers import share_recipes, share_tuned
-from lora2_bench.errors import CellFailed, Interrupted, UserError, first_line
+from lora2_bench.errors import CellFailed, Interrupted, NotJoined, UserError, first_line
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.paths import CONF, shortened
 from lora2_bench.records.scrub import hide_secrets
@@ -37,6 +37,10 @@ MAIN_PROCESS_SECONDS = 30.0
 
 class _MultirunStopped(BaseException):
     """Ends a multirun from inside one of its jobs: Hydra continues after any Exception."""
+
+
+class _NothingKept(BaseException):
+    """Ends a multirun from inside a job whose outcome cannot be written: those after it would be lost alike."""
 
 
 class MultirunStart(Callback):
@@ -85,17 +89,12 @@ def launch(run: Callable[[Plan], object]) -> None:
         if traceback_wanted:
             raise
         _stop(one_line(error), 2)
+    except _NothingKept as error:  # which tells each failure as it comes
+        _stop(str(error), 1 if outcomes.failures() else 2)
     except (Interrupted, _MultirunStopped) as error:
         _stop("\n  ".join([str(error), *outcomes.failures()[:-1]]), 3)  # the last is the interrupted job
     except Exception as error:
-        own_files = isinstance(error, OSError) and outcomes.folder is not None  # a job's own errors stay within it
-        if traceback_wanted or (composed and not own_files):
-            raise
-        if outcomes.folder is None or not outcomes.folder.exists():  # no job has started
-            _stop_before_jobs(error, outcomes)
-        launcher_error = (
-            f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
-        )
+        launcher_error = _launcher_error(error, outcomes, composed=composed, raised=traceback_wanted)
     finally:
         if not traceback_wanted:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -105,6 +104,16 @@ def launch(run: Callable[[Plan], object]) -> None:
     if failures or launcher_error:
         listing = "\n  ".join(failures)
         _stop(f"{len(failures)} of this sweep's cells failed:\n  {listing}{launcher_error}", 1)
+
+
+def _launcher_error(error: Exception, outcomes: Outcomes, *, composed: bool, raised: bool) -> str:
+    """The last line of a multirun whose launcher ended early; ends with its line where no job has started."""
+    own_files = isinstance(error, OSError) and outcomes.folder is not None  # a job's own errors stay within it
+    if raised or (composed and not own_files):
+        raise error
+    if outcomes.folder is None or not outcomes.folder.exists():
+        _stop_before_jobs(error, outcomes)
+    return f"\n  the launcher ended early, and other jobs may still run ({first_line(error)}): run the same again"
 
 
 def _command() -> str:
@@ -126,7 +135,7 @@ def _run_alone(config: DictConfig, run: Callable[[Plan], object], *, traceback_w
     except (UserError, CellFailed) as error:
         if traceback_wanted:
             raise
-        _stop(str(error), 2 if isinstance(error, UserError) else 1)
+        _stop(str(error), 2 if isinstance(error, UserError) else 1, by_all=isinstance(error, NotJoined))
 
 
 def _run_in_multirun(config: DictConfig, run: Callable[[Plan], object], outcomes: Outcomes) -> None:
@@ -136,8 +145,11 @@ def _run_in_multirun(config: DictConfig, run: Callable[[Plan], object], outcomes
     try:
         with outcomes.job(settings.job.num, name, causes):
             _collect(config, run, causes)
-    except UserError:  # its outcome cannot be written
+    except UserError as error:  # its outcome cannot be written
         _tell_failure(name, causes)
+        if _in_this_process():
+            left = ", or free some space: the same command goes on with the cells that are left"
+            raise _NothingKept(f"{error}{left if outcomes.failures() else ''}") from None
         raise
     _tell_failure(name, causes)
 
@@ -148,13 +160,18 @@ def _collect(config: DictConfig, run: Callable[[Plan], object], causes: list[str
         _run(config, run)
     except Interrupted as error:
         causes.append(str(error))
-        if "BasicLauncher" in HydraConfig.get().launcher._target_:  # all jobs are in this process, which got the signal
+        if _in_this_process():  # which got the signal
             raise _MultirunStopped(str(error)) from None
     except (UserError, CellFailed) as error:
         causes.append(str(error))
     except Exception as error:  # a bug in one job must not end the others
         traceback.print_exc()
         causes.append(f"{type(error).__name__}: {first_line(error)}")
+
+
+def _in_this_process() -> bool:
+    """Whether all jobs of the multirun run in this process, one after another."""
+    return "BasicLauncher" in HydraConfig.get().launcher._target_
 
 
 def _tell_failure(name: str, causes: list[str]) -> None:
@@ -187,9 +204,9 @@ def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[str]) 
         raise UserError(f"suite={suite} is one of several suites: give one suite a command")
 
 
-def _stop(message: str, code: int) -> None:
-    """End with `code`; the processes of one cell end alike, and the main one alone prints the error."""
-    if os.environ.get("RANK", "0") == "0" or not _main_process_ends():
+def _stop(message: str, code: int, *, by_all: bool = False) -> None:
+    """End with `code`; the processes of one cell end alike, and the main one alone prints it, unless `by_all`."""
+    if by_all or os.environ.get("RANK", "0") == "0" or not _main_process_ends():
         print(f"error: {hide_secrets(message)}", file=sys.stderr)
     sys.exit(code)
 

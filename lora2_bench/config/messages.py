@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 
@@ -24,7 +26,7 @@ def _told(error: BaseException) -> str:
         return f"{error.override} cannot be read ({first}): give NAME=VALUE, as in seed=3"
     if first.startswith("Ambiguous value"):
         return f"{quoted[0]} has several values: give one, or sweep over all of them with -m"
-    if first.startswith("Could not override"):
+    if first.startswith(("Could not override", "Could not delete")):
         return f"{quoted[0]} is not a setting: {_where_it_is(quoted[0])}"
     text = " ".join(
         line for line in lines if not line.startswith(("full_key", "object_type", "See https", "Set the env"))
@@ -54,6 +56,9 @@ def _where_it_is(name: str) -> str:
     methods = [OmegaConf.load(path) for path in sorted((CONF / "method").glob("*.yaml"))]
     sections = {"train": [config.train], "checkpoint": [config.checkpoint], "method": methods}
     found = [f"{section}.{leaf}" for section, parts in sections.items() if any(leaf in part for part in parts)]
+    if not found:  # misspelt
+        leaves = {f"{section}.{key}" for section, parts in sections.items() for part in parts for key in part}
+        found = difflib.get_close_matches(name, sorted({*leaves, *map(str, config)}), n=1, cutoff=0.7)
     if found:
         return f"did you mean {found[0]}?"
     return "`--cfg job` lists all settings, `--help` the ones most used"

@@ -63,13 +63,41 @@ def _choices(group: str, *first: str) -> str:
 
 
 def share_recipes(conf: Path = CONF) -> None:
-    """Register, for a method of `conf` with `recipe: OTHER`, OTHER's recipe for each model where it has none."""
-    for path in sorted((conf / "method").glob("*.yaml")):
-        other = OmegaConf.select(OmegaConf.load(path), "recipe")
-        for folder in (CONF / "recipe").iterdir() if other else ():
-            if not any((root / "recipe" / folder.name / path.name).exists() for root in {CONF, conf}):
-                shared = {"defaults": [f"/recipe/{folder.name}/{other}@_here_"]}
-                ConfigStore.instance().store(group=f"recipe/{folder.name}", name=path.stem, node=shared)
+    """Register the recipes that are borrowed, for the methods and models of the package and of `conf`.
+
+    A model with `recipe: OTHER` has OTHER's where it has none of its own, and a method with `recipe: OTHER` has OTHER's
+    for each model where there is none.
+    """
+    roots = list(dict.fromkeys((CONF, conf)))
+    lenders = {model: _lender(path) for root in roots for model, path in _files(root / "model").items()}
+    methods = {name: _lender(path) for root in roots for name, path in _files(root / "method").items()}
+    made = {
+        model: {name for root in roots for name in _files(root / "recipe" / model)}
+        for model in {*lenders, *(folder.name for folder in (CONF / "recipe").iterdir())}
+    }
+    for model, own in made.items():
+        lender = lenders.get(model)
+        lent = made.get(lender, set()) - own if lender else set()
+        for name in lent:
+            _share(model, name, f"{lender}/{name}")
+        for name, other in methods.items():
+            if other and (own or lent) and name not in own | lent:
+                _share(model, name, f"{model}/{other}")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def _lender(path: Path) -> str | None:
+    """The model or method whose recipes the one of this file borrows; None for one that borrows none."""
+    found = OmegaConf.select(OmegaConf.load(path), "recipe")
+    return None if found is None else str(found)
+
+
+def _share(model: str, name: str, source: str) -> None:
+    shared = {"defaults": [f"/recipe/{source}@_here_"]}
+    ConfigStore.instance().store(group=f"recipe/{model}", name=name, node=shared)
 
 
 def share_tuned(overrides: Sequence[str]) -> None:

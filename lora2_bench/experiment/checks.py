@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import shortened
-from lora2_bench.records.schema import PLAIN_NAME
+from lora2_bench.records.forms import PLAIN_NAME
 from lora2_bench.records.scrub import hide_secrets
 
 Section = TypeVar("Section")

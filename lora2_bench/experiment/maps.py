@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-# The paper's letters, and the modules below `encoder.layer.N` of each architecture.
+# The paper's letters, and the modules below `encoder.layer.N` (ModernBERT: `layers.N`) of each architecture.
 MAPS = ("q", "k", "v", "o", "f1", "f2")
 ALL_LINEAR = "all-linear"
 _FEED_FORWARD = {"attention.output.dense": "o", "intermediate.dense": "f1", "output.dense": "f2"}
 _BERT = {"attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v", **_FEED_FORWARD}
 _DEBERTA = {f"{name}_proj" if ".self." in name else name: letter for name, letter in _BERT.items()}
-MAPS_BY_TYPE = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA}
-"""Model type -> module name -> letter."""
-_MODULES = {name: letter for maps in MAPS_BY_TYPE.values() for name, letter in maps.items()}
+_PARTS = {"attn.Wqkv.q": "q", "attn.Wqkv.k": "k", "attn.Wqkv.v": "v"}
+_MODERN = {**_PARTS, "attn.Wo": "o", "mlp.Wi": "f1", "mlp.Wo": "f2"}
+MAPS_BY_TYPE = {"bert": _BERT, "roberta": _BERT, "deberta-v2": _DEBERTA, "modernbert": _MODERN}
+"""Model type -> module name -> letter; the parts of a fused map stand below it once it is taken apart."""
+FUSED_BY_TYPE = {"modernbert": {"attn.Wqkv": ("q", "k", "v")}}
+"""Model type -> name of a fused map -> the letters of its row blocks, of equal height."""
+_SINGLE = [(name, (letter,)) for maps in MAPS_BY_TYPE.values() for name, letter in maps.items()]
+_MODULES = [*_SINGLE, *(pair for maps in FUSED_BY_TYPE.values() for pair in maps.items())]
 
 TARGETS = f"a list of some of {', '.join(MAPS)}, of the encoder's own module names (query), or {ALL_LINEAR}"
 """What `method.targets` may be, for errors."""
@@ -36,4 +41,5 @@ def in_letters(targets: Any) -> Any:
 
 
 def _matching(target: str) -> list[str]:
-    return [letter for name, letter in _MODULES.items() if name == target or name.endswith(f".{target}")]
+    found = [letters for name, letters in _MODULES if name == target or name.endswith(f".{target}")]
+    return [letter for letters in found for letter in letters]

@@ -37,13 +37,20 @@ class CheckpointSchedule:
 
 @dataclass(frozen=True)
 class Export:
-    """What is exported beside a finished cell's own adapter: that at `rank`, or nothing where it is None."""
+    """What is exported beside a finished cell's own adapter.
+
+    Attributes:
+        rank: the adapter at this rank, or None.
+        merged: whether the whole model is, with what was learnt merged into it, at `rank` where one is given.
+    """
 
     rank: int | None
+    merged: bool
 
     def __post_init__(self) -> None:
         if self.rank is not None:
             require_int("export.rank", self.rank, 1, "an integer of at least 1, or null", MOST_RANKS)
+        require(isinstance(self.merged, bool), "export.merged", self.merged, "true or false")
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class RunOptions:
     model_folder: str | None = None
     tracker: dict[str, Any] = field(default_factory=lambda: {"name": "none"})
     checkpoint: CheckpointSchedule = CheckpointSchedule(None, 2.0)
-    export: Export = Export(None)
+    export: Export = Export(None, False)
     predict_test: bool = False
 
     def __post_init__(self) -> None:

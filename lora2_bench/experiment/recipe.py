@@ -14,7 +14,8 @@ from typing import Any
 from lora2_bench.experiment.settings import ABSENT, canonical, typed, value_at
 from lora2_bench.experiment.suites import fixed_by_rows, rows
 from lora2_bench.files.paths import below
-from lora2_bench.records.schema import PLAIN_NAME, CellSettings, Config
+from lora2_bench.records.forms import PLAIN_NAME
+from lora2_bench.records.schema import CellSettings, Config
 
 _BUDGET = "method.budget"
 

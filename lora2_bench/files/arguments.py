@@ -13,6 +13,13 @@ from typing import Any, NoReturn
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import results_folder
 
+PROGRAM = "lora2-bench"
+
+
+def program(module: str) -> str:
+    """How the command at hand was called: as a command of PROGRAM, or as a module."""
+    return sys.argv[0] if sys.argv[0].partition(" ")[0] == PROGRAM else f"python -m {module}"
+
 
 class OneLineParser(argparse.ArgumentParser):
     """An argument parser that takes whole names of options alone, and ends in one line."""

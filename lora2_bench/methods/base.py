@@ -17,6 +17,11 @@ from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.checks import section
 from lora2_bench.files.paths import shortened
 
+EXPORTS = ("lora", "peft", "weights", "none")
+"""What a finished cell keeps: a folder of PEFT's LoRA (`lora_factors`) or of another tuner of PEFT's (`peft_adapter`),
+either with the trained weights, which `init_from` reads, beside it; those weights alone; or nothing, where they are as
+large as the backbone."""
+
 
 class Method(ABC):
     """A way to fine-tune a backbone.
@@ -27,10 +32,12 @@ class Method(ABC):
     """
 
     Options: ClassVar[type[Any]]
-    keeps_weights: ClassVar[bool] = True
-    """Whether the trained weights are small enough to be stored beside the record, where `init_from` reads them."""
     starts_as_backbone: ClassVar[bool] = True
-    """Whether the untrained method leaves the backbone's outputs as they are, up to rounding."""
+    """Promise: the untrained method leaves the backbone's outputs as they are, up to rounding."""
+    exports: ClassVar[str] = "weights"
+    """Promise: what a finished cell keeps of the method, one of `EXPORTS`."""
+    merges: ClassVar[bool] = False
+    """Promise: `merge` puts what was learnt into the backbone's own maps. Others refuse, in one line."""
     encoders: ClassVar[tuple[str, ...]] = ENCODERS
     """The types of encoder that it fits; `inject` raises UserError for others."""
 
@@ -135,7 +142,10 @@ class Method(ABC):
         return {}
 
     def lora_factors(self) -> dict[str, tuple[Tensor, Tensor]] | None:
-        """Module name -> (lora_A (r×d_in), lora_B (d_out×r)), with ΔW = lora_B·lora_A exactly; None without such."""
+        """Module name -> (lora_A (r×d_in), lora_B (d_out×r)), with ΔW = lora_B·lora_A exactly; None without such.
+
+        Names are those of `Backbone.linear_maps`: the export puts the row blocks of a fused map together.
+        """
         return None
 
     def peft_adapter(self) -> tuple[Any, dict[str, Tensor]] | None:
@@ -151,7 +161,10 @@ class Method(ABC):
         return {}
 
     def merge(self) -> None:
-        """Put what was learnt into the backbone's own maps: no layer of the method is left. Raises UserError."""
+        """Put what was learnt into the backbone's own maps: no layer of the method is left.
+
+        Raises UserError, also before `inject`, in a method that does not promise it.
+        """
         raise UserError(f"{type(self).__name__} cannot be merged into the backbone's maps: keep it beside them")
 
     def ranks(self) -> Sequence[int]:
@@ -182,6 +195,11 @@ def load_method(implementation: str) -> type[Method]:
         raise UserError(
             f"method._target_={implementation} is abstract: give a class that has {', '.join(missing)}, not a base"
         )
+    if found.exports not in EXPORTS:
+        raise UserError(
+            f"method._target_={implementation} has exports={shortened(str(found.exports))}: give one of "
+            f"{', '.join(EXPORTS)}"
+        )
     if not hasattr(found, "Options"):
         raise UserError(f"method._target_={implementation} has no Options: give it a frozen dataclass of that name")
     return found
@@ -201,6 +219,15 @@ def _tuner(config: Any) -> type[Method]:
     from lora2_bench.methods.peft_tuner import tuner  # PEFT's import takes a second, and other methods need none of it
 
     return tuner(config)
+
+
+def require_encoder(told: str, backbone: Backbone, encoders: Sequence[str], because: str) -> None:
+    """Raise UserError unless the backbone is of one of the types `encoders`; `told` says what fits them."""
+    if (kind := backbone.known_type()) not in encoders:
+        raise UserError(
+            f"model={backbone.name} is of type {kind}: {told} {', '.join(encoders)} encoders, {because}: give another "
+            "model or method"
+        )
 
 
 def without_name(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ class BitFit(Method):
     """Every bias of the encoder trains, those of the layer norms included, and the head."""
 
     Options = BitFitOptions
+    merges = True
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Unfreeze the encoder's biases and the head."""
@@ -31,3 +32,6 @@ class BitFit(Method):
             raise UserError(f"model={backbone.name} has no biases for method=bitfit to train: choose another method")
         for bias in biases:
             bias.requires_grad_(True)
+
+    def merge(self) -> None:
+        """Nothing is beside the backbone's own biases."""

@@ -19,9 +19,13 @@ class Full(Method):
     """Every weight of backbone and head trains."""
 
     Options = FullOptions
-    keeps_weights = False
+    exports = "none"
+    merges = True
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Unfreeze every parameter."""
         self.backbone = backbone
         backbone.model.requires_grad_(True)
+
+    def merge(self) -> None:
+        """Nothing is beside the backbone's own weights."""

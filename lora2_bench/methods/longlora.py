@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import require, require_int
+from lora2_bench.methods.base import require_encoder
 from lora2_bench.methods.lora import LoRALinear, LoRAOptions
 from lora2_bench.methods.lowrank.method import AdapterMethod
 from lora2_bench.methods.prompts.attention import mix_in
@@ -120,12 +120,8 @@ class LongLoRA(AdapterMethod[LoRALinear]):
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Put LoRA beside the target maps, let embeddings and norms train, and shift the attention's groups."""
-        backbone.linear_maps(self.options.targets)  # raises for an encoder of another form
-        if (kind := backbone.model.config.model_type) not in self.encoders:
-            raise UserError(
-                f"model={backbone.name} is of type {kind}: method=longlora fits {', '.join(self.encoders)} encoders, "
-                "whose attention has no relative positions: give another model or method"
-            )
+        because = "whose attention has neither relative positions nor windows"
+        require_encoder("method=longlora fits", backbone, self.encoders, because)
         super().inject(backbone, generator)
         for name in self.whole_modules():
             backbone.model.get_submodule(name).requires_grad_(True)

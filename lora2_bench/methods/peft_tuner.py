@@ -22,6 +22,7 @@ from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.checks import require
 from lora2_bench.experiment.maps import MAPS, TARGETS
 from lora2_bench.methods.base import Method, without_name
+from lora2_bench.methods.lowrank.method import put
 
 # What cannot be trained here, and why.
 _REFUSED = {
@@ -56,6 +57,8 @@ _OURS = (
 )
 # Tuners that change the backbone's outputs before the first step, by their definition.
 _START_ELSEWHERE = ("C3AConfig", "FourierFTConfig", "VBLoRAConfig")
+# Tuners whose update PEFT does not put into a map.
+_NOT_MERGED = ("LilyConfig",)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ class PeftTuner(Method):
     """
 
     Options = TunerOptions
+    exports = "peft"
+    merges = True
     config_class: ClassVar[type[PeftConfig]]
 
     @classmethod
@@ -139,6 +144,20 @@ class PeftTuner(Method):
             if isinstance(module, BaseTunerLayer) and isinstance(module, nn.Module):
                 module.register_forward_hook(_in_autocast_dtype)
 
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Let PEFT put each tuned layer's update into its own, and these back into the backbone."""
+        if not self.merges:
+            super().merge()
+        layers: list[tuple[str, Any]] = list(self.backbone.model.named_modules())
+        for name, layer in layers:
+            if isinstance(layer, BaseTunerLayer):
+                base = layer.get_base_layer()
+                for key, parameter in tuple(base.named_parameters()):  # backbones of one process share the old ones
+                    setattr(base, key, nn.Parameter(parameter.clone(), requires_grad=False))
+                layer.merge()
+                put(self.backbone, name, layer.get_base_layer())
+
     def peft_adapter(self) -> tuple[PeftConfig, dict[str, Tensor]]:
         """PEFT's config and tensors of the trained tuner."""
         return copy.deepcopy(self.peft.peft_config["default"]), get_peft_model_state_dict(
@@ -156,7 +175,11 @@ def tuner(config_class: type[PeftConfig]) -> type[PeftTuner]:
         raise UserError(f"method._target_=peft.{name} cannot be trained here: {reason}")
     if issubclass(config_class, PromptLearningConfig):
         raise UserError(f"method._target_=peft.{name} cannot be trained here: the head would read a virtual token")
-    promises = {"config_class": config_class, "starts_as_backbone": name not in _START_ELSEWHERE}
+    promises = {
+        "config_class": config_class,
+        "starts_as_backbone": name not in _START_ELSEWHERE,
+        "merges": name not in _NOT_MERGED,
+    }
     return type(name.removesuffix("Config"), (PeftTuner,), promises)
 
 
@@ -175,7 +198,7 @@ def _in_letters(value: Any) -> bool:
 
 def _modules(letters: Any, backbone: Backbone) -> list[str]:
     """Names of the backbone's modules that the paper's letters stand for."""
-    return list(backbone.linear_maps(tuple(letters)).values())
+    return backbone.whole_maps(tuple(letters))
 
 
 def _fields(config_class: type[PeftConfig]) -> dict[str, Any]:

@@ -110,6 +110,7 @@ class QLoRA(QuantisingMethod[LoRALinear]):
     """LoRA on every target map, and all linear maps of the encoder's layers in four bits."""
 
     Options = QLoRAOptions
+    merges = False
 
     @classmethod
     def check(cls, options: Any, total_steps: int) -> None:

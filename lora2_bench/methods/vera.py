@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.fused import is_block
 from lora2_bench.experiment.checks import MOST_RANKS, require_int, require_number
 from lora2_bench.methods.lowrank.layers import AdaptedLinear
 from lora2_bench.methods.lowrank.method import AdapterMethod, check_targets
@@ -101,6 +102,7 @@ class VeRA(AdapterMethod[VeRALinear]):
     """VeRA on every target map; A and B are drawn from the cell's seed and saved with what is trained."""
 
     Options = VeRAOptions
+    exports = "peft"
     rank_options = ()  # its r of frozen directions is often above the width
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
@@ -115,8 +117,13 @@ class VeRA(AdapterMethod[VeRALinear]):
         """A VeRA layer over `base`."""
         return VeRALinear(base, self.options, self.pair)
 
-    def peft_adapter(self) -> tuple[Any, dict[str, Tensor]]:
-        """PEFT's VeRA with A and B: as LoRA factors of rank r it would hold both once for every map."""
+    def peft_adapter(self) -> tuple[Any, dict[str, Tensor]] | None:
+        """PEFT's VeRA with A and B: as LoRA factors of rank r it would hold both once for every map.
+
+        None where q, k or v is a part of a fused map: PEFT has one pair of vectors for all of it.
+        """
+        if any(is_block(self.backbone.model, name) for name in self._names.values()):
+            return None
         from peft import VeraConfig  # at the end of a run only
 
         config = VeraConfig(

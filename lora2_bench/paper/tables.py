@@ -24,6 +24,7 @@ METHODS = {
     "sora": "SoRA",
     "lora2": "LoRA²",
     "vera": "VeRA",
+    "ptuning_v2": "P-Tuning v2",
 }
 
 
@@ -210,6 +211,13 @@ def vera_table2() -> dict[tuple[str, str], Row]:
 
 
 @cache
+def released() -> dict[tuple[str, str], Row]:
+    """Figures that the released code of LoRA and P-Tuning v2 gives for its runs, by (suite, method)."""
+    rows = [_row(line["suite"], line) for line in _lines("released.csv")]
+    return {(row.table, row.method): row for row in rows}
+
+
+@cache
 def claims() -> dict[str, Claim]:
     """Figures of the abstract and the text, by a short name."""
     return {
@@ -235,7 +243,7 @@ def _row(table: str, line: dict[str, str]) -> Row:
         line["setting"],
         line.get("variant", ""),
         Printed(line["params"]) if "params" in line else None,
-        {name: Printed(line[name]) for name in COLUMNS if name in line},
+        {name: Printed(line[name]) for name in COLUMNS if line.get(name)},
         Printed(line["average"]) if "average" in line else None,
         line.get("source", f"{SOURCE}, {table}"),
     )

@@ -8,7 +8,7 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-from lora2_bench.records.schema import Form, Range
+from lora2_bench.records.forms import Form, Range
 
 Check = Callable[[Any], None]
 _FINITE = Range(-math.inf, math.inf)

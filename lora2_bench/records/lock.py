@@ -23,7 +23,7 @@ from lora2_bench.errors import LockHeld, UserError
 from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.checking import checker
-from lora2_bench.records.schema import Range
+from lora2_bench.records.forms import Range
 
 HEARTBEAT_SECONDS = 10.0
 """Seconds between two heartbeats."""

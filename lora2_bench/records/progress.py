@@ -12,7 +12,7 @@ from typing import Protocol, TypedDict
 
 from lora2_bench.files.reading import read_json
 from lora2_bench.records.checking import checker
-from lora2_bench.records.schema import Correlation, Count, Seconds
+from lora2_bench.records.forms import Correlation, Count, Seconds
 
 WRITE_SECONDS = 5.0
 """Seconds between two writes; a new evaluation is written at once."""

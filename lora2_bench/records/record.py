@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lora2_bench.records.checking import Wrong, checker
@@ -30,6 +30,8 @@ class Record:
         result: numbers that the same cell gives again: evaluations, best, last, parameters, ranks, data, backbone.
         run: what may differ between two runs of the same cell: times, memory, versions, code, hardware, command.
         error: step and cause of a failed cell.
+        files: name of a file beside the record -> SHA-256 of it, where the file carries none itself; None in records of
+            earlier versions. `Store.write` fills it in.
         schema: version of this layout.
     """
 
@@ -41,6 +43,7 @@ class Record:
     result: Result
     run: RunFacts
     error: Failure | None = None
+    files: dict[str, str] | None = field(default=None, compare=False)  # of the folder, not of the cell
     schema: int = SCHEMA
 
     @property
@@ -71,11 +74,15 @@ class Record:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, schema first."""
-        return {"schema": self.schema, **{one.name: getattr(self, one.name) for one in fields(self)}}
+        values = {"schema": self.schema, **{one.name: getattr(self, one.name) for one in fields(self)}}
+        return {name: value for name, value in values.items() if (name, value) != ("files", None)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
-        """The inverse of `to_dict`. Raises ValueError for another schema, and for the first place that is wrong."""
+        """The inverse of `to_dict`. Raises ValueError for another schema, and for the first place that is wrong.
+
+        The digest of a file's values is left to `store.read_record`.
+        """
         if not isinstance(values, dict):
             raise ValueError("not a record of this package: no JSON object")
         if (schema := values.get("schema")) != SCHEMA:
@@ -83,7 +90,7 @@ class Record:
         try:
             checker(RecordValues)(values)
             _check_outcome(values)
-            return cls(**values)
+            return cls(**{name: value for name, value in values.items() if name != "sha256"})
         except (Wrong, TypeError) as error:
             raise ValueError(f"not a record of this package: {error}") from None
 

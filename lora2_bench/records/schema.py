@@ -6,47 +6,9 @@ A record stays plain data, so that it is written as the bytes it was read from; 
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
 from typing import Annotated, Any, NotRequired, TypedDict
 
-
-@dataclass(frozen=True)
-class Range:
-    """The lowest and the highest value that a number may have, both included."""
-
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Form:
-    """What a string must look like: what it is called, a pattern of all of it, and the pattern in words."""
-
-    name: str
-    pattern: str
-    allowed: str
-
-    def matches(self, text: str) -> bool:
-        """Whether the whole text has this form."""
-        return re.fullmatch(self.pattern, text) is not None
-
-
-INFINITY = float("inf")
-Count = Annotated[int, Range(0, INFINITY)]
-Seconds = Annotated[float, Range(0, INFINITY)]
-Share = Annotated[float, Range(0, 1)]
-Correlation = Annotated[float, Range(-1, 1)]
-Id = Annotated[str, Form("id", "[0-9a-f]{16}", "16 hexadecimal digits")]
-PLAIN_NAME = Form(
-    "plain name", r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,99}", "at most 100 letters, digits, _, and after the first ., + and -"
-)
-Name = Annotated[str, PLAIN_NAME]
-"""What becomes part of a path: a backbone's name, a method's, a task's."""
-METRIC = Form("plain name", rf"(mean of )?{PLAIN_NAME.pattern}( and {PLAIN_NAME.pattern})*", PLAIN_NAME.allowed)
-"""A metric, or `mean of accuracy and f1` as QQP's deciding number is called."""
-Line = Annotated[str, Form("line of text", r"[^\x00-\x1f\x7f-\x9f]*", "text without control characters")]
-"""What is printed as a part of one line."""
+from lora2_bench.records.forms import METRIC, Correlation, Count, Id, Line, Name, Seconds, Sha256, Share
 
 
 class ModelSettings(TypedDict):
@@ -262,6 +224,7 @@ class RunFacts(TypedDict):
     """What may differ between two runs of the same cell. `seconds_per_step` is of training; a failed cell has none.
 
     `sources` is the digest of the code that can change the result (experiment/sources.py); earlier records have none.
+    `rescored` is the version that computed the best and last scores again from stored predictions.
     """
 
     finished: Line
@@ -277,6 +240,7 @@ class RunFacts(TypedDict):
     code: NotRequired[Code]
     sources: NotRequired[str]
     code_before: NotRequired[list[Code]]
+    rescored: NotRequired[str]
     hardware: NotRequired[Hardware]
     config: NotRequired[Config]
 
@@ -289,7 +253,10 @@ class Failure(TypedDict):
 
 
 class RecordValues(TypedDict):
-    """The whole file, in the order that it is written in."""
+    """The whole file, in the order that it is written in.
+
+    `files` are digests of what lies beside it, `sha256` is that of all else in it; earlier records have neither.
+    """
 
     schema: int
     id: Id
@@ -300,3 +267,5 @@ class RecordValues(TypedDict):
     result: Result
     run: RunFacts
     error: Failure | None
+    files: NotRequired[dict[str, Sha256]]
+    sha256: NotRequired[Sha256]

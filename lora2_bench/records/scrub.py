@@ -16,9 +16,12 @@ from lora2_bench.files.paths import CONF
 _PINS = ("sha256", "revision")  # settings that hold a hash, which would pass for a token
 _HIDDEN = "***"
 _SECRET_NAMES = re.compile(r"(?i:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIALS?)(?i:_ID)?$")
+# what `model.sha256=...` and `model.revision=...` are followed by, on a command line and in their errors
+_PINNED = "".join(f"(?<!{name}{sign})" for name in _PINS for sign in ("=", "='", " must be "))
 _TOKENS = re.compile(
     r"\b(?:hf_[A-Za-z0-9]{8,}|wandb_v\d_\w{8,}|gh[pousr]_\w{16,}|github_pat_\w{16,}|glpat-[\w-]{16,}|pypi-[\w-]{16,}"
-    r"|sk-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}|[0-9a-f]{40,}(?![0-9a-f]))"
+    r"|sk-[\w-]{16,}|xox[abprs]-[\w-]{10,}|AKIA[0-9A-Z]{16}"
+    rf"|{_PINNED}[0-9a-f]{{40,}}(?![0-9a-f]))"
 )
 # `api_key=...`, `token: ...`, also inside the query of a URL
 _NAMED = re.compile(r"(?i)((?:\b|_)(?:api_?key|token|secret|password|passwd)['\"]?\s*[=:]\s*['\"]?)[^\s,;'\"&}]{6,}")

@@ -17,9 +17,11 @@ from lora2_bench.errors import UserError
 from lora2_bench.files.paths import below
 from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
+from lora2_bench.records.digest import check_digest, file_digests, with_digest
 from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import SCHEMA, Record
 
+PREDICTIONS = "predictions.json"
 WEIGHTS = "trained.safetensors"
 TEST_PREDICTIONS = "test_predictions.safetensors"
 
@@ -82,13 +84,14 @@ class Store:
 
         A record is replaced only by this whole new folder, so a reader sees the old cell or the new one. Without
         `over_finished`, a finished record that another process has written meanwhile stays. Raises OSError where the
-        folder cannot be written, and UserError where what stands there cannot be read; either leaves it as it was.
+        folder cannot be written, and UserError where what stands there cannot be read; either leaves it as it was. The
+        record holds the digests of the files beside it, and its own.
         """
         final = self.folder(record.id)
         with self._new_folder(record.id) as folder:
             if extra is not None:
                 extra(folder)
-            write_json(folder / "record.json", record.to_dict())
+            write_json(folder / "record.json", with_digest({**record.to_dict(), "files": file_digests(folder)}))
             while True:
                 known = None if over_finished else self.read(record.id)
                 if (known is not None and known.is_done) or _swap(folder, final):
@@ -176,7 +179,7 @@ def read_record(path: Path) -> Record:
     """The record in one file: that of the cell whose folder it lies in.
 
     Raises FileNotFoundError where there is no file, and ValueError with the reason where it is truncated, foreign, of
-    another schema, or of another cell than its folder, its id or its settings say.
+    another schema, of another cell than its folder, its id or its settings say, or not what was written.
     """
     values = read_json(path)
     try:
@@ -190,6 +193,7 @@ def read_record(path: Path) -> Record:
         raise ValueError(f"a record of another cell: its settings are those of {found}, its id is {record.id}")
     if record.id != path.parent.name:
         raise ValueError(f"a record of another cell: {record.id}, in the folder of {path.parent.name}")
+    check_digest(values)
     return record
 
 

@@ -6,7 +6,7 @@ import gc
 import sys
 from pathlib import Path
 
-from lora2_bench.files.arguments import OneLineParser, folder
+from lora2_bench.files.arguments import OneLineParser, folder, program
 from lora2_bench.files.console import console
 
 _SHOWN = ("scores.md", "empty.md", "audit.md")  # the others are long: their paths are enough
@@ -15,7 +15,7 @@ _SHOWN = ("scores.md", "empty.md", "audit.md")  # the others are long: their pat
 def main() -> None:
     """The command-line entry point."""
     parser = OneLineParser(
-        prog="python -m lora2_bench.report",
+        prog=program("lora2_bench.report"),
         description="Turn records into tables, figures and a page, or audit the paper.",
     )
     parser.add_argument(

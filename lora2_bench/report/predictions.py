@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from lora2_bench.files.paths import below
 from lora2_bench.files.reading import read_json
+from lora2_bench.records.digest import file_digest
+from lora2_bench.records.store import PREDICTIONS
 
 
 @dataclass(frozen=True)
@@ -31,13 +33,16 @@ class Correctness:
 Reader = Callable[[str], Correctness | None]
 
 
-def read_correctness(path: Path) -> Correctness | None:
+def read_correctness(path: Path, sha256: str | None = None) -> Correctness | None:
     """What one `predictions.json` has right; None for a regression, and where there is no file.
 
-    A file that cannot be read is named on stderr, and counts as none.
+    A file that cannot be read, or is not the one of `sha256`, is named on stderr, and counts as none.
     """
     try:
         splits = read_json(path)
+        if sha256 not in (None, file_digest(path)):
+            print(f"warning: {path} is skipped: its content is not what its record says", file=sys.stderr)
+            return None
         parts = [splits[name] for name in sorted(splits)]
         logits = {when: [np.array(part[when]) for part in parts] for when in parts[0] if when != "labels"}
         if any(rows.shape[1] == 1 for split in logits.values() for rows in split):
@@ -52,12 +57,15 @@ def read_correctness(path: Path) -> Correctness | None:
         return None
 
 
-def stored_correctness(results: Path) -> Reader:
-    """A reader of stored predictions by cell id; each file is read when first asked for, and once."""
+def stored_correctness(results: Path, digests: Mapping[str, str]) -> Reader:
+    """A reader of stored predictions by cell id; each file is read when first asked for, and once.
+
+    `digests` are those that the cells' records hold of these files; a record of an earlier version holds none.
+    """
 
     @cache
     def read(cell_id: str) -> Correctness | None:
-        return read_correctness(below(results / "cells", cell_id) / "predictions.json")
+        return read_correctness(below(results / "cells", cell_id) / PREDICTIONS, digests.get(cell_id))
 
     return read
 
@@ -77,9 +85,9 @@ class BoundedReader:
         passed_over: ids of the cells whose predictions stayed unread for that.
     """
 
-    def __init__(self, results: Path) -> None:
+    def __init__(self, results: Path, digests: Mapping[str, str]) -> None:
         self._cells = results / "cells"
-        self._read = stored_correctness(results)
+        self._read = stored_correctness(results, digests)
         self._known: dict[str, Correctness | None] = {}
         self._bytes = 0
         self.passed_over: set[str] = set()
@@ -92,7 +100,7 @@ class BoundedReader:
 
     def _first(self, cell_id: str) -> Correctness | None:
         try:
-            size = (self._cells / cell_id / "predictions.json").stat().st_size
+            size = (self._cells / cell_id / PREDICTIONS).stat().st_size
         except OSError:
             return None
         if size > LARGEST_FILE or self._bytes + size > MOST_BYTES:

@@ -15,6 +15,7 @@ from lora2_bench.paper.tables import COLUMNS
 from lora2_bench.records.identity import without_old_values
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import CellSettings, Config, Hardware, Parameters, Scoring
+from lora2_bench.records.store import PREDICTIONS
 from lora2_bench.report.records import trimmed
 
 XY = tuple[float, float]
@@ -35,6 +36,7 @@ class Run:
         columns: protocol -> column of Table 1 -> points.
         machine: as `machine_name`.
         evaluated: how often it was scored during training; 0 for a failed cell.
+        implementation: the method's class, by its dotted name; None where the record does not say.
     """
 
     record: Record
@@ -45,6 +47,7 @@ class Run:
     columns: Mapping[str, Mapping[str, float]]
     machine: str
     evaluated: int
+    implementation: str | None
 
     @classmethod
     def of(cls, record: Record) -> Run:
@@ -61,6 +64,7 @@ class Run:
             columns={protocol: _columns(record.cell["task"], scoring) for protocol, scoring in scorings.items()},
             machine=machine_name(hardware),
             evaluated=len(record.result.get("evaluations", ())),
+            implementation=_text(config.get("method", {}).get("_target_")),
         )
 
     def trimmed(self) -> Run:
@@ -106,6 +110,11 @@ class Run:
     def sources(self) -> str | None:
         """Digest of the code that made it; None in records of versions that kept none."""
         return self.record.run.get("sources")
+
+    @property
+    def predictions_sha256(self) -> str | None:
+        """Digest of its stored dev predictions; None without any, and in records of versions that kept none."""
+        return (self.record.files or {}).get(PREDICTIONS)
 
     @property
     def rng_version(self) -> int:
@@ -261,6 +270,10 @@ def rows_and_study(data: str) -> tuple[str, str]:
     """What a `Run.data` says of the rows, and the study that tuned the recipes; empty without one."""
     rows, _, study = data.removesuffix("-init_from").partition(_TUNED)
     return rows, study
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def _data_name(record: Record) -> str:

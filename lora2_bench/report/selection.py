@@ -8,9 +8,11 @@ scored on rows of train, and the study alone shows them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
+from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.experiment.suites import rows, suites
 from lora2_bench.records.record import Record
 from lora2_bench.report.runs import Run, grouped
@@ -113,12 +115,14 @@ def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
-    """Id -> reason of every run made with other rows, weights, code or another major version than the newest.
+    """Id -> reason of every run made with other rows, weights or another major version than the newest, or other code.
 
     The newest finished run of the same backbone, data (a generator's seed included) and task is the measure: what has
-    changed since then cannot be averaged with it, whichever of the two is right. Code is compared with the newest run
-    of the same method; a record of a version that kept no digest of its code is taken as made by any.
+    changed since then cannot be averaged with it, whichever of the two is right. Code is compared with the code that is
+    here, and where the method's own is not, with that of the newest run of the same method; a record of a version that
+    kept no digest of its code is taken as made by any.
     """
+    here = cache(sources_digest)  # within this call: files may change meanwhile
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         if run.done:
@@ -134,9 +138,20 @@ def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
                 found[run.id] = "other backbone weights than the newest record's"
             elif None not in (run.major, newest.major) and run.major != newest.major:
                 found[run.id] = f"version {run.major} of the package, the newest record's is {newest.major}"
-            elif None not in (codes := (run.sources, newest_of[run.method_name].sources)) and codes[0] != codes[1]:
-                found[run.id] = "other code than the newest record's of this method"
+            elif reason := _other_code(run, newest_of[run.method_name], here):
+                found[run.id] = reason
     return found
+
+
+def _other_code(run: Run, newest: Run, here: Callable[[str], str | None]) -> str:
+    """How the code that made a run differs from what it is held against; empty where it does not, or nobody knows."""
+    if run.sources is None:
+        return ""
+    if run.implementation is not None and (now := here(run.implementation)) is not None:
+        return "" if run.sources == now else "other code than is here"
+    if newest.sources in (None, run.sources):
+        return ""
+    return "other code than the newest record's of this method"
 
 
 def _age(run: Run) -> tuple[str, str]:

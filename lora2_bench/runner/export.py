@@ -10,10 +10,10 @@ from peft import LoraConfig, TaskType
 from safetensors.torch import save
 from torch import Tensor
 
+from lora2_bench.backbones.fused import Factors, fused_factors
 from lora2_bench.files.writing import write_bytes, write_json
 from lora2_bench.methods.base import Method
 
-Factors = dict[str, tuple[Tensor, Tensor]]
 _PREFIX = "base_model.model."
 
 
@@ -40,11 +40,6 @@ def export_adapter(folder: Path, method: Method) -> None:
     save_tensors(tensors | heads, folder / "adapter_model.safetensors")
 
 
-def has_adapter(method: Method) -> bool:
-    """Whether `export_adapter` can write the method's adapter."""
-    return method.lora_factors() is not None or method.peft_adapter() is not None
-
-
 def _as_lora(method: Method) -> tuple[LoraConfig, dict[str, Tensor]]:
     """LoRA's config and tensors of a method with LoRA factors.
 
@@ -53,6 +48,7 @@ def _as_lora(method: Method) -> tuple[LoraConfig, dict[str, Tensor]]:
     factors = method.lora_factors()
     if factors is None:
         raise ValueError(f"{type(method).__name__} has no LoRA factors")
+    factors = fused_factors(method.backbone.model, factors)
     factors = {name: pair for name, pair in factors.items() if len(pair[0])} or _one_zero_rank(factors)
     ranks = {name: len(lora_a) for name, (lora_a, _) in factors.items()}
     rank = max(ranks.values())

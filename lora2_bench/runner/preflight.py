@@ -19,7 +19,7 @@ from lora2_bench.tasks.data import texts_hash
 from lora2_bench.tasks.hub import find_hub
 from lora2_bench.tasks.local import find_local
 from lora2_bench.tasks.sources import load_task, load_test_rows, local_folder
-from lora2_bench.tasks.spec import test_parts
+from lora2_bench.tasks.spec import TaskSpec, test_parts
 
 
 def check_places(plan: Plan) -> None:
@@ -87,7 +87,7 @@ def check_test_source(plan: Plan) -> None:
 
 
 def check_test_rows(plan: Plan) -> None:
-    """Raise UserError where test rows are to be predicted and cannot be had; warn of other row counts than GLUE's."""
+    """Raise UserError where test rows are to be predicted and cannot be had; warn of other rows than GLUE's."""
     if not plan.run_options.predict_test:
         return
     task, parts = plan.cell.task, test_parts(plan.cell.spec)
@@ -99,6 +99,14 @@ def check_test_rows(plan: Plan) -> None:
                 "server does not take their predictions",
                 file=sys.stderr,
             )
+        elif _is_tsv(plan, spec, split) and spec.content.get(split) not in (None, texts_hash(rows[name])):
+            print(f"warning: {task}'s {name} rows are GLUE's in number, and some have other texts", file=sys.stderr)
+
+
+def _is_tsv(plan: Plan, spec: TaskSpec, split: str) -> bool:
+    """Whether a split is read from the download script's layout, whose content may be known."""
+    cell, folder = plan.cell, plan.run_options.data_dir
+    return cell.data.source == "local" and (local_folder(folder) / spec.folder / f"{split}.tsv").is_file()
 
 
 def has_test_predictions(plan: Plan, store: Store) -> bool:

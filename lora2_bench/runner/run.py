@@ -52,7 +52,7 @@ def run(plan: Plan) -> Record:
             return finished_record(plan, store)  # another process may have finished it meanwhile
 
         record = ranks.on_main(look_up_and_lock) or _train(plan, store, ranks)
-    if plan.run_options.export.rank is not None and record.is_done:
+    if record.is_done:
         ranks.on_main(partial(_export, plan, store, record))
     if plan.run_options.predict_test and record.is_done:
         _predict(plan, store, record, ranks)
@@ -79,14 +79,23 @@ def import_trainer() -> None:
 
 
 def check_export(plan: Plan) -> None:
-    """Raise UserError where the cell's method does not serve the rank that is to be exported."""
-    if (rank := plan.run_options.export.rank) is None:
+    """Raise UserError where the cell's method does not serve the rank that is to be exported, or cannot be merged."""
+    export = plan.run_options.export
+    rank, label = export.rank, plan.cell.method_label
+    if rank is None and not export.merged:
         return
     import_trainer()
     from lora2_bench.methods.base import load_method
 
     kind = load_method(plan.implementation)
-    served, label = kind(kind.parse(plan.cell.method), total_steps=1).ranks(), plan.cell.method_label
+    method = kind(kind.parse(plan.cell.method), total_steps=1)
+    if export.merged and kind.exports == "none":
+        raise UserError(f"export.merged=true does not fit {label}, which keeps no weights: leave it out")
+    if export.merged and not kind.merges:
+        method.merge()  # which refuses, with its reason
+    if rank is None:
+        return
+    served = method.ranks()
     if not served:
         raise UserError(f"export.rank={rank} does not fit {label}, which serves no rank but its own: leave it out")
     if rank not in served:
@@ -94,9 +103,15 @@ def check_export(plan: Plan) -> None:
 
 
 def _export(plan: Plan, store: Store, record: Record) -> None:
-    from lora2_bench.runner.export_rank import export_at_rank
+    export = plan.run_options.export
+    if export.rank is not None:
+        from lora2_bench.runner.export_more import export_at_rank
 
-    print(f"adapter at rank {plan.run_options.export.rank}: {export_at_rank(plan, store, record)}")
+        print(f"adapter at rank {export.rank}: {export_at_rank(plan, store, record)}")
+    if export.merged:
+        from lora2_bench.runner.export_more import export_merged
+
+        print(f"merged model: {export_merged(plan, store, record)}")
 
 
 def _predict(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:

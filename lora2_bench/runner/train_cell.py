@@ -16,7 +16,7 @@ from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import TUNE, Record
 from lora2_bench.records.schema import Scoring
-from lora2_bench.records.store import TEST_PREDICTIONS, WEIGHTS, Store
+from lora2_bench.records.store import PREDICTIONS, TEST_PREDICTIONS, WEIGHTS, Store
 from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.foreign import failure_of
@@ -162,14 +162,14 @@ def write_record(
     """
 
     def write_outputs(folder: Path) -> None:
-        from lora2_bench.runner.export import export_adapter, has_adapter  # PEFT is wanted at the end only
+        from lora2_bench.runner.export import export_adapter  # PEFT is wanted at the end only
 
-        write_json(folder / "predictions.json", predictions)
+        write_json(folder / PREDICTIONS, predictions)
         if test is not None:
             write_predicted(folder / TEST_PREDICTIONS, record.id, test)
-        if has_adapter(method):
+        if method.exports in ("lora", "peft"):
             export_adapter(folder / "adapter", method)
-        if method.keeps_weights:
+        if method.exports != "none":
             save_weights(trained_state(method), folder / WEIGHTS, record.id)
 
     try:

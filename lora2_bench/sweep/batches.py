@@ -12,8 +12,8 @@ from typing import TypedDict
 from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.checking import checker
+from lora2_bench.records.forms import Count, Name, Seconds
 from lora2_bench.records.lock import read_holder
-from lora2_bench.records.schema import Count, Name, Seconds
 from lora2_bench.records.scrub import hide_home, shorten_home
 
 LOCAL, SLURM = "local", "slurm"

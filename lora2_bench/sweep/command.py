@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-from pathlib import Path
 
 from lora2_bench.errors import INTERRUPTED, UserError
+from lora2_bench.files.arguments import program
 from lora2_bench.records.scrub import hide_secrets
-from lora2_bench.sweep.batches import LOCAL, SLURM
-from lora2_bench.sweep.cells import results_dir_of, sweep_dir_of
-from lora2_bench.sweep.follow import wait
-from lora2_bench.sweep.launchers import Launcher
-from lora2_bench.sweep.local import Local
-from lora2_bench.sweep.options import Options, parse
-from lora2_bench.sweep.send import sweep
-from lora2_bench.sweep.slurm import Slurm, array_limit, squeue, submitit_executor
+from lora2_bench.sweep.calls import send_and_follow
+from lora2_bench.sweep.options import parse
 
-HELP = """python -m lora2_bench.sweep suite=NAME cluster=local|slurm [NAME=VALUE ...] [--wait] [--dry-run]
+HELP = """{program} suite=NAME cluster=local|slurm [NAME=VALUE ...] [--wait] [--dry-run]
 
 Sends the cells of a suite that are neither done nor queued nor running. Run it again to send what is missing, failed or
 interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 model=minilm data=mini).
@@ -32,21 +25,16 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
   --dry-run            print what would be sent
 """
 
-PAUSE = {LOCAL: 1.0, SLURM: 15.0}  # all users share Slurm's controller
-"""Cluster -> seconds between two looks at the cells' states."""
-
 
 def main() -> None:
     """The command-line entry point. Exit codes: 0, 1 where --wait ends without all cells done, 2 for bad input."""
     arguments = sys.argv[1:]
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP, end="")
+        print(HELP.format(program=program("lora2_bench.sweep")), end="")
         return
     try:
         options, overrides = parse(arguments)
-        sweep_dir = sweep_dir_of(overrides, options.name)
-        cells = sweep(options, overrides, launcher_of(options, sweep_dir), squeue)
-        code = wait(cells, results_dir_of(overrides), squeue, PAUSE[options.cluster]) if options.wait else 0
+        _, code = send_and_follow(options, overrides)
     except UserError as error:
         print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         code = 2
@@ -54,12 +42,3 @@ def main() -> None:
         print("no longer following: cells that were sent go on", file=sys.stderr)
         code = INTERRUPTED
     sys.exit(code)
-
-
-def launcher_of(options: Options, sweep_dir: Path) -> Launcher:
-    """What sends the cells of a sweep, to this machine or to Slurm. Raises UserError where Slurm is not here."""
-    if options.cluster == LOCAL:
-        return Local(options)
-    if not options.dry_run and shutil.which("sbatch") is None:
-        raise UserError("cluster=slurm needs Slurm's sbatch, which is not here: send from a machine that has it")
-    return Slurm(options, submitit_executor(options, sweep_dir / "slurm"), array_limit())

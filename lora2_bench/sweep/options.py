@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import require, require_choice
 from lora2_bench.files.arguments import nearest
+from lora2_bench.files.paths import CONF
 from lora2_bench.records.scrub import shorten_home
 
 FLAGS = {"--wait": "wait", "--dry-run": "dry_run", "--json": "json"}
@@ -84,8 +87,28 @@ def parse(arguments: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
         elif name in names:
             values[name] = _value(name, value)
         else:
+            _check_near(name.lstrip("+~"), sorted(names))
             overrides.append(_with_tilde(argument))
     return replace(Options(cluster=str(values.get("cluster", "local"))), sbatch=sbatch, **values), tuple(overrides)  # type: ignore[arg-type]
+
+
+def _check_near(name: str, options: Sequence[str]) -> None:
+    """Raise UserError for a name that is none of the config's and nearly one of these options, or of the config's.
+
+    Any other unknown name is left to the config, whose errors name settings of sections too.
+    """
+    known = _top_names()
+    if re.split(r"[./@]", name)[0] in (*known, "hydra"):
+        return
+    if near := difflib.get_close_matches(name, (*options, *known), n=1, cutoff=0.7):
+        raise UserError(f"{name} is not a setting: did you mean {near[0]}?")
+
+
+@cache
+def _top_names() -> tuple[str, ...]:
+    """The names at the top of the config: switches, sections and groups. Hydra is not asked, which takes a while."""
+    text = (CONF / "config.yaml").read_text(encoding="utf-8")
+    return tuple(sorted(set(re.findall(r"^(?:  - )?(\w+):", text, re.MULTILINE)) - {"defaults"}))
 
 
 def _with_tilde(override: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.arguments import program
 from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.cells import plan_cells, requested_cells, results_dir_of, sweep_dir_of
@@ -16,7 +17,7 @@ from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import INTERRUPTED, QUEUED, RUNNING, State, count, count_other_code, states
 
-HELP = """python -m lora2_bench.status suite=NAME [name=NAME] [results=DIR] [OVERRIDES] [--json]
+HELP = """{program} suite=NAME [name=NAME] [results=DIR] [OVERRIDES] [--json]
 
 Where the cells of a sweep are: done, running, queued, failed, interrupted or missing. With the suite's or the sweep's
 name alone these are all cells that were requested of the sweep; with overrides, the cells of these overrides.
@@ -28,7 +29,7 @@ def main() -> None:
     """The command-line entry point. Exit codes: 0, 2 for bad input."""
     arguments = sys.argv[1:]
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP, end="")
+        print(HELP.format(program=program("lora2_bench.status")), end="")
         return
     try:
         options, overrides = parse(arguments)

@@ -20,7 +20,8 @@ class TaskSpec:
         rows: official row counts per split (the hub's, and of the download script's TSV files); of an own task those
             that are generated.
         dev_splits: evaluation splits; MNLI has two.
-        content: split -> `TaskData.content_hash` of the download script's TSV file, for files that were at hand whole.
+        content: split -> digest of the rows of the download script's TSV file, for files that were at hand whole:
+            `TaskData.content_hash`, and of test files, which have no labels, `data.texts_hash`.
         folder: the folder's name in the official TSV layout.
     """
 
@@ -72,6 +73,7 @@ TASKS: dict[str, TaskSpec] = {
             content={
                 "train": "4c3f16d5be951b8470f7fdaf301cbc692e1fa809b2e0a42bc2931c346f8bce2f",
                 "dev": "723ca03b4dd6f8644dc3a0d1fd809917d0c5d9e971ba9cebe293a2939ddd1ccb",
+                "test": "7b9c9557d90026c3e524b602bfc99346a9b54089d5cfd58be8b65ac213fa3064",
             },
         ),
         TaskSpec(
@@ -91,6 +93,11 @@ TASKS: dict[str, TaskSpec] = {
             main=("accuracy",),
             folder="MRPC",
             rows={"train": 3668, "dev": 408, "test": 1725},
+            content={
+                "train": "2230dbf434d68f41706c5e294f1bd2ff4d8af2644bf7c9c79a2be33bd6f06042",
+                "dev": "6e4b0acd01ea7973bdc6e446955bd66fcde372ca38a4e6e2d277992f5a92262a",
+                "test": "080ea794905433b05b22d2023477f317076a71a000734d65dd5df65495b5470b",
+            },
         ),
         TaskSpec(
             name="qqp",
@@ -112,6 +119,7 @@ TASKS: dict[str, TaskSpec] = {
             content={
                 "train": "feed05d13dcf1ef351dda7692a0eb311f78be43ef0a85a19b563aaeaec6cce4f",
                 "dev": "2c72130b34e6a8c73e3d7fac0d076897ddde6a4c5fbd6664cb9246893da5968a",
+                "test": "75b660e62095bec34b123ca726c572cad77ee5bcaaeb3c955ca13555f6e014dd",
             },
         ),
         TaskSpec(
@@ -138,6 +146,9 @@ TASKS: dict[str, TaskSpec] = {
             main=("accuracy",),
             folder="QNLI",
             rows={"train": 104743, "dev": 5463, "test": 5463},
+            content={
+                "dev": "bd59c081b23cb3295a7b7c0efb9479f6904824be2e2fcc1af67d01e7fded9c20",
+            },
         ),
         TaskSpec(
             name="rte",
@@ -150,6 +161,7 @@ TASKS: dict[str, TaskSpec] = {
             content={
                 "train": "45f4c4d260ed7bb301b8bf230f63ae9b8b688ad28726c4ea9551be2a6e72bb6c",
                 "dev": "ee7d71bbf8eceb5ad308382b6bdb3ddc13ad2681fbb981d5dad994c879dcffc5",
+                "test": "b82926dac1205510138d58308dbb5828b0d86b1aa2503c9a3ba7896f6afa26c1",
             },
         ),
         TaskSpec(

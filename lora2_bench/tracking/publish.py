@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import check_no_secret
-from lora2_bench.files.arguments import OneLineParser, folder
+from lora2_bench.files.arguments import OneLineParser, folder, program
 from lora2_bench.records.record import Record
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.records.store import Store, read_record, record_paths
@@ -49,7 +49,7 @@ def publish(results: Path, project: str, group: str | None = None) -> tuple[int,
 def main() -> None:
     """The command-line entry point."""
     parser = OneLineParser(
-        prog="python -m lora2_bench.publish",
+        prog=program("lora2_bench.publish"),
         description="Mirror finished records to Weights & Biases: online with WANDB_API_KEY, else offline.",
     )
     parser.add_argument("--results", type=folder, default=Path("results"), help="where cells/ is")

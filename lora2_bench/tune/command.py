@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.experiment.checks import require, require_choice
+from lora2_bench.files.arguments import program
 from lora2_bench.records.scrub import hide_secrets
+from lora2_bench.sweep.calls import launcher_of
 from lora2_bench.sweep.cells import results_dir_of, value_of
-from lora2_bench.sweep.command import launcher_of
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.tune.cost import cost_lines
@@ -18,7 +19,7 @@ from lora2_bench.tune.ledger import Folder
 from lora2_bench.tune.stages import PLAN, RUNS, STAGES, TABLES, TRIALS, WINNERS, Stages
 from lora2_bench.tune.study import read_study, split_places
 
-HELP = """python -m lora2_bench.tune study=NAME [stage=STAGE] [name=NAME] [--wait] [--dry-run] [NAME=VALUE ...]
+HELP = """{program} study=NAME [stage=STAGE] [name=NAME] [--wait] [--dry-run] [NAME=VALUE ...]
 
 A study: equal numbers of trials of every method and task, scored on rows held out of train; each winner becomes a
 recipe and is run on new seeds. Without a stage it goes on with whatever is next; with --wait, to the end.
@@ -38,7 +39,7 @@ def main() -> None:
     """The command-line entry point. Exit codes: 0; 1 where --wait ends and cells have not ended; 2 for bad input."""
     arguments = sys.argv[1:]
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP, end="")
+        print(HELP.format(program=program("lora2_bench.tune")), end="")
         return
     try:
         code = tune(arguments)

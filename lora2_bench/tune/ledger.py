@@ -18,8 +18,8 @@ from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json, write_text
 from lora2_bench.records.checking import checker
 from lora2_bench.records.compact import FILE, read_compact, write_compact
+from lora2_bench.records.forms import Count, Id, Name
 from lora2_bench.records.record import Record
-from lora2_bench.records.schema import Count, Id, Name
 from lora2_bench.records.store import Store
 
 RECIPE, DRAW, WIDER, EXTRA = "recipe", "draw", "wider", "extra"

@@ -10,8 +10,8 @@ from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.suites import rows
 from lora2_bench.records.record import Record
 from lora2_bench.sweep.batches import QueueReader
+from lora2_bench.sweep.calls import PAUSE
 from lora2_bench.sweep.cells import SweepCell
-from lora2_bench.sweep.command import PAUSE
 from lora2_bench.sweep.follow import wait
 from lora2_bench.sweep.launchers import Launcher
 from lora2_bench.sweep.options import Options

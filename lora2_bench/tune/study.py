@@ -15,7 +15,7 @@ from lora2_bench.experiment.recipe import Tuned
 from lora2_bench.experiment.settings import typed
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.paths import CONF
-from lora2_bench.records.schema import PLAIN_NAME
+from lora2_bench.records.forms import PLAIN_NAME
 from lora2_bench.tasks.spec import ALL_TASKS
 
 _KEYS: tuple[str, ...] = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -113,7 +114,16 @@ WRONG: list[tuple[str, str, str]] = [
     ("sweep", "suite=smoke threads=x", r"threads=x is not possible"),
     ("sweep", "suite=smoke kr=8", r"kr=8 contradicts row="),
     ("sweep", "suite=smoke model.path=~nosuchuser", r"model\.path=~nosuchuser: there is no such user"),
+    ("sweep", "suite=smoke paralel=3", r"^paralel is not a setting: did you mean parallel\?$"),
+    ("sweep", "suite=smoke ++paralel=3", r"^paralel is not a setting: did you mean parallel\?$"),
+    ("sweep", "suite=smoke cells_per_jobs=3 cluster=slurm", r"^cells_per_jobs is .+: did you mean cells_per_job\?$"),
+    ("sweep", "suit=smoke", r"^suit is not a setting: did you mean suite\?$"),
+    ("sweep", "suite=smoke trian.lr=1", r"^trian\.lr is not a setting: did you mean train\?|train\.lr\?$"),
+    ("sweep", "suite=smoke train.lrr=1", r"train\.lrr is not a setting: did you mean train\.lr\?$"),
+    ("sweep", "suite=smoke zzz=1", r"zzz is not a setting: `--cfg job` lists all settings"),
+    ("sweep", "suite=smoke ~zzz", r"zzz is not a setting: `--cfg job` lists all settings"),
     # status
+    ("status", "suite=smoke paralel=3", r"^paralel is not a setting: did you mean parallel\?$"),
     ("status", "suite=foo", r"^suite=foo is not known: choose one of "),
     ("status", "suite=smoke --jsn", r"^--jsn is not an option: did you mean --json\?$"),
     ("status", "suite=smoke name=/", r"^name=/ is not possible"),
@@ -211,3 +221,16 @@ def test_slurm_without_its_commands_is_one_line(
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert "needs Slurm's sbatch, which is not here" in one_line(command, *words.split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_slurm_whose_controller_does_not_answer_is_one_line(
+    one_line: Callable[..., str], tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path_factory.mktemp("slurm")
+    for name, line in (("sbatch", "exit 1"), ("scontrol", "echo Slurmctld is DOWN; exit 1")):
+        (folder / name).write_text(f"#!/bin/sh\n{line}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    line = one_line("run", "-m", "hydra/launcher=submitit_slurm", "seed=1,2")
+    wanted = "Slurm's controller does not answer (Slurmctld is DOWN): wait for it, or leave this out"
+    assert line == f"hydra/launcher=submitit_slurm: {wanted}"

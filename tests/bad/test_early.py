@@ -9,8 +9,10 @@ from pathlib import Path
 
 CODE = """
 import io, sys
+from hydra._internal.hydra import Hydra
 from lora2_bench.config.launch import launch
 from lora2_bench.runner.run import run
+Hydra.get_mode = lambda *_: None  # as tests/conftest.py does: no override here is Hydra's own
 for words in sys.stdin.read().splitlines():
     sys.argv = ["lora2_bench", *words.split()]
     try:

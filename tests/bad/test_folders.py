@@ -219,9 +219,9 @@ BERT_CASES: dict[str, tuple[Damage, str]] = {
         lambda f: torch.save({"weight": torch.zeros(2)}, f / WEIGHTS),
         "model.safetensors is no whole safetensors file",
     ),
-    "only a head": (kept("pooler"), r"the weights hold no encoder\.layer\.0"),
-    "only embeddings": (kept("embeddings"), r"the weights hold no encoder\.layer\.0"),
-    "no tensors": (kept("^$"), r"the weights hold no encoder\.layer\.0"),
+    "only a head": (kept("pooler"), r"the weights hold no layer 0 of an encoder"),
+    "only embeddings": (kept("embeddings"), r"the weights hold no layer 0 of an encoder"),
+    "no tensors": (kept("^$"), r"the weights hold no layer 0 of an encoder"),
     "without embeddings": (kept(r"encoder\.|pooler"), r"the weights lack bert\.embeddings\S+ and 4 more"),
     "without the last layer": (kept(r"^(?!.*layer\.1\.)"), r"config\.json says 2 layers, the weights have 1"),
     "without the first layer": (

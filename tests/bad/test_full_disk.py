@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -136,8 +137,12 @@ def test_a_multirun_on_a_disk_that_fills_up_says_what_failed(
 ) -> None:
     told = multirun("full", 15, bench, tiny_folders("bert"), tmp_path / "r", monkeypatch)
     assert told.code == 1
-    assert "failed: seed=0" in told.err and "the record cannot be written below results=" in told.err
-    assert "the launcher ended early" in told.err.splitlines()[-1]
+    lines = [line for line in told.err.splitlines() if line.strip() and "step/s" not in line]
+    failed, last = (line for line in lines if not line.startswith("warning: "))
+    assert failed.startswith("failed: seed=0 ") and "the record cannot be written below results=" in failed
+    assert re.fullmatch(
+        r"error: .+/outcomes cannot be written \(No space left on device\): .+ the cells that are left", last
+    )
 
 
 @pytest.mark.parametrize("place", ["a file", "a link to nowhere"])

@@ -120,6 +120,24 @@ def test_what_is_no_secret_stays(text: str) -> None:
     assert hide_secrets(text) == text
 
 
+@pytest.mark.parametrize("field", ["model.sha256", "model.revision"])
+def test_a_digest_is_shown_where_it_is_one_and_hidden_elsewhere(field: str) -> None:
+    digest = "0123456789abcdef" * (4 if field == "model.sha256" else 3)
+    line = f"{field}={digest} is not possible: {field} must be {digest}, or null"
+    assert hide_secrets(line) == line and scrub(f"{field}='{digest}'") == f"{field}='{digest}'"
+    assert hide_secrets(f"tracker.project={digest} {digest}") == "tracker.project=*** ***"
+
+
+def test_an_error_names_the_digest_of_a_backbone(
+    bench: Callable[..., Told], tiny_folders: Folders, tmp_path: Path
+) -> None:
+    told = bench(*tiny(tiny_folders("bert")), f"model.sha256={'1' * 64}", f"results={tmp_path}")
+    wanted = (
+        rf"error: model\.sha256={'1' * 64} is not possible: model\.sha256 must be [0-9a-f]{{64}}, the digest of .+\n"
+    )
+    assert told.code == 2 and re.fullmatch(wanted, told.err), told.err
+
+
 def test_a_plan_with_a_token_is_refused() -> None:
     from lora2_bench.experiment.plan import RunOptions
 

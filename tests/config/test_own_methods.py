@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 import yaml
 
+from lora2_bench.config.launch import launch
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.files.paths import CONF
+
 METHOD = """
 _target_: lora2_bench.methods.lora.LoRA
 name: mine
@@ -55,3 +59,61 @@ def test_a_recipe_of_its_own_goes_before_the_borrowed_one(conf: Path, bench: Cal
 def test_help_lists_methods_from_outside(conf: Path, bench: Callable[..., Any]) -> None:
     assert ", mine," in bench("--help", f"--config-dir={conf}").out
     assert ", mine," not in bench("--help").out
+
+
+def test_a_recipe_of_its_own_may_have_keys_that_its_method_takes(conf: Path, call: Callable[..., Any]) -> None:
+    own = (
+        METHOD.replace("lora2_bench.methods.lora.LoRA", "my_module.Mine")
+        .replace("recipe: lora\n", "")
+        .replace("mine", "deep")
+    )
+    (conf / "method" / "deep.yaml").write_text(f"{own}depth: ${{recipe.depth}}\n", encoding="utf-8")
+    (conf / "recipe" / "minilm").mkdir(parents=True)
+    recipe = conf / "recipe" / "minilm" / "deep.yaml"
+    recipe.write_text("defaults: [/recipe/minilm/lora@_here_, _self_]\ndepth: 3\n", encoding="utf-8")
+    plans: list[Plan] = []
+    words = (f"--config-dir={conf}", "method=deep")
+    told = call(lambda: launch(plans.append), *words)
+    assert (told.code, told.err, plans[0].cell.method["depth"]) == (0, "", 3)
+    assert call(lambda: launch(plans.append), *words, "recipe.depth=4").code == 0
+    assert plans[1].cell.method["depth"] == 4
+    recipe.write_text(f"{recipe.read_text()}epoch: 3\n", encoding="utf-8")  # nobody takes it
+    told = call(lambda: launch(plans.append), *words)
+    assert (told.code, len(plans)) == (2, 2)
+    assert told.err == "error: recipe.epoch is not a setting: did you mean recipe.epochs?\n"
+
+
+@pytest.mark.parametrize(("model", "lender"), [("ettin_17m", "minilm"), ("deberta_v3_small", "deberta_v3_base")])
+@pytest.mark.parametrize(("method", "recipe"), [("lora2", "lora2"), ("longlora", "longlora"), ("dora", "lora")])
+def test_a_model_borrows_the_recipes_of_another(
+    model: str, lender: str, method: str, recipe: str, bench: Callable[..., Any]
+) -> None:
+    told = bench(f"model={model}", f"method={method}", "--cfg", "job", "--resolve")
+    owner = recipe if (CONF / "recipe" / lender / f"{recipe}.yaml").exists() else "lora"
+    lent = bench("model=minilm", f"method={method}", f"recipe={lender}/{owner}", "--cfg", "job", "--resolve")
+    assert told.code == lent.code == 0, told.err + lent.err
+    assert yaml.safe_load(told.out)["recipe"] == yaml.safe_load(lent.out)["recipe"]
+
+
+def test_a_model_from_outside_borrows_recipes_or_is_told_what_to_give(conf: Path, bench: Callable[..., Any]) -> None:
+    (conf / "model").mkdir()
+    text = (CONF / "model" / "deberta_v3_base.yaml").read_text(encoding="utf-8").replace("deberta_v3_base", "near")
+    (conf / "model" / "near.yaml").write_text(f"{text}recipe: roberta_base\n", encoding="utf-8")
+    (conf / "model" / "far.yaml").write_text(text.replace("near", "far"), encoding="utf-8")
+    own = (f"--config-dir={conf}", "method=mine")
+    told = bench(*own, "model=near", "--cfg", "job", "--resolve")
+    lent = bench(*own, "model=roberta_base", "--cfg", "job", "--resolve")
+    assert told.code == 0 and yaml.safe_load(told.out)["recipe"] == yaml.safe_load(lent.out)["recipe"], told.err
+    told = bench(*own, "model=far")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert "model=far with method=mine has no recipe: write conf/recipe/far/mine.yaml, or choose another" in told.err
+
+
+@pytest.mark.parametrize("group", ["model", "method"])
+def test_whose_recipes_are_borrowed_is_no_setting(group: str, bench: Callable[..., Any]) -> None:
+    told = bench("model=ettin_17m", "method=dora", f"{group}.recipe=lora2")
+    assert told.code == 2
+    assert (
+        told.err
+        == f"error: {group}.recipe=lora2 chooses no recipe: give recipe=MODEL/METHOD, as in recipe=minilm/lora2\n"
+    )

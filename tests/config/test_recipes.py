@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lora2_bench.config import compose
 from lora2_bench.config.compose import CONF, plan_from
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import in_steps
@@ -14,7 +15,8 @@ from lora2_bench.runner.setup import check_fit
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import composed, plan_of, weights_folder
 
-MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+# Those with recipes of their own, and one that borrows all of them: what is borrowed is the same file.
+MODELS = sorted({path.parent.name for path in (CONF / "recipe").glob("*/*.yaml")} | {"ettin_17m"})
 METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"peft"})  # which needs a tuner
 RECIPES = sorted((CONF / "recipe").glob("*/*.yaml"))
 
@@ -111,3 +113,16 @@ def test_a_warm_up_in_steps_scales_with_the_budget() -> None:
         check_fit(plan_of(*command, changes={"train.max_steps": 60, "method.budget.target_r": None}))
     scaled = plan_of(*command, changes={"train.max_steps": 670, "method.budget.scale": True}).cell
     assert in_steps(scaled.train.warmup, 670) == 10
+
+
+@pytest.mark.parametrize("method", ["adalora", "lora2"])
+def test_the_sister_methods_values_are_a_recipe_that_is_marked(method: str) -> None:
+    recipe = f"recipe=roberta_large/{method}_of_dcft"
+    told = {}
+    for task, command in ((task, (recipe, f"task={task}")) for task in TASKS if task != "wnli"):
+        plan = compose.plan_of(["model=roberta_large", f"method={method}", "data=hub", *command])
+        check_fit(plan)
+        assert plan.cut == (recipe,)
+        told[task] = (plan.cell.train.lr, plan.cell.train.epochs, plan.cell.train.batch_size)
+        assert (plan.cell.method["r"], plan.cell.method["budget"]["target_r"]) == (8, 2)
+    assert (told["qnli"], told["qqp"], told["stsb"]) == ((5e-4, 5, 16), (8e-4, 30, 32), (2.2e-3, 25, 32))

@@ -112,6 +112,7 @@ def test_the_protocol_changes_the_id() -> None:
         ("rerun", True),
         ("predict_test", True),
         ("export.rank", 2),
+        ("export.merged", True),
         ("device", "cpu"),
         ("threads", 1),
         ("engine", "plain"),

@@ -9,7 +9,7 @@ import yaml
 
 from lora2_bench.experiment.suites import rows, suites
 from lora2_bench.files.paths import CONF
-from lora2_bench.paper.tables import table1, table3, table4, vera_table2
+from lora2_bench.paper.tables import released, table1, table3, table4, vera_table2
 from lora2_bench.report.tables.layouts import exhibits
 from lora2_bench.tasks.spec import TASKS
 from tests.composed import plan_of
@@ -75,6 +75,10 @@ def test_every_printed_row_has_its_line_in_the_papers_order() -> None:
         row = vera_table2()[name, method]
         assert tuple(row.scores) == ("cola", "sst2", "mrpc", "stsb", "qnli", "rte")
         assert row.printed_average is None and tuple(row.tasks) == made[name].suite.tasks
+    for (name, method), row in released().items():
+        assert [(line.spec.method, line.printed) for line in made[name].lines] == [(method, row)]
+        assert row.printed_average is None and tuple(row.tasks) == made[name].suite.tasks
+    assert [line.label for line in made["ptuning_v2_rte"].lines] == ["P-Tuning v2 length=128"]
     assert [line.label for line in made["roberta_large"].lines] == ["LoRA r=8 (Q,V)", "LoRA² k=1"]
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
+from lora2_bench.backbones.load import copy_trained_parameters
 from lora2_bench.errors import UserError
 from lora2_bench.methods.base import Method, load_method
 from lora2_bench.methods.lora import LoRA, LoRALinear, LoRAOptions
@@ -17,7 +19,7 @@ from lora2_bench.methods.lowrank.budgeted import BudgetedMethod
 from lora2_bench.methods.lowrank.layers import AdaptedLinear
 from lora2_bench.methods.lowrank.method import AdapterMethod, RankedMethod
 from lora2_bench.methods.peft_tuner import PeftTuner
-from lora2_bench.runner.export import export_adapter, has_adapter, save_tensors
+from lora2_bench.runner.export import export_adapter, save_tensors
 from lora2_bench.runner.setup import load_adapter
 from lora2_bench.training.state import load_trained_state, trained_state
 from tests.conftest import ARCHITECTURES
@@ -271,8 +273,13 @@ def test_an_export_gives_the_same_logits_in_peft(
 
     method = make_method(name, Backbone(fresh(0), None, "tiny"))  # type: ignore[arg-type]
     train_steps(method, steps)
-    if not has_adapter(method):
-        assert not isinstance(method, AdapterMethod | PeftTuner)
+    promised = method.exports
+    assert (method.peft_adapter() is not None) == (promised == "peft")
+    if promised in ("weights", "none"):
+        assert method.lora_factors() is None
+        with pytest.raises(ValueError, match=r"has no LoRA factors$"):
+            export_adapter(tmp_path / "adapter", method)
+        assert not list(tmp_path.iterdir())
         return
     export_adapter(tmp_path / "adapter", method)
     base = fresh(1)  # another head, replaced by the adapter's
@@ -280,32 +287,56 @@ def test_an_export_gives_the_same_logits_in_peft(
     loaded = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
     torch.testing.assert_close(logits_of(loaded), logits_of(method.backbone.model), rtol=1e-5, atol=1e-5)
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert promised == "peft" or config["peft_type"] == "LORA"
     assert config["target_modules"] == sorted(config["target_modules"])  # PEFT keeps a set, in an order of the process
     if name in ("adalora", "sora"):  # ranks that are off are cut out
         ranks = [config["rank_pattern"].get(module, config["r"]) for module in config["target_modules"]]
         assert sum(ranks) == method.summary()["ranks_kept"]
 
 
-@pytest.mark.parametrize(("name", "architecture"), [pair for pair in PAIRS if pair[0] in ADAPTERS])
-def test_merged_maps_give_the_same_logits_or_the_merge_is_refused(name: str, architecture: str) -> None:
+@pytest.mark.parametrize(("name", "architecture"), [pair for pair in PAIRS if method_class(pair[0]).merges])
+def test_merged_maps_give_the_same_logits_and_nothing_is_left_beside_them(name: str, architecture: str) -> None:
+    plain = make_backbone(architecture)
     method = make_method(name, make_backbone(architecture))
     train_steps(method, 3)
     before, model = logits_of(method.backbone.model), method.backbone.model
-    if name == "qlora":
-        with pytest.raises(UserError, match=r"^QLoRA cannot be merged into four-bit weights") as refused:
-            method.merge()
-        assert "\n" not in str(refused.value)
-    else:
-        method.merge()
-        assert not any(isinstance(module, AdaptedLinear) for module in model.modules())
+    assert (before - logits_of(plain.model)).abs().max() > 1e-4
+    method.merge()
+    assert not any(isinstance(module, AdaptedLinear | BaseTunerLayer) for module in model.modules())
     torch.testing.assert_close(logits_of(model), before, rtol=1e-5, atol=1e-5)
+    if not method.replaced_weights():  # the merged model is one of the backbone's own form
+        plain.model.load_state_dict(model.state_dict(), strict=True)
+        torch.testing.assert_close(logits_of(plain.model), before, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["bitfit", "prefix", "prompt", "ia3"])
-def test_what_cannot_be_merged_says_so(name: str) -> None:
-    method = make_method(name, make_backbone("bert"))
-    with pytest.raises(UserError, match=r"cannot be merged into the backbone's maps: keep it beside them$"):
+@pytest.mark.parametrize("name", METHODS)
+def test_a_merge_changes_no_other_backbone_of_the_process(name: str) -> None:
+    """Backbones of one process share the tensors that they are made of, but for what trains."""
+    backbone, method = make_backbone("bert"), None
+    original = {key: value.clone() for key, value in backbone.model.state_dict().items()}
+    shared = make_backbone("bert")
+    for key, parameter in shared.model.named_parameters():
+        parameter.data = backbone.model.get_parameter(key).data
+    method = make_method(name, shared)
+    copy_trained_parameters(shared)
+    train_steps(method, 2)
+    if method.merges:
         method.merge()
+    assert all(torch.equal(value, original[key]) for key, value in backbone.model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not method_class(name).merges])
+def test_what_is_not_merged_says_so_also_before_it_is_injected(name: str) -> None:
+    kind = method_class(name)
+    for method in (make_method(name, make_backbone("bert")), kind(kind.parse(options_of(name)), 20)):
+        with pytest.raises(UserError, match=r"^\w+ cannot be merged into .*: [^\n]+$"):
+            method.merge()
+
+
+def test_a_promise_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LoRA, "exports", "PEFT")
+    with pytest.raises(UserError, match=r" has exports=PEFT: give one of lora, peft, weights, none$"):
+        load_method("lora2_bench.methods.lora.LoRA")
 
 
 @pytest.mark.parametrize("name", METHODS)

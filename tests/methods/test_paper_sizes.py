@@ -45,6 +45,21 @@ def test_deberta_v3_base(method: str, changes: dict[str, object], count: int) ->
     )  # SoRA's own `active` looks at gates, which the meta device lacks
 
 
+@pytest.mark.parametrize(
+    ("method", "backbone", "changes", "count", "kept"),
+    [
+        ("lora", "roberta_base", {"r": 8, "targets": ["q", "v"]}, 294_912, 294_912),  # printed: 0.3M
+        ("dylora", "roberta_base", {"r": 8, "targets": ["q", "v"]}, 294_912, 294_912),  # LoRA's of its largest rank
+        ("prefix", "roberta_base", {"length": 32, "mlp_width": 800}, 15_403_808, 589_824),
+        ("ptuning_v2", "roberta_large", {"length": 128, "mlp_width": None}, 6_291_456, 6_291_456),
+    ],
+)
+def test_the_other_papers(method: str, backbone: str, changes: dict[str, object], count: int, kept: int) -> None:
+    """VeRA's printed counts are in test_vera.py."""
+    counts = make_method(method, of_size(backbone), **changes).parameters()
+    assert (counts["adapter"], counts["active"]) == (count, kept)
+
+
 def test_roberta_large_k1() -> None:
     assert make_method("lora2", of_size("roberta_large"), k=1, r=8, targets=ALL).parameters()["adapter"] == 445_824
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import peft
 import pytest
 import torch
 from peft import PeftConfig, PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from lora2_bench.config.compose import plan_of
 from lora2_bench.errors import UserError
@@ -72,7 +75,15 @@ def test_a_tuner_trains_starts_as_the_backbone_and_is_read_back_by_peft(
     torch.testing.assert_close(logits_of(loaded), logits_of(model), rtol=1e-5, atol=1e-5)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         train_steps(method, 1)
-    assert torch.isfinite(logits_of(model)).all()
+    trained = logits_of(model)
+    assert torch.isfinite(trained).all()
+    if method.merges:
+        method.merge()
+        assert not any(isinstance(module, BaseTunerLayer) for module in model.modules())
+        torch.testing.assert_close(logits_of(model), trained, rtol=1e-5, atol=1e-5)
+    else:
+        with pytest.raises(UserError, match=r"^Lily cannot be merged into the backbone's maps: keep it beside them$"):
+            method.merge()
 
 
 def test_every_tuner_of_peft_runs_here_or_says_why_not() -> None:
@@ -91,6 +102,37 @@ def _peft_files() -> list[str]:
     from tests.methods.helpers import METHODS
 
     return [name for name in METHODS if issubclass(method_class(name), PeftTuner)]
+
+
+# Parameters beside one map (d_in, d_out) with the tests' sizes, as docs/METHODS.md has them.
+COUNTS: dict[str, Callable[[int, int], int]] = {
+    "dora": lambda d_in, d_out: 3 * (d_in + d_out) + d_out,
+    "rslora": lambda d_in, d_out: 3 * (d_in + d_out),
+    "pissa": lambda d_in, d_out: 3 * (d_in + d_out),
+    "loha": lambda d_in, d_out: 2 * 3 * (d_in + d_out),
+    "oft": lambda d_in, d_out: d_in * (4 - 1) // 2,
+    "boft": lambda d_in, d_out: d_in * 4 + d_out,
+    "fourierft": lambda d_in, d_out: 20,
+    "hra": lambda d_in, d_out: 4 * d_in,
+    "miss": lambda d_in, d_out: 4 * d_out,
+    "randlora": lambda d_in, d_out: math.ceil(min(d_in, d_out) / 3) * (3 + min(d_in, d_out)),
+    "c3a": lambda d_in, d_out: d_in * d_out // 8,
+    "shira": lambda d_in, d_out: 3 * (d_in + d_out),
+    "vblora": lambda d_in, d_out: 3 * (d_in + d_out) // 4 * 8,
+}
+
+
+@pytest.mark.parametrize("name", [*COUNTS, "ia3", "ln_tuning"])
+def test_a_tuner_has_the_parameters_that_its_formula_gives(name: str) -> None:
+    shapes = ([(24, 24)] * 4 + [(24, 40), (40, 24)]) * 2
+    whole = {
+        "ia3": 2 * (24 + 24 + 40),  # k and v, and the input of f2
+        "ln_tuning": 5 * 2 * 24,  # a scale and a shift of every norm
+        "vblora": 8 * 4,  # one bank for all maps
+    }
+    each = COUNTS.get(name, lambda d_in, d_out: 0)
+    count = sum(each(*shape) for shape in shapes) + whole.get(name, 0)
+    assert make_method(name, make_backbone("bert")).parameters()["adapter"] == count
 
 
 def test_the_seed_draws_the_tuner_and_nothing_else() -> None:

@@ -193,7 +193,7 @@ def test_stored_predictions_are_read_over_all_splits(tmp_path: Path) -> None:
         "dev_matched": {"labels": [0, 1], "best": [[1.0, 0, 0], [1.0, 0, 0]], "last": [[0, 1.0, 0], [0, 1.0, 0]]},
     }
     path = stored(tmp_path, "a", json.dumps(splits))
-    read = stored_correctness(tmp_path)
+    read = stored_correctness(tmp_path, {})
     found = read("a")
     assert found is not None
     assert found.labels.tolist() == [0, 1, 2]

@@ -244,7 +244,7 @@ def test_large_predictions_are_passed_over_and_counted(tmp_path: Path) -> None:
         path = tmp_path / "cells" / name / "predictions.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(one) + " " * (LARGEST_FILE if name == "large" else 0))
-    reader = BoundedReader(tmp_path)
+    reader = BoundedReader(tmp_path, {})
     small = reader("small")
     assert small is not None
     assert small.right["last"].tolist() == [True, False]

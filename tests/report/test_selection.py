@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
 from lora2_bench.report.figures.chart import Plot
@@ -60,14 +61,16 @@ ASTRAY = {
 }
 
 
-@pytest.fixture(params=ASTRAY, ids=str)
-def results(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Two seeds that count, others that do not and have 99 points, and a baseline."""
+@pytest.fixture(scope="module", params=ASTRAY, ids=str)
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds that count, others that do not and have 99 points, and a baseline; tables and page written, once."""
+    folder = tmp_path_factory.mktemp("results")
     baseline = [made(70.0 + seed, seed, row="lora_r1") for seed in (0, 1, 2, 3, 4)]
     for record in [*GOOD, *ASTRAY[request.param], *baseline]:
-        Store(tmp_path).write(record)
-    write_tables(tmp_path)
-    return tmp_path
+        Store(folder).write(record)
+    write_tables(folder)
+    write_report(folder)
+    return folder
 
 
 def lines(results: Path, name: str) -> list[dict[str, str]]:
@@ -98,7 +101,6 @@ def test_tables_figures_comparisons_and_page_show_one_number(results: Path, prot
     (compared,) = (line for line in lines(results, "comparisons.csv") if wanted.items() <= line.items())
     assert float(compared["difference"]) == pytest.approx(mean - (70.5 if protocol == "paper" else 69.5))
 
-    write_report(results)
     text = (results / "report" / "index.html").read_text()
     shown = re.findall(rf"<td>{LABEL}(?: \([^<]*\))?</td>.*?</tr>", text, re.DOTALL)  # a mark, as [cut: ...], is none
     beside = "2; 2" if protocol == "paper" else "2"
@@ -196,3 +198,33 @@ def test_a_trial_is_no_run() -> None:
     assert Wanted("minilm", "lora2").fits(make_record(make_cell(source="hub")))
     assert not Wanted("minilm", "lora2").fits(trial)
     assert "of 2 looks at held-out rows, last 0.7500" in result_line(trial, "p")
+
+
+def test_a_lone_run_by_other_code_than_is_here_is_stale_everywhere(
+    results_by_code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tables(results_by_code)
+    written = {line["method"]: line["cut"] for line in lines(results_by_code, "scores.csv")}
+    assert written == {LABEL: "stale: other code than is here", "lora r=1": ""}
+    text = (results_by_code / "tables" / FOLDER / "scores.md").read_text()
+    assert f"| {LABEL} [stale: other code than is here] |" in text
+    (slot,) = (line for line in lines(results_by_code, "table1.csv") if SLOT.items() <= line.items())
+    assert (slot["mean"], slot["marks"]) == ("", "stale")
+    assert not (results_by_code / "tables" / FOLDER / "comparisons.csv").exists()  # nothing to set beside each other
+    write_report(results_by_code)
+    assert "stale: other code than is here" in (results_by_code / "report" / "index.html").read_text()
+    monkeypatch.setattr("lora2_bench.report.selection.sources_digest", lambda _: None)  # the method's own is not here
+    assert select(load_records(results_by_code)).stale == {}
+
+
+SLOT = {"row": "lora2_k1", "column": "rte", "protocol": "paper"}
+
+
+@pytest.fixture
+def results_by_code(tmp_path: Path) -> Path:
+    """One run by other code than is here, one by the code that is, each the only one of its method."""
+    targets = {"lora2_k1": "lora2_bench.methods.lora2.LoRA2", "lora_r1": "lora2_bench.methods.lora.LoRA"}
+    for row, sources in (("lora2_k1", "0" * 16), ("lora_r1", sources_digest(targets["lora_r1"]))):
+        config = {"method": {"_target_": targets[row]}}
+        Store(tmp_path).write(made(80.0, 0, row=row, run={"sources": sources, "config": config}))
+    return tmp_path

@@ -363,7 +363,7 @@ def test_real_files_are_read_whole(task: str) -> None:
 
 
 @needs_glue
-@pytest.mark.parametrize("task", ["cola", "rte", "stsb"])
+@pytest.mark.parametrize("task", ["cola", "mrpc", "rte", "stsb"])
 def test_real_whole_tasks_are_official(task: str) -> None:
     if not (Path(str(GLUE_DIR)) / TASKS[task].folder).is_dir():
         pytest.skip(f"no {TASKS[task].folder} under GLUE_DIR")

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,17 @@ def test_alone_nothing_is_exchanged() -> None:
     assert SINGLE_PROCESS.all_gather("x") == ["x"]
     with pytest.raises(CellFailed, match="no luck"), SINGLE_PROCESS.raise_on_all():
         raise CellFailed(1, "no luck")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_process_whose_others_do_not_come_ends_with_one_line(rank: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    alone = {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    alone["LORA2_BENCH_JOIN_SECONDS"] = "2"
+    process = forked.Forked(tmp_path, rank, forked.bench, "device=cpu", "results=r", **alone)
+    out, err = process.communicate(60)
+    assert (process.poll(), out, err.count("\n")) == (2, "", 1), err
+    place = f"at 127.0.0.1:{port} within 2 s ("
+    assert err.startswith(f"error: WORLD_SIZE=2: process {rank} did not find the others {place}")

@@ -44,7 +44,7 @@ def science(results: Path) -> dict[str, Any]:
     """The only record below `results`, without times and places, with its predictions."""
     (path,) = results.glob("cells/*/record.json")
     record = json.loads(path.read_text())
-    record.pop("run")
+    del record["run"], record["sha256"]  # the digest is of the times too
     return {**record, "predictions": (path.parent / "predictions.json").read_text()}
 
 

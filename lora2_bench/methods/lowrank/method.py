@@ -29,6 +29,8 @@ class AdapterMethod(Method, Generic[Layer]):
         stacks: name of a factor -> that factor of all layers, one stack per shape.
     """
 
+    exports = "lora"
+    merges = True
     rank_options: ClassVar[tuple[str, ...]] = ("k", "r")
     """Options that are ranks of a map's update, and so at most its width; () where a rank may be above it."""
     layers: dict[MapKey, Layer]

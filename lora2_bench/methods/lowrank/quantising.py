@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.fused import fused_weights
 from lora2_bench.errors import UserError
 from lora2_bench.methods.lowrank.method import AdapterMethod, Layer, put
 from lora2_bench.methods.lowrank.quantised import QuantisedLinear
@@ -85,4 +86,6 @@ class QuantisingMethod(AdapterMethod[Layer]):
 
     def replaced_weights(self) -> dict[str, Tensor]:
         """The values of the quantised weights."""
-        return {f"{name}.weight": linear.dequantise() for name, linear in self._quantised.items()}
+        weights = {name: linear.dequantise() for name, linear in self._quantised.items()}
+        fused = fused_weights(self.backbone.model, weights)
+        return {f"{name}.weight": weight for name, weight in fused.items()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.experiment.checks import MOST_RANKS, MOST_TOKENS, require_int, require_number
-from lora2_bench.methods.base import Method, freeze_but_head
+from lora2_bench.methods.base import Method, freeze_but_head, require_encoder
 from lora2_bench.methods.prompts.attention import attend_to_prefix
 from lora2_bench.methods.prompts.draws import normal, redraw
 
@@ -80,9 +80,12 @@ class PrefixTuning(Method):
 
     Options = PrefixOptions
     starts_as_backbone = False
+    encoders = ("bert", "roberta", "deberta-v2")
 
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Freeze all but the head, add the prefix to the model, and let every layer attend to it."""
+        because = "whose attention takes keys and values that it did not compute"
+        require_encoder("prefixes fit", backbone, self.encoders, because)
         self.backbone = backbone
         keys = [backbone.model.get_submodule(name) for name in backbone.linear_maps(["k"]).values()]
         freeze_but_head(backbone)

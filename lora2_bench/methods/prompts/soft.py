@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.experiment.checks import MOST_TOKENS, require_choice, require_int
-from lora2_bench.methods.base import Method, freeze_but_head
+from lora2_bench.methods.base import Method, freeze_but_head, require_encoder
 from lora2_bench.methods.lowrank.layers import uniform
 from lora2_bench.methods.prompts.attention import with_visible
 
@@ -26,6 +26,7 @@ class InputPrompt(Method):
     """
 
     starts_as_backbone = False
+    encoders = ("bert", "roberta", "deberta-v2")
 
     @abstractmethod
     def prompt_encoder(self, embeddings: nn.Module, width: int, like: Tensor, generator: torch.Generator) -> nn.Module:
@@ -34,7 +35,7 @@ class InputPrompt(Method):
     def inject(self, backbone: Backbone, generator: torch.Generator) -> None:
         """Freeze all but the head, add the prompt to the model, and put it before the encoder's input."""
         self.backbone = backbone
-        backbone.linear_maps(["k"])  # raises for an encoder of another form
+        require_encoder("prompts at the input fit", backbone, self.encoders, "whose layers take one mask for all")
         freeze_but_head(backbone)
         base, width = backbone.model.base_model, backbone.model.config.hidden_size
         embeddings, encoder = base.get_submodule("embeddings"), base.get_submodule("encoder")

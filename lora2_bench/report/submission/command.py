@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.arguments import program
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.report.records import load_records
 from lora2_bench.report.submission.choice import Wanted
@@ -17,7 +18,7 @@ from lora2_bench.report.submission.write import write_submission
 def main() -> None:
     """The command-line entry point; exit code 2 where no zip is written."""
     parser = argparse.ArgumentParser(
-        prog="python -m lora2_bench.submission",
+        prog=program("lora2_bench.submission"),
         description="Write the zip that gluebenchmark.com takes, from stored test predictions. Nothing is trained.",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="where cells/ is")

@@ -8,7 +8,7 @@ from functools import cache, cached_property
 from lora2_bench.experiment.suites import RowSpec, Suite, rows, suites
 from lora2_bench.paper.architecture import ALL_MAPS
 from lora2_bench.paper.printed import Printed, Range
-from lora2_bench.paper.tables import COLUMNS, METHODS, Column, Row, table1, table3, table4, vera_table2
+from lora2_bench.paper.tables import COLUMNS, METHODS, Column, Row, released, table1, table3, table4, vera_table2
 
 AVERAGE = "average"
 TERMS = ("uv", "UV", "PQ")
@@ -122,6 +122,20 @@ def exhibits() -> dict[str, Exhibit]:
                 {row: vera_table2().get((name, rows()[row].method)) for row in suites()[name].rows},
             )
             for name, backbone in (("vera_table2", "RoBERTa-base"), ("vera_table2_large", "RoBERTa-large"))
+        ),
+        _exhibit(
+            "lora_table2",
+            "LoRA's Table 2",
+            "LoRA r=8 on RoBERTa-base (arXiv 2106.09685; MRPC, RTE, STS-B from MNLI)",
+            ("cola", "sst2", "mrpc", "qqp_acc", "qqp_f1", "stsb", "qnli", "rte"),
+            {"lora_r8_qv": released()["lora_table2", "lora"]},
+        ),
+        _exhibit(
+            "ptuning_v2_rte",
+            "P-Tuning v2's RTE",
+            "P-Tuning v2 on RoBERTa-large (arXiv 2110.07602; its released script, one seed)",
+            ("rte",),
+            {"ptuning_v2_n128": released()["ptuning_v2_rte", "ptuning_v2"]},
         ),
     )
     return {exhibit.name: exhibit for exhibit in made}

@@ -17,7 +17,8 @@ MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEED
 MEANINGS = {
     MISSING: "no run",
     FAILED: "a run failed",
-    STALE: "a run is stale: made with other rows, backbone weights or another major version than the newest record",
+    STALE: "a run is stale: made with other rows, backbone weights or another major version than the newest record, or "
+    "by other code than is here",
     NOT_COMPARABLE: "a run is not comparable: a quick look, or settings off the recipe",
     SEEDS: "other seeds than the suite's",
     UNEVEN: "an average over tasks with different sets of seeds: without sd",

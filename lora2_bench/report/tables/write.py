@@ -58,7 +58,8 @@ def write_tables(results: Path) -> list[Path]:
     for run in selection.runs:
         places.setdefault((run.model, run.data), []).append(run)
     filled = [fill_exhibits(model, data, own, selection.stale) for (model, data), own in sorted(places.items())]
-    reader = BoundedReader(results)
+    digests = {run.id: sha256 for run in selection.runs if (sha256 := run.predictions_sha256) is not None}
+    reader = BoundedReader(results, digests)
     compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
     for one in filled:
         place = below(folder, f"{one.model}-{one.data}")

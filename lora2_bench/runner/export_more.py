@@ -1,0 +1,65 @@
+"""What a finished cell exports on request, from its stored weights: its adapter at another rank, the merged model."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+from safetensors.torch import save
+
+from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.files.writing import write_bytes
+from lora2_bench.methods.lowrank.quantised import QuantisedLinear
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import Store
+from lora2_bench.runner.export import export_adapter
+from lora2_bench.runner.stored import stored_method
+
+
+def export_at_rank(plan: Plan, store: Store, record: Record) -> Path:
+    """The folder `adapter_rN` beside the finished cell's record, N being `export.rank`; written where it is missing.
+
+    Raises UserError where it cannot be written, and for weights that are not those that the cell has kept.
+    """
+    cell, rank = plan.cell, plan.run_options.export.rank
+    assert rank is not None
+    name = f"adapter_r{rank}"
+    if (known := store.folder(cell.id) / name).is_dir():
+        return known
+    method = stored_method(plan, store, record, f"export.rank={rank}")
+    with method.at_rank(rank):
+        return store.add(cell.id, name, lambda folder: export_adapter(folder, method))
+
+
+def export_merged(plan: Plan, store: Store, record: Record) -> Path:
+    """The folder `merged` beside the finished cell's record, or `merged_rN`; written where it is missing.
+
+    Raises UserError as `export_at_rank` does, and where the method cannot be merged.
+    """
+    cell, rank = plan.cell, plan.run_options.export.rank
+    name = "merged" if rank is None else f"merged_r{rank}"
+    if (known := store.folder(cell.id) / name).is_dir():
+        return known
+    method = stored_method(plan, store, record, "export.merged=true")
+    with nullcontext() if rank is None else method.at_rank(rank):
+        method.merge()
+        return store.add(cell.id, name, lambda folder: write_model(folder, method.backbone))
+
+
+def write_model(folder: Path, backbone: Backbone) -> None:
+    """Write a model of transformers whole: config, tokenizer, and its tensors as `model.safetensors`.
+
+    Those of a model with maps in few bits are `quantised.safetensors`, which `from_pretrained` does not take for its
+    own: it would draw the maps that it does not find.
+    """
+    folder.mkdir()
+    model = backbone.model
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(str(folder))
+    if backbone.tokenizer is not None:
+        backbone.tokenizer.save_pretrained(str(folder))
+    quantised = any(isinstance(module, QuantisedLinear) for module in model.modules())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    name = "quantised.safetensors" if quantised else "model.safetensors"
+    write_bytes(folder / name, save(tensors, {"format": "pt"}))

@@ -1,0 +1,58 @@
+"""Records of another machine put beside one's own."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+from lora2_bench.errors import UserError
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import PREDICTIONS, Store
+
+ADDED, THERE, KEPT = "added", "there already", "not added"
+AGREED = "there already, of another run with the same numbers"
+
+
+def merge(store: Store, incoming: Store, records: list[Record]) -> tuple[Counter[str], list[str]]:
+    """Put checked records of `incoming` into `store`: how many ended how, and a line for each that was not added.
+
+    A finished record is never replaced; one that failed gives way to a finished one. Raises UserError where the store
+    cannot be written.
+    """
+    store.check_writable("free some space, or make it writable")
+    counts: Counter[str] = Counter()
+    lines = []
+    for record in records:
+        outcome, line = _merge_one(store, incoming, record)
+        counts[outcome] += 1
+        lines += [line] if line else []
+    return counts, lines
+
+
+def _merge_one(store: Store, incoming: Store, record: Record) -> tuple[str, str]:
+    try:
+        known = store.read(record.id)
+    except UserError as error:
+        return KEPT, f"{record.id}: {error}"
+    if known == record:
+        return THERE, ""
+    if known is not None and (known.is_done or not record.is_done):
+        if known.result == record.result and known.status == record.status:
+            return AGREED, ""
+        if not record.is_done:
+            return THERE, ""
+        where = store.path(record.id)
+        return KEPT, f"{record.id}: {where} has other results: remove its folder where the new ones are right"
+    source = incoming.folder(record.id) / PREDICTIONS
+
+    def write(folder: Path) -> None:
+        if source.is_file():
+            shutil.copyfile(source, folder / PREDICTIONS)
+
+    try:
+        store.write(record, write, over_finished=False)
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"{store.cells} cannot be written ({reason}): free some space, or make it writable") from None
+    return ADDED, ""
