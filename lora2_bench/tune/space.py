@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -72,19 +73,29 @@ class Sampler:
 
 
 def read_space(method: str) -> tuple[Sampler, ...]:
-    """The samplers of a method, or of the method whose recipe it borrows. Raises UserError without a space."""
+    """The samplers of a method, or of the method whose recipe it borrows, those that it uses.
+
+    Raises UserError without a space.
+    """
     path = CONF / "space" / f"{method}.yaml"
-    if not path.is_file():
-        file = CONF / "method" / f"{method}.yaml"
-        other = yaml.safe_load(file.read_text(encoding="utf-8")).get("recipe") if file.is_file() else None
-        path = CONF / "space" / f"{other}.yaml"
+    file = CONF / "method" / f"{method}.yaml"
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    borrowed = None if path.is_file() or not text else yaml.safe_load(text).get("recipe")
+    if borrowed is not None:
+        path = CONF / "space" / f"{borrowed}.yaml"
     if not path.is_file():
         raise UserError(f"method={method} has no search space: write conf/space/{method}.yaml")
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
     require(
         isinstance(values, dict) and values != {}, f"space/{path.stem}", values, "a sampler for each hyperparameter"
     )
-    return tuple(sampler_of(name, value) for name, value in values.items())
+    used = _taken(text) | _taken((CONF / "config.yaml").read_text(encoding="utf-8"))  # (IA)³ has LoRA's lr and no alpha
+    return tuple(sampler_of(name, value) for name, value in values.items() if borrowed is None or name in used)
+
+
+def _taken(text: str) -> set[str]:
+    """The recipe's values that a config takes."""
+    return set(re.findall(r"\brecipe\.(\w+)", text))
 
 
 def sampler_of(name: str, value: Any) -> Sampler:

@@ -223,8 +223,8 @@ def _check(values: Mapping[str, Any]) -> None:
 
 
 def _check_rows(place: str, names: Any) -> None:
-    is_list = isinstance(names, list) and names and len(set(names)) == len(names)
-    require(bool(is_list), place, names, "a list of different rows (conf/row)")
+    are_names = isinstance(names, list) and names and all(isinstance(row, str) for row in names)
+    require(bool(are_names) and len(set(names)) == len(names), place, names, "a list of different rows (conf/row)")
     for row in names:
         require(row in rows(), place, row, f"of {', '.join(rows())}")
 
