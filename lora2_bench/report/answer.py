@@ -91,10 +91,7 @@ def _who_leads(board: Board) -> str:
             f"No method leads: all {len(board.ranked)} are tied, {first.name} highest with {_points(first)} points "
             f"on average ({behind})."
         )
-    return (
-        f"{_begins(first)} has the highest average, {_points(first)} points, and shares the lead with "
-        f"{_names(_tied_with_first(board))} ({behind})."
-    )
+    return f"{_begins(first)} has the highest average, {_points(first)} points, and shares the lead ({behind})."
 
 
 def _who_is_tied(board: Board) -> str:
@@ -112,7 +109,7 @@ def _who_is_tied(board: Board) -> str:
     if not tied:
         return f"All {others} others are below it, by {tests}."
     below = [one for one in board.ranked[1:] if one not in tied]
-    return f"Below {first}, by {tests}: {_names(below)}; tied with it: {_names(tied)}."
+    return f"Tied with {first}, by {tests}: {_names(tied)}; below it: {_names(below)}."
 
 
 def _what_was_reproduced(judged: Judged) -> str:
