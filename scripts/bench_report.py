@@ -1,4 +1,4 @@
-"""Seconds, peak memory and page size of the report on 5,000 made records: `python scripts/bench_report.py [RECORDS]`."""
+"""The report's seconds, peak memory and page size on 5,000 made records: `python scripts/bench_report.py [RECORDS]`."""
 
 from __future__ import annotations
 
