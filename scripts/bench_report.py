@@ -1,4 +1,4 @@
-"""Seconds and peak memory of the report on 5,000 made records: `python scripts/bench_report.py [RECORDS]`."""
+"""The report's seconds, peak memory and page size on 5,000 made records: `python scripts/bench_report.py [RECORDS]`."""
 
 from __future__ import annotations
 
@@ -150,6 +150,8 @@ def main() -> None:
         for what in ("tables", "audit", "report"):
             seconds, megabytes = measure("lora2_bench.report", what, "--results", folder)
             print(f"{what}: {made:,} records, {seconds:.1f} s, {megabytes:.0f} MB")
+        page = Path(folder) / "report" / "index.html"
+        print(f"page: {page.stat().st_size / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ file others; those that both leave to the recipe may differ between backbones.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -104,7 +105,13 @@ def rows() -> dict[str, RowSpec]:
 
 def fixed_by_rows(method: Mapping[str, Any]) -> set[str]:
     """Dotted names of a cell's method settings that some row of the paper's tables fixes, all as they are."""
-    return {name for row in rows().values() if row.has_settings(method) for name in row.settings}
+    return set(_fixed_by_rows(json.dumps(method, sort_keys=True)))
+
+
+@cache  # thousands of records have some dozens of methods
+def _fixed_by_rows(method: str) -> frozenset[str]:
+    values = json.loads(method)
+    return frozenset(name for row in rows().values() if row.has_settings(values) for name in row.settings)
 
 
 def _suite(name: str) -> Suite:

@@ -37,6 +37,7 @@ class Run:
         machine: as `machine_name`.
         evaluated: how often it was scored during training; 0 for a failed cell.
         implementation: the method's class, by its dotted name; None where the record does not say.
+        older: whether its code has changed since, for all runs of its method alike (see `selection.selection_of`).
     """
 
     record: Record
@@ -48,6 +49,7 @@ class Run:
     machine: str
     evaluated: int
     implementation: str | None
+    older: bool = False
 
     @classmethod
     def of(cls, record: Record) -> Run:

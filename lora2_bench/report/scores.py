@@ -17,7 +17,7 @@ from lora2_bench.report.selection import Selection
 GROUP = ["model", "data", "protocol", "method", "cut", "task", "science"]
 
 
-_OF_BEST = ["looks", "early"]
+_OF_BEST = ["looks", "early", "older"]
 
 
 def scores(selection: Selection) -> pd.DataFrame:
@@ -25,9 +25,9 @@ def scores(selection: Selection) -> pd.DataFrame:
 
     `cut` says why a run does not count, as `Selection.marks`: such runs stand apart from those that do. `active` is
     counted at the step whose score it is, `early` is whether that step came before the rank budget was met, and `looks`
-    is how often dev was scored for a best one, None for any other.
+    is how often dev was scored for a best one, None for any other; `older` is as of the run.
     """
-    columns = ["id", *GROUP, "seed", "metric", "adapter", "head", "active", "looks", "early", "score"]
+    columns = ["id", *GROUP, "seed", "metric", "adapter", "head", "active", "looks", "early", "older", "score"]
     return pd.DataFrame([row for run in selection.finished for row in _score_rows(run, selection)], columns=columns)
 
 
@@ -52,6 +52,7 @@ def _score_rows(run: Run, selection: Selection) -> list[dict[str, Any]]:
             "active": run.active(protocol),
             "looks": run.looks(protocol),
             "early": run.is_early(protocol),
+            "older": run.older,
             "score": score,
         }
         for protocol, score in run.scores.items()
@@ -86,6 +87,7 @@ def over_seeds(frame: pd.DataFrame) -> pd.DataFrame:
         fewest=("looks", "min"),
         most=("looks", "max"),
         early=("early", "max"),
+        older=("older", "max"),
     ).reset_index()
     ends = zip(table.pop("fewest"), table.pop("most"), strict=True)
     table["looks"] = ["" if pd.isna(low) else counted({int(low), int(high)}) for low, high in ends]

@@ -2,14 +2,15 @@
 
 A run counts where it is finished, on its recipe and not stale. Of the runs of one place only those of the newest
 version of the random streams count; where these were made under several settings, those of the setting with the most
-seeds. What does not count is shown apart, with its reason. Trials of a study (`protocol=tune`) are no runs: they are
+seeds. Runs by code that has changed since count where all of their method are by that code, and are marked. What does
+not count is shown apart, with its reason. Trials of a study (`protocol=tune`) are no runs: they are
 scored on rows of train, and the study alone shows them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 from lora2_bench.experiment.sources import sources_digest
@@ -37,6 +38,11 @@ class Selection:
         """The finished runs, whether they count or not."""
         return [run for run in self.runs if run.done]
 
+    @property
+    def predictions(self) -> dict[str, str]:
+        """Id -> the digest that its record holds of its stored predictions."""
+        return {run.id: sha256 for run in self.runs if (sha256 := run.predictions_sha256) is not None}
+
     def marks(self, run: Run) -> str:
         """Why a finished run does not count, as tables name it beside the method; empty where it can count."""
         stale = [f"stale: {self.stale[run.id]}"] if run.id in self.stale else []
@@ -61,7 +67,21 @@ def select(records: Iterable[Record], *, whole: bool = True) -> Selection:
     """The selection among the runs of these records; with whole=False, of runs that are trimmed to what tables need."""
     shown = (record for record in records if not record.is_trial)
     runs = [Run.of(record) if whole else Run.of(record).trimmed() for record in shown]
-    return Selection(runs, stale_runs(runs))
+    return selection_of(runs)
+
+
+def selection_of(runs: Sequence[Run]) -> Selection:
+    """The selection among runs, which learn here whether they are `older`: by code that has changed since.
+
+    Where every run of a method is by one such code, they can be compared with each other: they count, and are marked.
+    """
+    here = cache(sources_digest)  # within this call: files may change meanwhile
+    stale = stale_runs(runs, here)
+
+    def is_older(run: Run) -> bool:
+        return run.done and run.id not in stale and _now(run, here) not in (None, run.sources)
+
+    return Selection([replace(run, older=True) if is_older(run) else run for run in runs], stale)
 
 
 def _table1_rows() -> dict[str, str]:
@@ -114,15 +134,14 @@ def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
+def stale_runs(runs: Iterable[Run], here: Callable[[str], str | None] = sources_digest) -> dict[str, str]:
     """Id -> reason of every run made with other rows, weights or another major version than the newest, or other code.
 
     The newest finished run of the same backbone, data (a generator's seed included) and task is the measure: what has
-    changed since then cannot be averaged with it, whichever of the two is right. Code is compared with the code that is
-    here, and where the method's own is not, with that of the newest run of the same method; a record of a version that
-    kept no digest of its code is taken as made by any.
+    changed since then cannot be averaged with it, whichever of the two is right. A run by other code is stale beside
+    runs of the same method by the code that is here, and where there are none, beside its newest run; a record of a
+    version that kept no digest of its code is taken as made by any. `here` gives the digest of a method's code.
     """
-    here = cache(sources_digest)  # within this call: files may change meanwhile
     groups: dict[tuple[object, ...], list[Run]] = {}
     for run in runs:
         if run.done:
@@ -130,7 +149,7 @@ def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
     found: dict[str, str] = {}
     for group in groups.values():
         newest = max(group, key=_age)
-        newest_of = {name: max(same, key=_age) for name, same in grouped(group, "method_name").items()}
+        code_of = {name: _measure(same, here) for name, same in grouped(group, "method_name").items()}
         for run in group:
             if run.data_sha256 != newest.data_sha256:
                 found[run.id] = "other rows than the newest record's"
@@ -138,20 +157,22 @@ def stale_runs(runs: Iterable[Run]) -> dict[str, str]:
                 found[run.id] = "other backbone weights than the newest record's"
             elif None not in (run.major, newest.major) and run.major != newest.major:
                 found[run.id] = f"version {run.major} of the package, the newest record's is {newest.major}"
-            elif reason := _other_code(run, newest_of[run.method_name], here):
-                found[run.id] = reason
+            elif None not in (run.sources, code := code_of[run.method_name]) and run.sources != code:
+                now = "is here" if code == _now(run, here) else "the newest record's of this method"
+                found[run.id] = f"other code than {now}"
     return found
 
 
-def _other_code(run: Run, newest: Run, here: Callable[[str], str | None]) -> str:
-    """How the code that made a run differs from what it is held against; empty where it does not, or nobody knows."""
-    if run.sources is None:
-        return ""
-    if run.implementation is not None and (now := here(run.implementation)) is not None:
-        return "" if run.sources == now else "other code than is here"
-    if newest.sources in (None, run.sources):
-        return ""
-    return "other code than the newest record's of this method"
+def _measure(runs: Sequence[Run], here: Callable[[str], str | None]) -> str | None:
+    """Digest of the code that one method's runs are held against; None where nobody knows."""
+    if current := [run.sources for run in runs if run.sources is not None and run.sources == _now(run, here)]:
+        return current[0]
+    return max(runs, key=_age).sources
+
+
+def _now(run: Run, here: Callable[[str], str | None]) -> str | None:
+    """Digest of the run's code as it is here; None where either is not known."""
+    return None if run.implementation is None or run.sources is None else here(run.implementation)
 
 
 def _age(run: Run) -> tuple[str, str]:

@@ -55,7 +55,7 @@ def _long(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a run and protocol, with the columns of `scores.scores` and `path`."""
     stale = ("stale: " + frame["stale"]).where(frame["stale"] != "", "")
     marks = [("; ".join(filter(None, pair))) for pair in zip(frame["cut"], stale, strict=True)]
-    table = frame.assign(cut=marks, science=frame["settings"], adapter=frame["parameters"], early=False)
+    table = frame.assign(cut=marks, science=frame["settings"], adapter=frame["parameters"], early=False, older=False)
     clean = table["protocol"] == "clean"
     best = table.assign(score=table["best"], protocol=clean.map({True: "clean", False: "paper"}))
     last = table.assign(score=table["last"], protocol="last", looks=float("nan"))

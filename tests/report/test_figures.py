@@ -19,7 +19,7 @@ from lora2_bench.report.figures.chart import COLOURS, Mean, Panel, Plot, digest,
 from lora2_bench.report.figures.data import pareto_front, slug
 from lora2_bench.report.figures.data import plots as plots_of
 from lora2_bench.report.figures.drawing import draw, short
-from lora2_bench.report.figures.files import current_figures, write_figures
+from lora2_bench.report.figures.files import write_figures
 from lora2_bench.report.page.markup import inline
 from lora2_bench.report.selection import select
 from tests.made_records import make_cell, make_record
@@ -235,24 +235,6 @@ def test_labels_are_text_and_not_formulas_or_markup() -> None:
     assert label in texts
 
 
-def test_a_figure_is_current_until_its_records_change(results: Path) -> None:
-    records = made_results()[:8]
-    figures = current_figures(results, select(records), at_most=0)
-    assert figures and all(svg is not None for _, svg in figures)
-    changed = [measured("rte", "full", 0, 0.1), *records[1:]]
-    stale = [plot.name for plot, svg in current_figures(results, select(changed), at_most=0) if svg is None]
-    assert set(stale) < {plot.name for plot, _ in figures}
-    assert {"parameters-paper", "learning-paper"} <= set(stale)
-
-
-def test_few_missing_figures_are_drawn_and_many_are_left_out(tmp_path: Path) -> None:
-    records = [measured("rte", "lora", 0, 0.7)]
-    count = len(plots(records))
-    assert all(svg is None for _, svg in current_figures(tmp_path, select(records), at_most=count - 1))
-    assert not (tmp_path / "figures").exists()
-    assert all(svg is not None for _, svg in current_figures(tmp_path, select(records), at_most=count))
-
-
 def test_without_a_finished_cell_a_file_says_what_to_run(tmp_path: Path) -> None:
     (path,) = write_figures(tmp_path)
     assert "python -m lora2_bench method=lora2 task=rte" in path.read_text()
@@ -278,6 +260,7 @@ def test_inline_figures_share_no_id_and_load_nothing(results: Path) -> None:
     assert 'aria-label="a &quot;label&quot;"' in one
     assert not re.search(r"<(?:style|metadata|title|!DOCTYPE|\?xml)", one)
     assert set(re.findall(r'href="([^"#]{5})', one)) <= {"data:"}
+    assert " style=" not in one and ' fill="none"' in one, "the page's policy forbids style attributes"
     ET.fromstring(one)
     assert len(one) < len(path.read_text())
 

@@ -1,64 +1,63 @@
-"""The report's page: whole, escaped, self-contained, and at work in a browser where there is one."""
+"""The report's page as HTML: whole, escaped, self-contained; what has no run is one line."""
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import hashlib
 import json
 import re
-import shutil
-import subprocess
 from collections import Counter
-from html.parser import HTMLParser
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from jinja2.utils import htmlsafe_json_dumps
 
+from lora2_bench.experiment.suites import suites
+from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.report.figures.chart import Plot
-from lora2_bench.report.figures.files import write_figures
+from lora2_bench.report.page.gather import gather
 from lora2_bench.report.page.markup import from_markdown
-from lora2_bench.report.page.page import DRAWN_AT_ONCE, exhibits, page, write_report
-from lora2_bench.report.selection import select
-from tests.made_records import make_cell, make_record
+from lora2_bench.report.page.page import page, write_report
+from lora2_bench.report.predictions import Correctness
+from lora2_bench.report.statistics.significance import t_test
+from tests.made_records import make_cell, make_record, make_row_record
+from tests.report.exhibit_records import exhibit_records
 from tests.report.made_results import made_results, measured
+from tests.report.outline import Outline
 from tests.report.test_tables import report
 
 EVIL = "<script>window.evil = 1</script><!--<img src=x onerror=evil()>\"' &amp; \u2028 |"
-CHROMIUM = shutil.which("chromium")
-in_a_browser = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the path: the page is not opened")
 
 
-class Outline(HTMLParser):
-    """What the tests ask of a page: its elements with their attributes, its ids and headings."""
+def made(records: Iterable[Record], read: Any = lambda cell: None, **more: Any) -> str:
+    return page(gather(records), 0, read, **more)
 
-    VOID = frozenset({"meta", "input", "br", "hr", "img", "link"})
 
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
+def data_of(text: str, name: str) -> Any:
+    found = re.search(rf'<script type="application/json" id="{name}">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in self.VOID:
-            self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
+def cells_of(text: str) -> list[dict[str, Any]]:
+    data = data_of(text, "cell-data")
+    texts = {int(at): known for at, known in data["texts"].items()}
+    columns = data["columns"]
+    return [
+        {
+            name: texts[at][value] if at in texts else value
+            for at, (name, value) in enumerate(zip(columns, row, strict=True))
+        }
+        for row in data["rows"]
+    ]
 
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
-    @property
-    def ids(self) -> list[str]:
-        return [found for _, attributes in self.elements if (found := attributes.get("id"))]
-
-    @property
-    def headings(self) -> list[int]:
-        return [int(tag[1]) for tag, _ in self.elements if re.fullmatch(r"h[1-6]", tag)]
+def section(text: str, name: str) -> str:
+    start = text.index(f'<section id="{name}"')
+    return text[start : text.index("</section>", start)]
 
 
 @pytest.fixture(scope="module")
@@ -66,15 +65,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     for record in made_results():
         Store(folder).write(record)
-    write_figures(folder)
-    exhibit = folder / "tables" / "minilm-mini" / "table1.md"
-    exhibit.parent.mkdir(parents=True)
-    exhibit.write_text(
-        "## Table 1; best dev score (protocol `paper`)\n\n| method | | RTE |\n| --- | --- | ---: |\n"
-        "| one | ours | **81.00** ± 1.41 (2) |\n| | printed | 90.00 |\n| two | ours | <u>95.00</u> (2) |\n"
-        "| | printed | 10.00 |\n\n## Table 1; dev score at the end (protocol `last`)\n\ntext of last\n\n"
-        "## Table 1; verdicts\n\ntext of verdicts\n"
-    )
     write_report(folder)
     return folder
 
@@ -84,18 +74,17 @@ def text(results: Path) -> str:
     return (results / "report" / "index.html").read_text()
 
 
-def cells_of(text: str) -> list[list[object]]:
-    found = re.search(r'<script type="application/json" id="cell-data">(.*?)</script>', text, re.DOTALL)
-    assert found is not None
-    cells: list[list[object]] = json.loads(found[1])
-    return cells
+@pytest.fixture(scope="module")
+def of_paper() -> str:
+    return made(exhibit_records())
 
 
 def test_the_page_is_well_formed_with_every_section_and_headings_in_order(text: str) -> None:
     outline = Outline(text)
     assert outline.open == []
     assert [name for name, count in Counter(outline.ids).items() if count > 1] == []
-    assert {"run", "tables", "exhibits", "figures", "audit", "cells"} <= set(outline.ids)
+    order = ["answer", "leaderboard", "tasks", "compare", "curves", "cost", "studies", "paper", "cells", "run"]
+    assert [name for name in outline.ids if name in order] == order
     assert outline.headings[0] == 1
     assert outline.headings.count(1) == 1
     assert all(later <= earlier + 1 for earlier, later in zip(outline.headings, outline.headings[1:], strict=False))
@@ -106,102 +95,156 @@ def test_the_page_is_well_formed_with_every_section_and_headings_in_order(text: 
     assert targets <= set(outline.ids)
 
 
-def test_the_page_loads_nothing(text: str) -> None:
+def test_the_page_loads_nothing_and_its_policy_knows_its_script_and_style_by_hash(text: str) -> None:
     loading = {"src", "srcset", "data", "action", "poster", "background", "xlink:href"}
     for tag, attributes in Outline(text).elements:
         assert tag not in {"link", "iframe", "object", "embed", "base", "img"}
-        for name in loading & set(attributes):
-            assert (attributes[name] or "").startswith(("#", "data:image/png;base64,")), (tag, name)
+        assert "style" not in attributes, "the policy forbids it"
+        assert not loading & set(attributes), tag
     assert not re.search(r"@import|url\((?!#)", text)
-    assert "default-src 'none'" in text
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert policy is not None
+    assert "default-src &#39;none&#39;" in policy[1] and "unsafe" not in policy[1]
+    for tag in ("script", "style"):
+        body = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert body is not None
+        digest = base64.b64encode(hashlib.sha256(body[1].encode()).digest()).decode()
+        assert f"{tag}-src &#39;sha256-{digest}&#39;" in policy[1].replace("&#43;", "+")
 
 
-def test_counts_tables_audit_figures_and_cells_are_there(text: str, results: Path) -> None:
+def test_question_answer_and_figure_come_first(of_paper: str) -> None:
+    first = of_paper[of_paper.index("<header>") : of_paper.index("<nav")]
+    assert "Does LoRA² score as its paper says" in first
+    assert first.count('class="answer"') == first.count('class="first"')
+    block = first[first.index('data-place="deberta_v3_base-hub" data-protocol="last"') :]
+    assert "AdaLoRA r=8 has the highest average" in block
+    assert "printed figures" in block and "were not reproduced" in block
+    labels = re.findall(r'<g class="mark" data-label="([^"]*)" tabindex="0" role="img" aria-label="([^"]*)"', block)
+    assert ("lora2 k=8", next(said for label, said in labels if label == "lora2 k=8")) in labels
+    assert all(
+        re.search(r"mean \d+\.\d\d, (95 % interval|spread unknown).*n = \d.*parameters", said) for _, said in labels
+    )
+
+
+def test_the_leaderboard_has_letters_and_says_what_a_method_lacks(of_paper: str) -> None:
+    board = section(of_paper, "leaderboard")
+    rows = re.findall(r"<tr><td>([^<]*)</td><td>([^<]*)</td><td[^>]*>([^<]*)</td><td>([^<]*)</td>", board)
+    ours = next(row for row in rows if row[0] == "LoRA² k=8")
+    assert ours[1] and re.fullmatch(r"\d+\.\d\d", ours[2]) and " to " in ours[3]
+    lacking = next(row for row in rows if row[0] == "LoRA r=8")
+    assert lacking[1:3] == ("", "") and lacking[3].startswith("no run on ")
+
+
+def test_an_exhibit_without_a_counting_run_is_one_line_with_its_command(text: str, of_paper: str) -> None:
+    paper = section(text, "paper")
+    paper = paper[: paper.index("The paper, audited")]
+    assert "<table" not in paper and "–" not in paper
+    for name in ("table1", "table2", "table3", "table4", "roberta_large", "vera_table2"):
+        assert re.search(rf"no run counts yet, <code>[^<]*suite={name} model={suites()[name].model}", paper), name
+    assert "suite=table1" not in re.sub(r"<pre>.*?</pre>", "", section(of_paper, "paper"), flags=re.DOTALL)
+    assert "python -m lora2_bench.tune" in section(text, "studies")
+
+
+def test_the_papers_figures_have_verdicts_and_reasons(of_paper: str) -> None:
+    paper = section(of_paper, "paper")
+    assert re.search(
+        r'class="v-not-reproduced" title="[^"]* lies outside [^"]*">✗ 88\.00 \([\d.]+, [+−][\d.]+\)</td>', paper
+    )
+    assert "No run counts of" in paper
+    assert "89.68" in paper
+    assert "<summary>Every check</summary>" in paper
+
+
+def test_counts_machines_and_cells_are_there(text: str, results: Path) -> None:
     assert "22 cells: 21 finished, 1 failed, 0 unreadable." in text
     assert "<td>Made CPU, 1 thread</td>" in text
-    assert "76.00 ± 1.41 (2)" in text
-    assert "89.68" in text
-    assert text.count("<svg") == len(list((results / "figures").rglob("*.svg")))
     cells = cells_of(text)
     assert len(cells) == len(made_results())
-    commands = {str(cell[12]) for cell in cells}
-    assert "python -m lora2_bench task=rte method=lora2 seed=1" in commands
-    assert {(cell[6], cell[1], cell[9]) for cell in cells} == {
+    assert "python -m lora2_bench task=rte method=lora2 seed=1" in {cell["command"] for cell in cells}
+    assert {(cell["protocol"], cell["status"], cell["looks at dev"]) for cell in cells} == {
         ("paper", "done", 3),
         ("paper", "failed", None),
         ("clean", "done", None),
     }
-    assert '"seed", "best", "looks at dev"' in text
+    assert Counter(cell["counts"].split(":")[0] for cell in cells) == {"yes": 13, "no": 9}
     assert "elsewhere" not in text
     assert str(results) not in text
 
 
-def test_parts_of_a_protocol_are_marked_so_that_the_switch_finds_them(text: str) -> None:
-    marked = Counter(attributes.get("data-protocol") for _, attributes in Outline(text).elements)
-    assert marked["paper"] > 1 and marked["last"] > 1 and marked["clean"] > 1
-    assert re.search(
-        r'<div data-protocol="last"><h3>Table 1; dev score at the end[^/]*</code>\)</h3>\s*<p>text of last', text
-    )
-    assert "<h3>Table 1; verdicts</h3>" in text
-    assert '<div data-protocol="paper"><h3>Table 1; verdicts' not in text
+def test_two_methods_have_their_scores_p_values_and_examples() -> None:
+    records = [make_row_record(row, "rte", seed, 80 + seed**2 / (at + 2)) for at, row in enumerate(("full", "lora_r1"))
+               for seed in range(4)]  # fmt: skip
+    labels = np.array([0, 1, 1] * 5)
+    right = {record.id: labels == (at % 2) for at, record in enumerate(records)}
+
+    def read(cell: str) -> Correctness:
+        return Correctness(labels, {"best": right[cell], "last": ~right[cell]})
+
+    found = next(one for one in data_of(made(records, read), "versus-data") if one["protocol"] == "paper")
+    (task,) = found["tasks"]
+    assert found["names"] == ["full fine-tuning", "LoRA r=1"]
+    assert task["scores"][0] == pytest.approx([80 + seed**2 / 2 for seed in range(4)], abs=0.001)
+    expected = t_test([seed**2 / 2 - seed**2 / 3 for seed in range(4)])
+    assert task["p"] == found["holm"] == [pytest.approx(expected, rel=0.01)]
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(task["right"]["0"]["0"]), np.uint8), count=task["rows"])
+    assert bits.astype(bool).tolist() == right[records[0].id].tolist()
+    text = made(records, read)
+    assert re.search(r"majority class</td><td>66\.67</td>", text)
 
 
 def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:
     record = measured("rte", "lora2", 0, 0.7)
     hardware, code = {**record.run["hardware"], "processor": EVIL}, {"sha": EVIL, "dirty": True}
-    run = {
-        **record.run,
-        "hardware": hardware,
-        "command": [EVIL],
-        "versions": {EVIL: EVIL},
-        "code": code,
-    }
-    evil = dataclasses.replace(record, label=f"lora2 {EVIL}", cut=[EVIL], run=run)
+    run = {**record.run, "hardware": hardware, "command": [EVIL], "versions": {EVIL: EVIL}, "code": code}
+    evil = dataclasses.replace(record, label=f"lora2 {EVIL}", run=run)
     for one in (evil, make_record(make_cell("cola"))):
         Store(tmp_path).write(one)
-    (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "x.md").write_text(
+    (tmp_path / "studies" / "x").mkdir(parents=True)
+    (tmp_path / "studies" / "x" / "FINDINGS.md").write_text(
         f"# {EVIL}\n\n![picture](http://x/y.png) [js](javascript:evil())\n\n{EVIL}\n"
     )
     (path,) = write_report(tmp_path)
     outline = Outline(path.read_text())
-    assert [tag for tag, _ in outline.elements].count("script") == 2
+    assert [tag for tag, _ in outline.elements].count("script") == 3
     assert "img" not in {tag for tag, _ in outline.elements}
     assert not [attributes for _, attributes in outline.elements if any(name.startswith("on") for name in attributes)]
     assert "javascript:" not in {(attributes.get("href") or "")[:11] for _, attributes in outline.elements}
-    assert f"lora2 {EVIL}" in [cell[4] for cell in cells_of(path.read_text())]
+    assert f"lora2 {EVIL}" in [cell["method"] for cell in cells_of(path.read_text())]
+    assert f"lora2 {EVIL}" in [attributes.get("data-label") for tag, attributes in outline.elements if tag == "g"]
 
 
 def test_no_value_of_a_record_ends_the_script_element_of_the_cells() -> None:
-    evil = dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=EVIL)
-    text = page(select([evil]), 0, [], [])
-    start = text.index('id="cell-data">') + len('id="cell-data">')
-    assert not set("<>&\u2028") & set(text[start : text.index("</script>", start)])
-    assert [cell[4] for cell in cells_of(text)] == [EVIL]
+    text = made([dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=EVIL)])
+    for name in ("cell-data", "versus-data"):
+        start = text.index(f'id="{name}">') + len(f'id="{name}">')
+        assert not set("<>&") & set(text[start : text.index("</script>", start)])
+    assert [cell["method"] for cell in cells_of(text)] == [EVIL]
 
 
 def test_values_of_a_record_are_escaped_in_tables() -> None:
     record = measured("rte", "lora2", 0, 0.7)
     record.run["hardware"] = {"gpu": '<i>&"'}
-    made = page(select([record]), 0, [], [])
-    assert "<td>&lt;i&gt;&amp;&#34;</td>" in made
-    assert "<i>" not in made
+    text = made([record])
+    assert "<td>&lt;i&gt;&amp;&#34;</td>" in text
+    assert "<i>" not in text
 
 
-def test_the_title_of_a_figure_is_escaped_where_it_stands() -> None:
-    plot = Plot("<b>", "name", '<i> "title"', "note", "paper", (), "x", "y")
-    drawn = '<svg viewBox="0 0 1 1"><g id="a"/></svg>'
-    outline = Outline(page(select([]), 0, [], [(plot, drawn)]))
-    labels = [attributes.get("aria-label") for _, attributes in outline.elements]
-    assert labels.count(plot.title) == 2
-    assert not {"i", "b"} & {tag for tag, _ in outline.elements}
+def test_findings_and_figures_of_a_study_stand_on_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "studies" / "mine" / "figures"
+    folder.mkdir(parents=True)
+    (folder.parent / "FINDINGS.md").write_text("# A study\n\nlr matters\n")
+    (folder / "lr.svg").write_text('<svg viewBox="0 0 9 9"><path style="fill: none; stroke: #123456" d="M0 0"/></svg>')
+    text = write_report(tmp_path)[0].read_text()
+    assert "<h3>A study</h3>" in text and "lr matters" in text
+    assert '<path d="M0 0" fill="none" stroke="#123456"/>' in text
+    assert "python -m lora2_bench.tune" not in text
 
 
 def test_markdown_keeps_plain_tags_and_no_others() -> None:
-    made = from_markdown('a <u>second</u> <u onclick="x()">no</u> <b>no</b>', 3)
-    assert "<u>second</u>" in made
-    assert made.count("<u") == 1
-    assert "&lt;b&gt;no&lt;/b&gt;" in made
+    made_of = from_markdown('a <u>second</u> <u onclick="x()">no</u> <b>no</b>', 3)
+    assert "<u>second</u>" in made_of
+    assert made_of.count("<u") == 1
+    assert "&lt;b&gt;no&lt;/b&gt;" in made_of
 
 
 def test_headings_of_markdown_are_shifted_without_gaps() -> None:
@@ -225,26 +268,17 @@ def test_unreadable_records_are_counted(tmp_path: Path) -> None:
 def test_an_empty_folder_gives_a_page_that_says_what_to_run(tmp_path: Path) -> None:
     (path,) = write_report(tmp_path)
     outline = Outline(path.read_text())
+    assert "No run counts yet" in path.read_text()
     assert "python -m lora2_bench method=lora2 task=rte" in path.read_text()
-    assert {"run", "audit"} <= set(outline.ids)
-    assert not {"tables", "figures", "cells"} & set(outline.ids)
+    assert {"answer", "paper", "studies"} <= set(outline.ids)
+    assert not {"leaderboard", "tasks", "compare", "curves", "cost", "cells", "run"} & set(outline.ids)
 
 
-def test_more_figures_than_a_report_draws_are_left_to_their_own_command(tmp_path: Path) -> None:
-    for method in ("lora", "lora2"):
-        for seed, model in enumerate(("minilm", "roberta_base", "deberta_v3_base")):
-            Store(tmp_path).write(measured("rte", method, seed, 0.7, model=model))
-    (path,) = write_report(tmp_path)
-    found = re.search(r"(\d+) of \1 figures are missing", path.read_text())
-    assert found is not None
-    assert int(found[1]) > DRAWN_AT_ONCE
-    assert "<svg" not in path.read_text()
-    assert not (tmp_path / "figures").exists()
-
-
-def test_exhibits_are_all_markdown_tables_but_the_pages_own(results: Path) -> None:
-    (results / "tables" / "minilm-mini" / "scores.md").write_text("# scores")
-    assert [name for name, _ in exhibits(results)] == ["tables/minilm-mini/table1.md"]
+def test_runs_of_which_none_counts_have_their_cells_and_no_leaderboard() -> None:
+    text = made([measured("rte", "lora", 0, 0.3, max_train=64, cut=("data.max_train=64",))])
+    assert "No run counts yet" in text
+    assert {"cells", "run"} <= set(Outline(text).ids) and "leaderboard" not in Outline(text).ids
+    assert [cell["counts"] for cell in cells_of(text)] == ["no: data.max_train=64"]
 
 
 def test_the_commands_write_figures_and_report(tmp_path: Path) -> None:
@@ -255,100 +289,3 @@ def test_the_commands_write_figures_and_report(tmp_path: Path) -> None:
         *_, written, heavy = done.stdout.splitlines()
         assert written == f"written: {tmp_path / last}"
         assert heavy == "HEAVY"
-    assert "Score against adapter parameters" in (tmp_path / "report" / "index.html").read_text()
-
-
-def browse(path: Path, folder: Path, *arguments: str, fragment: str = "", width: int = 1280) -> str:
-    """What headless Chromium prints of a page, with every host name unknown to it."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += ["--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={folder}"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000", f"--window-size={width},900"]
-    command += [*arguments, f"{path.as_uri()}{fragment}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-@pytest.fixture(scope="module")
-def switched(results: Path, text: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The page after its script, with another protocol, the exhibit sorted by its figures, and cells filtered."""
-    number = text[: text.index("Table 1; best dev score")].count("<table>")
-    fragment = f"#protocol=last&sort={number}:2:descending&filter=cola%20full"
-    folder = tmp_path_factory.mktemp("browser")
-    return browse(results / "report" / "index.html", folder, "--dump-dom", fragment=fragment)
-
-
-@in_a_browser
-def test_the_protocol_switch_hides_the_other_protocols(switched: str) -> None:
-    parts = [attributes for _, attributes in Outline(switched).elements if "data-protocol" in attributes]
-    assert {part["data-protocol"] for part in parts if "hidden" not in part} == {"last"}
-    assert {part["data-protocol"] for part in parts if "hidden" in part} == {"paper", "clean"}
-    assert '<fieldset class="switch" id="switch">' in switched
-
-
-@in_a_browser
-def test_tables_are_sorted_with_what_belongs_to_a_row(switched: str) -> None:
-    start = switched.index("Table 1; best dev score")
-    exhibit = switched[start : switched.index("</table>", start)]
-    names = re.findall(r"<td[^>]*>(one|two|printed|ours)</td>", exhibit)
-    assert names == ["two", "ours", "printed", "one", "ours", "printed"]
-    assert 'aria-sort="descending"' in exhibit
-    assert "<button" in exhibit
-
-
-@in_a_browser
-def test_cells_are_listed_and_filtered(switched: str) -> None:
-    assert re.search(r'<span id="count"[^>]*>2 of 2 shown, 22 in all</span>', switched)
-    listed = switched[switched.index('id="cell-table"') : switched.index('id="more"')]
-    assert re.findall(r"<td>(full|lora[^<]*)</td>", listed) == ["full", "full"]
-
-
-@in_a_browser
-def test_labels_run_no_script_in_a_browser(tmp_path: Path) -> None:
-    evil = dataclasses.replace(measured("rte", "lora2", 0, 0.7), label=f"lora2 {EVIL}")
-    text = page(select([evil]), 0, [], [])
-    path = tmp_path / "page.html"
-    click = "document.querySelector('#cell-table td button').click()"
-    path.write_text(text.replace("</body>", f"<script>{click}; document.title = String(window.evil)</script></body>"))
-    dumped = browse(path, tmp_path / "browser", "--dump-dom")
-    assert "<title>undefined</title>" in dumped
-    assert "evil()" in dumped
-    assert f"<p>Record: cells/{evil.id}/record.json</p>" in dumped
-    assert "<pre>python -m lora2_bench task=rte method=lora2 seed=0</pre>" in dumped
-
-
-@in_a_browser
-@pytest.mark.parametrize("width", [320, 390, 1280])
-def test_no_width_makes_the_page_scroll_sideways(results: Path, text: str, tmp_path: Path, width: int) -> None:
-    # A frame of this width: a window has a least one of its own.
-    measure = "frame.contentDocument.documentElement.scrollWidth + ' of ' + frame.contentWindow.innerWidth"
-    outer = tmp_path / "outer.html"
-    outer.write_text(
-        f'<iframe id="frame" width="{width}" height="700" style="border:0"></iframe><script>'
-        f"const frame = document.getElementById('frame'); frame.onload = () => {{ document.title = {measure}; }};"
-        f"frame.srcdoc = {htmlsafe_json_dumps(text)};</script>"
-    )
-    dumped = browse(outer, tmp_path / "browser", "--dump-dom")
-    found = re.search(r"<title>(\d+) of (\d+)</title>", dumped)
-    assert found is not None
-    assert int(found[1]) <= int(found[2]) <= width
-
-
-@in_a_browser
-def test_the_page_asks_nothing_of_a_network(results: Path, tmp_path: Path) -> None:
-    log = tmp_path / "net.json"
-    browse(results / "report" / "index.html", tmp_path / "browser", f"--log-net-log={log}", "--dump-dom")
-    urls = set(re.findall(r'"url":"([^"]+)"', log.read_text()))
-    asked = {url for url in urls if not url.startswith(("file:", "data:", "chrome", "about:"))}
-    ours = {url for url in asked if not re.match(r"https?://([\w-]+\.)*(google|googleapis|gstatic)\.com/", url)}
-    assert ours == set()
-
-
-@in_a_browser
-def test_a_screenshot_is_not_blank(results: Path, tmp_path: Path) -> None:
-    import matplotlib.image
-
-    shot = tmp_path / "shot.png"
-    browse(results / "report" / "index.html", tmp_path / "browser", f"--screenshot={shot}", width=390)
-    pixels = matplotlib.image.imread(shot)
-    assert pixels.shape[0] >= 700
-    assert 0.01 < (pixels[..., :3].mean(axis=2) < 0.5).mean() < 0.5

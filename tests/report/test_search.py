@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations, pairwise, product
+from itertools import product
 from statistics import fmean, pstdev
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
-from lora2_bench.report.statistics.ties import groups_of, tie_groups
+from lora2_bench.report.statistics.ties import groups_of
 
 SCORES = st.lists(st.floats(-100, 100), min_size=1, max_size=5)
 
@@ -35,26 +35,6 @@ def test_no_trial_and_no_score_are_refused() -> None:
         expected_best([1.0], 0)
     with pytest.raises(ValueError, match="at least one"):
         expected_best([], 1)
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 100), min_size=1), st.sets(st.integers(0, 14)))
-def test_names_of_one_letter_are_never_told_apart_and_neighbours_that_are_not_share_one(
-    means: dict[str, float], chosen: set[int]
-) -> None:
-    pairs = [set(pair) for index, pair in enumerate(combinations("abcdef", 2)) if index in chosen]
-
-    def separated(one: str, other: str) -> bool:
-        return {one, other} in pairs
-
-    groups = tie_groups(means, separated)
-    assert set(groups) == set(means) and all(groups.values())
-    for one, other in combinations(means, 2):
-        if set(groups[one]) & set(groups[other]):
-            assert not separated(one, other)
-    order = sorted(means, key=lambda name: -means[name])
-    for one, other in pairwise(order):
-        assert bool(set(groups[one]) & set(groups[other])) != separated(one, other)
 
 
 def test_groups_are_by_paired_tests_over_seeds() -> None:

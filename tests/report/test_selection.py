@@ -200,23 +200,29 @@ def test_a_trial_is_no_run() -> None:
     assert "of 2 looks at held-out rows, last 0.7500" in result_line(trial, "p")
 
 
-def test_a_lone_run_by_other_code_than_is_here_is_stale_everywhere(
+def test_runs_of_one_method_by_one_older_code_count_and_are_marked_everywhere(
     results_by_code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_tables(results_by_code)
-    written = {line["method"]: line["cut"] for line in lines(results_by_code, "scores.csv")}
-    assert written == {LABEL: "stale: other code than is here", "lora r=1": ""}
+    assert {line["method"]: line["cut"] for line in lines(results_by_code, "scores.csv")} == {LABEL: "", "lora r=1": ""}
     text = (results_by_code / "tables" / FOLDER / "scores.md").read_text()
-    assert f"| {LABEL} [stale: other code than is here] |" in text
+    assert re.search(rf"\| {LABEL} \|.*\)°", text) and not re.search(r"\| lora r=1 \|.*°", text)
+    assert "° stale code: all runs of the method are by code that has changed since" in text
     (slot,) = (line for line in lines(results_by_code, "table1.csv") if SLOT.items() <= line.items())
-    assert (slot["mean"], slot["marks"]) == ("", "stale")
-    assert not (results_by_code / "tables" / FOLDER / "comparisons.csv").exists()  # nothing to set beside each other
+    assert float(slot["mean"]) == 80.0 and "older code" in slot["marks"]
     write_report(results_by_code)
-    assert "stale: other code than is here" in (results_by_code / "report" / "index.html").read_text()
+    assert "has changed since" in (results_by_code / "report" / "index.html").read_text()
+
+    now = sources_digest("lora2_bench.methods.lora2.LoRA2")
+    fresh = made(80.0, 1, row="lora2_k1", run={"sources": now, "config": LORA2})
+    found = select([*load_records(results_by_code), fresh])  # the newer code's runs leave no place for the older one's
+    assert list(found.stale.values()) == ["other code than is here"]
+    assert not any(run.older for run in found.runs)
     monkeypatch.setattr("lora2_bench.report.selection.sources_digest", lambda _: None)  # the method's own is not here
-    assert select(load_records(results_by_code)).stale == {}
+    assert not any(run.older for run in select(load_records(results_by_code)).runs)
 
 
+LORA2 = {"method": {"_target_": "lora2_bench.methods.lora2.LoRA2"}}
 SLOT = {"row": "lora2_k1", "column": "rte", "protocol": "paper"}
 
 

@@ -29,7 +29,7 @@ def plots(selection: Selection) -> list[Plot]:
     All but the figure of learning rates show the runs that count in the tables (`Selection.shown`).
     """
     made: list[Plot] = []
-    chosen, every = _by_protocol(selection.shown()), _by_protocol(selection.finished)
+    chosen, every = by_protocol(selection.shown()), by_protocol(selection.finished)
     order = list(PROTOCOL_NAMES)
     for folder, protocol in sorted(every, key=lambda key: (key[0], order.index(key[1]))):
         runs = chosen.get((folder, protocol), [])
@@ -43,7 +43,7 @@ def plots(selection: Selection) -> list[Plot]:
     return made
 
 
-def _by_protocol(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
+def by_protocol(runs: Iterable[Run]) -> dict[tuple[str, str], list[Run]]:
     """(folder, protocol that a run has a score for) -> runs."""
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:

@@ -1,4 +1,4 @@
-"""Figure files `results/figures/<backbone>-<data>/<name>.{svg,png}`: write them, and read those that are up to date."""
+"""Figure files `results/figures/<backbone>-<data>/<name>.{svg,png}`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lora2_bench.files.paths import below
 from lora2_bench.files.writing import write_bytes, write_text
-from lora2_bench.report.figures.chart import Plot, digest, styles
+from lora2_bench.report.figures.chart import Plot, styles
 from lora2_bench.report.figures.data import plots, slug
 from lora2_bench.report.records import load_records
 from lora2_bench.report.selection import Selection, select
@@ -36,21 +36,6 @@ def _empty(finished: int) -> str:
     return f"{none}. Run one: `python -m lora2_bench method=lora2 task=rte`\n"
 
 
-def current_figures(results: Path, selection: Selection, *, at_most: int) -> list[tuple[Plot, str | None]]:
-    """Every figure that there are runs for, with its SVG; None where it is missing or older than the records.
-
-    Where at most `at_most` are to be drawn, they are, and written: drawing
-    one takes some tenths of a second. Raises OSError.
-    """
-    wanted = plots(selection)
-    folder = results / "figures"
-    stamps = _stamps(wanted, selection)
-    stale = [plot for plot in wanted if _read(folder, plot, stamps[plot.folder, plot.name]) is None]
-    if len(stale) <= at_most:
-        _draw_all(folder, stale, selection)
-    return [(plot, _read(folder, plot, stamps[plot.folder, plot.name])) for plot in wanted]
-
-
 def _draw_all(folder: Path, wanted: Sequence[Plot], selection: Selection) -> list[Path]:
     if not wanted:
         return []
@@ -67,15 +52,3 @@ def _draw_all(folder: Path, wanted: Sequence[Plot], selection: Selection) -> lis
         write_bytes(drawn[1], png)
         written += drawn
     return written
-
-
-def _stamps(wanted: Sequence[Plot], selection: Selection) -> dict[tuple[str, str], str]:
-    style = styles(run.label for run in selection.runs)
-    return {(plot.folder, plot.name): digest(plot, style) for plot in wanted}
-
-
-def _read(folder: Path, plot: Plot, stamp: str) -> str | None:
-    """The stored SVG of a plot where its identifier is `stamp`, else None."""
-    path = below(folder, slug(plot.folder), f"{plot.name}.svg")
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return text if f"<dc:identifier>{stamp}</dc:identifier>" in text else None

@@ -12,8 +12,8 @@ from markupsafe import Markup
 
 # Raw HTML is shown as text. Images are disabled because each would be a request.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+_ALIGNED = re.compile(r' style="text-align:(\w+)"')  # the page's policy forbids style attributes
 _PLAIN_TAGS = re.compile(r"&lt;(u|sub|sup)&gt;([^<>]*?)&lt;/\1&gt;")
-_PROTOCOL = re.compile(r"\bprotocol\W+(paper|last|clean)\b")
 
 
 def box(label: str) -> Markup:
@@ -24,27 +24,22 @@ def box(label: str) -> Markup:
 def from_markdown(text: str, top: int) -> Markup:
     """Markdown (CommonMark and tables) as HTML; headings start at level `top` and skip no level.
 
-    Content below a heading that names a protocol has the attribute `data-protocol`, by which the page's switch hides
-    it. The tags u, sub and sup are kept; every other tag is shown as text.
+    The tags u, sub and sup are kept; every other tag is shown as text.
     """
     parts: list[str] = []
     chunks = _chunks(_MARKDOWN.parse(text))
     shift = top - min((int(chunk[0].tag[1]) for chunk in chunks if chunk[0].type == "heading_open"), default=top)
-    previous, protocol, protocol_level = top - 1, "", 0
+    previous = top - 1
     for chunk in chunks:
         label = "table"
         if chunk[0].type == "heading_open":
             level = min(int(chunk[0].tag[1]) + shift, previous + 1, 6)
             chunk[0].tag = chunk[2].tag = f"h{level}"
             previous, label = level, chunk[1].content
-            if named := _PROTOCOL.search(label):
-                protocol, protocol_level = named[1], level
-            elif level <= protocol_level:
-                protocol, protocol_level = "", 0
         body = _PLAIN_TAGS.sub(r"<\1>\2</\1>", _MARKDOWN.renderer.render(chunk, _MARKDOWN.options, {}))
         # `<` in text is escaped by now, so each `<table>` comes from markdown-it.
         body = body.replace("<table>", f"{box(label)}<table>").replace("</table>", "</table></div>")
-        parts.append(f'<div data-protocol="{protocol}">{body}</div>' if protocol else body)
+        parts.append(_ALIGNED.sub(lambda found: ' class="number"' if found[1] == "right" else "", body))
     return Markup("".join(parts))
 
 
@@ -64,6 +59,19 @@ _FONT = re.compile(r"; ?font-family: [^;\"]*|font-family: [^;\"]*; ?")
 _THIRD_DIGIT_AND_ON = re.compile(r"(?<=\.\d\d)\d+")
 
 
+_STYLED = re.compile(r'<[^<>]* style="([^"]*)"[^<>]*>')
+
+
+def _as_attributes(found: re.Match[str]) -> str:
+    """A tag with its style as presentation attributes, of which style attributes win: the policy forbids these."""
+    tag = found[0].replace(f' style="{found[1]}"', "", 1)
+    for name, value in (part.split(":", 1) for part in found[1].split(";") if ":" in part):
+        tag = re.sub(rf' {name.strip()}="[^"]*"', "", tag)
+        end = "/>" if tag.endswith("/>") else ">"
+        tag = f'{tag.removesuffix(end).rstrip()} {name.strip()}="{value.strip()}"{end}'
+    return tag
+
+
 def inline(svg: str, prefix: str, label: str) -> Markup:
     """The `<svg>` element of an SVG file, made smaller, with `prefix` before each of its ids.
 
@@ -77,6 +85,7 @@ def inline(svg: str, prefix: str, label: str) -> Markup:
     body = re.sub(r' id="([^"]*)"', lambda found: f' id="{prefix}{found[1]}"' if found[1] in used else "", body)
     body = re.sub(r'((?:href="|url\()#)', lambda found: found[1] + prefix, body)
     body = _FONT.sub("", body)
+    body = _STYLED.sub(_as_attributes, body)
     around_texts = re.split(r"(>[^<>]+</text>)", body)
     around_texts[::2] = [_THIRD_DIGIT_AND_ON.sub("", part) for part in around_texts[::2]]
     body = "".join(around_texts)

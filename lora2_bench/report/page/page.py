@@ -1,8 +1,9 @@
-"""The report: one HTML page with what was run, the tables, the figures, the audit and the command of every cell."""
+"""The report: one HTML page with the answer, the leaderboard, comparisons, costs, verdicts and all cells."""
 
 from __future__ import annotations
 
-import shlex
+import base64
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -15,18 +16,25 @@ from markupsafe import Markup
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
-from lora2_bench.report.figures.chart import Plot
-from lora2_bench.report.figures.data import slug
-from lora2_bench.report.figures.files import current_figures
+from lora2_bench.records.store import record_paths
+from lora2_bench.report.answer import QUESTION, answer, judge
+from lora2_bench.report.figures.chart import Style, styles
+from lora2_bench.report.page import blocks
+from lora2_bench.report.page.cells import cell_data
+from lora2_bench.report.page.gather import Gathered, gather
 from lora2_bench.report.page.markup import box, from_markdown, inline
+from lora2_bench.report.page.verdicts import judgements, paper_grids, signs, unbegun
+from lora2_bench.report.page.versus import versus
+from lora2_bench.report.predictions import BoundedReader, Reader
 from lora2_bench.report.records import load_records
 from lora2_bench.report.runs import Run
-from lora2_bench.report.scores import over_seeds, scores
-from lora2_bench.report.selection import Selection, select
-from lora2_bench.report.tables.overview import markdown as table_page
+from lora2_bench.report.standing import Board, boards, task_name
+from lora2_bench.report.tables.sheets import PROTOCOLS, column_label
+from lora2_bench.tasks.spec import ALL_TASKS
 
-DRAWN_AT_ONCE = 12  # missing figures that a report draws itself; where there are more, it names `make figures`
 FIRST_COMMAND = "python -m lora2_bench method=lora2 task=rte"
+STUDY_COMMAND = "python -m lora2_bench.tune study=NAME"
+_SCRIPTS = ("tables.js", "plots.js", "versus.js", "cells.js", "page.js")
 _TEMPLATES = Environment(
     loader=PackageLoader("lora2_bench.report.page", "."),
     autoescape=True,
@@ -36,32 +44,23 @@ _TEMPLATES = Environment(
     keep_trailing_newline=True,
 )
 _TEMPLATES.globals["box"] = box
-_TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+_TEMPLATES.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "ensure_ascii": False}
 
 
 def write_report(results: Path) -> list[Path]:
     """Write `results/report/index.html` from the records below `results`; returns its path. Raises OSError.
 
-    The same records, tables and figures give the same bytes.
+    The same records and studies give the same bytes.
     """
     folder = results / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    skipped: list[Path] = []
-    selection = select(load_records(results, skipped))
-    figures = current_figures(results, selection, at_most=DRAWN_AT_ONCE)
+    gathered = gather(load_records(results))
+    unreadable = len(record_paths(results)) - len(gathered.selection.runs)
     path = folder / "index.html"
-    write_text(path, page(selection, len(skipped), exhibits(results), figures, studies(results)))
+    write_text(
+        path, page(gathered, unreadable, BoundedReader(results, gathered.selection.predictions), studies(results))
+    )
     return [path]
-
-
-def exhibits(results: Path) -> list[tuple[str, str]]:
-    """Path and text of every Markdown table below `results/tables` that the page does not generate itself."""
-    found = sorted((results / "tables").rglob("*.md"))
-    return [
-        (path.relative_to(results).as_posix(), path.read_text(encoding="utf-8", errors="replace"))
-        for path in found
-        if path.name not in ("scores.md", "empty.md")
-    ]
 
 
 def studies(results: Path) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -75,44 +74,119 @@ def studies(results: Path) -> list[tuple[str, str, list[tuple[str, str]]]]:
 
 
 def page(
-    selection: Selection,
+    gathered: Gathered,
     unreadable: int,
-    texts: Sequence[tuple[str, str]],
-    figures: Sequence[tuple[Plot, str | None]],
+    read: Reader,
     of_studies: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """The whole page.
 
     Args:
-        selection: the runs, and which of them count.
+        gathered: the runs, which of them count, and their curves.
         unreadable: how many records could not be read.
-        texts: exhibits, as path and Markdown.
-        figures: each with its SVG, or None where it is not drawn yet.
+        read: reads stored predictions, as far as it likes.
         of_studies: as `studies` gives them.
     """
-    drawn = [
-        {"plot": plot, "svg": inline(svg, f"f{number}-", plot.title), "folder": slug(plot.folder)}
-        for number, (plot, svg) in enumerate(figures)
-        if svg is not None
-    ]
+    selection = gathered.selection
+    found = boards(selection)
+    _read_evenly(found, read)
+    style = styles(run.label for run in selection.runs)
+    grids = paper_grids(selection)
+    labels = {name: column_label(name) for grid in grids for name in grid.columns}
+    judged = judge(grids, labels)
+    shown = [_block(board, answer(board, judged), gathered, style, read) for board in found]
+    sheet, script = _asset("page.css"), Markup("").join(_asset(name) for name in _SCRIPTS)
+    checks = audit()
     return _TEMPLATES.get_template("page.html").render(
-        style=_asset("page.css"),
-        script=_asset("page.js"),
+        policy=_policy(sheet, script),
+        style=sheet,
+        script=script,
+        question=QUESTION,
+        no_answer=answer(None, judged),
         first_command=FIRST_COMMAND,
+        study_command=STUDY_COMMAND,
         run=_what_was_run(selection.runs),
         unreadable=unreadable,
-        tables=_score_tables(selection),
-        exhibits=[(name, _exhibit(name, text)) for name, text in texts],
+        blocks=shown,
+        places=list(dict.fromkeys((board.folder, f"{board.model}, {board.data} data") for board in found)),
+        protocols=[(name, text.split(" (")[0]) for name, text in PROTOCOLS.items() if _any(found, name)],
+        versus=[versus(board, read) for board in found],
         studies=[_study(number, *study) for number, study in enumerate(of_studies)],
-        figures=drawn,
-        missing=len(figures) - len(drawn),
-        audit=from_markdown(audit_page(audit()).split("\n", 1)[1], 3),
-        cells=[_cell(run) for run in selection.runs],
+        judgements=judgements(grids),
+        signs=signs(),
+        unbegun=unbegun(grids, selection.runs),
+        audit_counts=", ".join(
+            f"{count} {word}" for word, count in Counter(one.verdict for one in checks).most_common()
+        ),
+        audit=from_markdown(audit_page(checks).split("\n", 1)[1], 4),
+        cells=cell_data(selection) if selection.runs else None,
     )
+
+
+def _any(found: Iterable[Board], protocol: str) -> bool:
+    return any(board.protocol == protocol for board in found)
 
 
 def _asset(name: str) -> Markup:
     return Markup((files("lora2_bench.report.page") / name).read_text(encoding="utf-8"))
+
+
+def _policy(sheet: str, script: str) -> str:
+    """A content security policy that lets this style sheet and this script in, and nothing else."""
+
+    def hashed(text: str) -> str:
+        digest = hashlib.sha256(f"\n{text}".encode()).digest()
+        return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+    allowed = f"default-src 'none'; style-src {hashed(sheet)}; script-src {hashed(script)}"
+    return f"{allowed}; base-uri 'none'; form-action 'none'"
+
+
+def _read_evenly(found: Sequence[Board], read: Reader) -> None:
+    """Ask for predictions of the board that answers first, small tasks first and seed by seed.
+
+    What a bounded reader has room for is then whole pairs, not one method's runs.
+    """
+    for board in found:
+        wanted = [(board.tasks.index(run.task), run) for one in board.entrants for run in one.all_runs]
+        able = [(at, run) for at, run in wanted if not ALL_TASKS[run.task].is_regression]
+        for _, run in sorted(able, key=lambda pair: (_dev_rows(pair[1]), pair[1].seed, pair[0])):
+            read(run.id)
+
+
+def _dev_rows(run: Run) -> int:
+    rows = run.record.result["data"]["rows"]
+    return sum(rows.get(split, 0) for split in ALL_TASKS[run.task].dev_splits)
+
+
+def _block(
+    board: Board, sentences: list[str], gathered: Gathered, style: dict[str, Style], read: Reader
+) -> dict[str, Any]:
+    """One board as the template takes it."""
+    every = [run for one in board.entrants for run in one.all_runs]
+    tests = len(board.p)
+    return {
+        "board": board,
+        "name": f"{board.model}, {board.data} data; {PROTOCOLS[board.protocol]}".replace("`", ""),
+        "answer": sentences,
+        "figures": blocks.figures(board, style),
+        "legend": blocks.legend(board, style),
+        "leaderboard": blocks.leaderboard(board),
+        "averaged": ", ".join(map(task_name, board.averaged)),
+        "tests": f"{tests} comparison{'' if tests == 1 else 's'}",
+        "tasks": [task_name(task) for task in board.tasks],
+        "by_task": blocks.by_task(board, blocks.majority_class(every, read)),
+        "costs": blocks.costs(board),
+        "curves": blocks.learning(board, gathered.curves, style) if board.protocol != "last" else [],
+        "curves_of": "last paper" if board.protocol == "paper" else board.protocol,
+        "not_glue": board.data.startswith("mini") or "-sample" in board.data,
+    }
+
+
+def _study(number: int, name: str, text: str, svgs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    body = from_markdown(text if text.lstrip().startswith("#") else f"# {name}\n\n{text}", 3)
+    drawn = [(title, inline(svg, f"s{number}-{at}-", title)) for at, (title, svg) in enumerate(svgs)]
+    return {"name": name, "body": body, "figures": drawn}
 
 
 def _what_was_run(runs: Sequence[Run]) -> dict[str, Any]:
@@ -140,51 +214,3 @@ def _versions(runs: Iterable[Run]) -> Iterable[str]:
         code = facts.get("code")
         if code and code["sha"]:
             yield f"commit {code['sha'][:10]}" + (" with changes" if code["dirty"] else "")
-
-
-def _score_tables(selection: Selection) -> list[Markup]:
-    """The method × task tables of each backbone and data source."""
-    failed = Counter((run.model, run.data) for run in selection.runs if not run.done)
-    parts = over_seeds(scores(selection)).groupby(["model", "data"])
-    return [
-        from_markdown(table_page(str(model), str(data), part, failed[str(model), str(data)]), 3)
-        for (model, data), part in parts
-    ]
-
-
-def _study(number: int, name: str, text: str, svgs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """A study's findings and figures as HTML; an SVG that is none is left out."""
-    drawn = [(title, inline(svg, f"s{number}-{title}-", title)) for title, svg in svgs if "<svg" in svg]
-    return {"name": name, "body": from_markdown(text, 3), "figures": drawn}
-
-
-def _exhibit(name: str, text: str) -> Markup:
-    """One exhibit below a heading: its own, or the file's name."""
-    return from_markdown(text if text.lstrip().startswith("#") else f"# {Path(name).stem}\n\n{text}", 3)
-
-
-def _cell(run: Run) -> list[Any]:
-    """One row of the list of cells: what its columns show, its command, and a summary of its record."""
-    record, result, facts = run.record, run.record.result, run.record.run
-    best, last = result.get("best"), result.get("last")
-    given = [part for part in facts["command"] if not part.startswith("results=")]
-    names = ("parameters", "steps", "epochs", "ranks_kept", "ranks_initial")
-    summary: dict[str, Any] = {name: value for name, value in result.items() if name in names}
-    summary |= {"best": best, "last": last, "cut": record.cut, "error": record.error}
-    summary |= {"finished": run.finished, "seconds": facts["seconds"], "seconds_per_step": run.seconds_per_step}
-    return [
-        run.id,
-        record.status,
-        run.model,
-        run.data,
-        run.label,
-        run.task,
-        run.protocol,
-        run.seed,
-        round(100 * best["score"], 2) if best else None,
-        run.looks(run.protocol) if best else None,
-        round(100 * last["score"], 2) if last else None,
-        facts["seconds"],
-        shlex.join(["python", "-m", "lora2_bench", *given]),
-        {name: value for name, value in summary.items() if value not in (None, [])},
-    ]

@@ -13,7 +13,7 @@ from lora2_bench.report.selection import MISSING, NOT_COMPARABLE
 from lora2_bench.report.statistics.intervals import Interval, averages, mean_interval
 from lora2_bench.report.statistics.verdict import Verdict, verdict
 from lora2_bench.report.tables.layouts import AVERAGE, Exhibit, Line
-from lora2_bench.report.tables.slots import EARLY, SEEDS, UNEVEN, Slot, obstacles, slot_of
+from lora2_bench.report.tables.slots import EARLY, OLDER, SEEDS, UNEVEN, Slot, obstacles, slot_of
 
 
 @dataclass(frozen=True)
@@ -146,12 +146,13 @@ def fill(
 def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     by_task: dict[str, dict[int, float]] = {}
-    early: set[str] = set()
+    beside: list[str] = []
     for task, slot in slots.items():
         names = grid.exhibit.columns_of(task)
         of_task = {seed: run.columns[grid.protocol] for seed, run in slot.runs.items()}
-        of_place = {EARLY for run in slot.runs.values() if run.is_early(grid.protocol)}
-        early |= of_place
+        of_place = [EARLY] if any(run.is_early(grid.protocol) for run in slot.runs.values()) else []
+        of_place += [OLDER] if any(run.older for run in slot.runs.values()) else []
+        beside += [mark for mark in of_place if mark not in beside]
         for name in names:
             scores = {seed: columns[name] for seed, columns in of_task.items() if name in columns}
             # A record without this split's numbers is none of this package's layout.
@@ -163,10 +164,10 @@ def _entries(grid: Grid, line: Line, slots: Mapping[str, Slot]) -> dict[str, Ent
     if not all(by_task.values()):
         by_task, marks = {}, (MISSING,)
     elif len({tuple(scores) for scores in by_task.values()}) > 1:
-        marks = (UNEVEN, *early)
+        marks = (UNEVEN, *beside)
     else:
         odd = any(set(slot.runs) != set(slot.states) for slot in slots.values())
-        marks = (*((SEEDS,) if odd else ()), *early)
+        marks = (*((SEEDS,) if odd else ()), *beside)
     found[AVERAGE] = _entry(grid, line, AVERAGE, by_task, marks, _looks(grid, slots.values()))
     return {name: found[name] for name in grid.columns}
 

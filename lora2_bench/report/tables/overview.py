@@ -6,8 +6,10 @@ import pandas as pd
 
 from lora2_bench.report.runs import rows_and_study
 from lora2_bench.report.tables.sheets import PROTOCOLS
-from lora2_bench.report.tables.slots import EARLY, MARKS, MEANINGS
+from lora2_bench.report.tables.slots import EARLY, MARKS, MEANINGS, OLDER
 from lora2_bench.tasks.spec import ALL_TASKS
+
+_COLUMN = {EARLY: "early", OLDER: "older"}  # of `scores`
 
 
 def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str:
@@ -32,7 +34,7 @@ def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str
         lines += ["| --- | ---: |" + " ---: |" * len(tasks)]
         for (method, variant, cut), row in part.groupby(["method", "variant", "cut"], sort=False):
             name = str(method) + (f" ({variant})" if variant else "") + _mark(str(cut))
-            columns = ("mean", "sd", "n", "looks", "early")
+            columns = ("mean", "sd", "n", "looks", "early", "older")
             cells = dict(zip(row["task"], map(_score, *(row[name] for name in columns)), strict=True))
             scores_of_row = " | ".join(cells.get(task, "–") for task in tasks)
             lines.append(f"| {name} | {int(row['adapter'].iloc[0]):,} | {scores_of_row} |")
@@ -42,8 +44,12 @@ def markdown(model: str, data: str, table: pd.DataFrame, failed: int = 0) -> str
     lines += [f"100 × the metric, mean ± standard deviation (seeds{best}). Metrics: {metrics}."]
     if unequal := [task for task in tasks if _looks_differ(table[table["task"] == task])]:
         lines += ["", f"Looks at dev are unequal, and a best score rises with them: {', '.join(unequal)}."]
-    if table["early"].any():
-        lines += ["", f"{MARKS[EARLY]} {MEANINGS[EARLY]}."]
+    lines += [
+        line
+        for mark in (EARLY, OLDER)
+        if table[_COLUMN[mark]].any()
+        for line in ("", f"{MARKS[mark]} {MEANINGS[mark]}.")
+    ]
     if failed:
         lines += ["", f"{failed} cell(s) failed and are in no table: their records say why."]
     return "\n".join(lines) + "\n"
@@ -61,7 +67,7 @@ def _looks_differ(table: pd.DataFrame) -> bool:
     return len(counts) > 1 or any("-" in looks for looks in counts)
 
 
-def _score(mean: float, sd: float, seeds: int, looks: str, early: bool) -> str:
+def _score(mean: float, sd: float, seeds: int, looks: str, early: bool, older: bool) -> str:
     spread = "" if seeds == 1 else f" ± {sd:.2f}"
-    mark = MARKS[EARLY] if early else ""
+    mark = MARKS[EARLY] * early + MARKS[OLDER] * older
     return f"{mean:.2f}{spread} ({seeds}{'; ' if looks else ''}{looks}){mark}"

@@ -8,21 +8,22 @@ from dataclasses import dataclass
 from lora2_bench.report.runs import Run, rows_and_study
 from lora2_bench.report.selection import FAILED, MISSING, NOT_COMPARABLE, OK, STALE, taken, why_not
 
-SEEDS, UNEVEN, EARLY = "seeds", "uneven", "early"
+SEEDS, UNEVEN, EARLY, OLDER = "seeds", "uneven", "early", "older code"
 
 
-MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEEDS: "‡", UNEVEN: "§", EARLY: "¶"}
+MARKS = {MISSING: "–", FAILED: "×", STALE: "†", NOT_COMPARABLE: "≠", SEEDS: "‡", UNEVEN: "§", EARLY: "¶", OLDER: "°"}
 
 
 MEANINGS = {
     MISSING: "no run",
     FAILED: "a run failed",
     STALE: "a run is stale: made with other rows, backbone weights or another major version than the newest record, or "
-    "by other code than is here",
+    "by other code than other runs of its method",
     NOT_COMPARABLE: "a run is not comparable: a quick look, or settings off the recipe",
     SEEDS: "other seeds than the suite's",
     UNEVEN: "an average over tasks with different sets of seeds: without sd",
     EARLY: "a best step before the rank budget was met",
+    OLDER: "stale code: all runs of the method are by code that has changed since; rerun=true trains a cell anew",
 }
 
 

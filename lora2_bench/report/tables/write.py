@@ -58,8 +58,7 @@ def write_tables(results: Path) -> list[Path]:
     for run in selection.runs:
         places.setdefault((run.model, run.data), []).append(run)
     filled = [fill_exhibits(model, data, own, selection.stale) for (model, data), own in sorted(places.items())]
-    digests = {run.id: sha256 for run in selection.runs if (sha256 := run.predictions_sha256) is not None}
-    reader = BoundedReader(results, digests)
+    reader = BoundedReader(results, selection.predictions)
     compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
     for one in filled:
         place = below(folder, f"{one.model}-{one.data}")
