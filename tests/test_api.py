@@ -133,7 +133,7 @@ def test_the_notebook_runs_as_it_stands(
         ((), {"seed": -1}, r"^seed=-1 is not possible"),
         ((), {"seed": object()}, r"^seed is a object: give a number, text"),
         ((), {"results": ""}, r"^results= is empty"),
-        (("+recipe.foo=1",), {}, r"which is not a setting"),
+        (("+recipe.foo=1",), {}, r"^recipe.foo is not a setting"),
     ],
 )
 def test_what_cannot_be_run_is_a_user_error_and_leaves_hydra_clean(
@@ -252,7 +252,7 @@ def test_an_empty_folder_is_an_empty_frame_and_none_is_an_error(tmp_path: Path) 
 def test_a_comparison_is_that_of_the_tables(tmp_path: Path) -> None:
     write_all(tmp_path, exhibit_records())
     selection = select(load_records(tmp_path))
-    told = compare(scores(selection), "lora2 k=1", correctness=stored_correctness(tmp_path), margin=0.5)
+    told = compare(scores(selection), "lora2 k=1", correctness=stored_correctness(tmp_path, {}), margin=0.5)
     told = told[told["other"] == "lora r=8"].reset_index(drop=True)
     frame = lb.load(tmp_path)
     assert (frame["stale"] != "").any() and (frame["cut"] != "").any()

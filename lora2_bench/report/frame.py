@@ -9,7 +9,7 @@ import pandas as pd
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.predictions import read_predictions
-from lora2_bench.records.store import PREDICTIONS, Store
+from lora2_bench.records.store import PREDICTIONS, Store, record_paths
 from lora2_bench.report.records import load_records
 from lora2_bench.report.runs import Run
 from lora2_bench.report.selection import runs_by_row, select
@@ -49,7 +49,7 @@ LAST = {
 
 
 def run_frame(results: Path) -> pd.DataFrame:
-    """Every readable record, one row a run, in the order of ids; scores and metrics in points.
+    """Every readable record but trials of a study, one row a run; scores and metrics in points.
 
     A metric's column is `<checkpoint>_<split>_<metric>`; `loss` is as it is. Raises UserError where there is no folder.
     """
@@ -60,14 +60,14 @@ def run_frame(results: Path) -> pd.DataFrame:
     for name, runs in runs_by_row(selection.runs).items():
         for run in runs:
             of_row.setdefault(run.id, []).append(name)
-    store = Store(results)
+    paths = {path.parent.name: str(path) for path in record_paths(results)}  # a study's file may have more records
     rows: list[dict[str, Any]] = []
     measured: set[str] = set()
     for run in selection.runs:
         metrics = _metrics(run)
         measured |= metrics.keys()
         facts = _facts(run, " ".join(of_row.get(run.id, ())), selection.stale.get(run.id, ""))
-        rows.append({**facts, **metrics, "path": str(store.path(run.id))})
+        rows.append({**facts, **metrics, "path": paths.get(run.id, "")})
     types = {**FIRST, **dict.fromkeys(sorted(measured), "float64"), **LAST}
     return pd.DataFrame(rows, columns=list(types)).astype(types)
 

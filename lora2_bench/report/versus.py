@@ -9,7 +9,7 @@ import pandas as pd
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.arguments import nearest
-from lora2_bench.records.store import PREDICTIONS
+from lora2_bench.records.store import PREDICTIONS, read_record
 from lora2_bench.report.comparisons import compare
 from lora2_bench.report.frame import FIRST, LAST
 from lora2_bench.report.predictions import Correctness, read_correctness
@@ -28,7 +28,12 @@ def compared(frame: pd.DataFrame, ours: str, other: str, margin: float | None) -
     paths = dict(zip(table["id"], table["path"], strict=True))
 
     def correctness(cell_id: str) -> Correctness | None:
-        return read_correctness(Path(paths[cell_id]).with_name(PREDICTIONS))
+        path = Path(paths[cell_id])
+        try:
+            digests = read_record(path).files or {}
+        except (OSError, ValueError):  # one that only a study's file has, or that has gone since the frame was read
+            return None
+        return read_correctness(path.with_name(PREDICTIONS), digests.get(PREDICTIONS))
 
     return compare(table, ours, correctness=correctness, margin=margin)
 

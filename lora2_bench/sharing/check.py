@@ -23,10 +23,12 @@ class Checked:
     Attributes:
         records: those that may travel, in the order of ids.
         problems: `id: what is wrong` of every other.
+        trials: ids of trials of studies, which predict nothing of dev and stay at home.
     """
 
     records: list[Record]
     problems: list[str]
+    trials: list[str]
 
 
 def check_records(results: Path, *, private: bool = False) -> Checked:
@@ -34,13 +36,16 @@ def check_records(results: Path, *, private: bool = False) -> Checked:
 
     With `private`, also that no text in it tells a path, a secret, or the names of this user and machine.
     """
-    found = Checked([], [])
+    found = Checked([], [], [])
     for path in record_paths(results):
         cell_id = path.parent.name
         try:
             record = read_record(path)
         except (ValueError, OSError) as error:
             found.problems.append(f"{cell_id}: its record cannot be read: {error}")
+            continue
+        if record.is_trial:
+            found.trials.append(cell_id)
             continue
         wrong = [*(_leaks(record.to_dict()) if private else ()), *_unlike_predictions(record, path.parent)]
         found.problems.extend(f"{cell_id}: {problem}" for problem in wrong)

@@ -39,7 +39,8 @@ def submit() -> None:
     except OSError as error:
         parser.stop(f"{error.filename} cannot be written ({error.strerror}): give another --output")
     failed = sum(not record.is_done for record in checked.records)
-    print(f"{len(checked.records)} records are sound, {failed} of failed cells")
+    left = f"; {len(checked.trials)} trials of studies are left out" if checked.trials else ""
+    print(f"{len(checked.records)} records are sound, {failed} of failed cells{left}")
     print(f"written: {path}")
 
 
@@ -88,7 +89,7 @@ def rescore() -> None:
     for path in record_paths(given.results):
         try:
             before = read_record(path)
-            if not before.is_done:
+            if not before.is_done or before.is_trial:
                 continue
             after = rescored(before, path.parent)
             told = changes(before, after)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lora2_bench import __version__
+from lora2_bench.records.digest import file_digest
 from lora2_bench.records.lock import locked
 from lora2_bench.records.predictions import SplitPredictions, read_predictions
 from lora2_bench.records.record import Record
@@ -34,6 +35,8 @@ def rescored(record: Record, folder: Path) -> Record:
     """
     spec = task_spec(record.cell["task"])
     splits = read_predictions(folder / PREDICTIONS)
+    if (record.files or {}).get(PREDICTIONS) not in (None, file_digest(folder / PREDICTIONS)):
+        raise ValueError(f"{PREDICTIONS} is not the file that the record was written with")
     result: Result = {**record.result, "main_metric": main_name(spec)}
     for when in _PREDICTED:
         scoring = cast(Scoring | None, record.result.get(when))

@@ -121,6 +121,18 @@ def edit(path: Path, change: Callable[[Any], None]) -> None:
     path.write_text(json.dumps(values))
 
 
+def move_logit(values: Any) -> None:
+    values["dev"]["best"][0][0] += 1e-3  # no score changes
+
+
+def forge(folder: Path, change: Callable[[Any], None]) -> None:
+    """Predictions that are changed, and a record that is written with them."""
+    record = read_record(folder / "record.json")
+    values = json.loads((folder / "predictions.json").read_text())
+    change(values)
+    Store(folder.parents[1]).write(record, lambda new: write_json(new / "predictions.json", values))
+
+
 def raise_score(values: Any) -> None:
     values["result"]["best"]["score"] = values["result"]["best"]["metrics"]["dev"]["accuracy"] = 0.99
 
@@ -136,15 +148,12 @@ def test_a_record_that_is_not_sound_does_not_travel(call: Call, tmp_path: Path) 
         ("predictions", lambda at: (at / "predictions.json").unlink(), "it has no predictions.json"),
         ("garbage", lambda at: (at / "predictions.json").write_text("{"), "predictions.json does not fit its record: "),
         (
-            "split",
-            lambda at: edit(at / "predictions.json", lambda v: v.update(x=v["dev"])),
-            "predictions of dev, x are not",
+            "edit",
+            lambda at: edit(at / "predictions.json", move_logit),
+            "is not the file that the record was written with",
         ),
-        (
-            "last",
-            lambda at: edit(at / "predictions.json", lambda v: v["dev"].pop("last")),
-            "no predictions of the last",
-        ),
+        ("split", lambda at: forge(at, lambda v: v.update(x=v["dev"])), "predictions of dev, x are not"),
+        ("last", lambda at: forge(at, lambda v: v["dev"].pop("last")), "no predictions of the last"),
         ("label", lambda at: edit(at / "predictions.json", lambda v: v["dev"]["labels"].insert(0, 7)), "its labels 31"),
     ]
     for name, damage, problem in cases:
@@ -155,6 +164,18 @@ def test_a_record_that_is_not_sound_does_not_travel(call: Call, tmp_path: Path) 
         assert (told.code, told.out) == (2, "") and told.err.startswith("error: 1 problems:"), name
         assert f"  {record.id}: " in told.err and problem in told.err, told.err
         assert not (store.results / "shared").exists()
+
+
+def test_a_trial_of_a_study_stays_at_home(call: Call, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    sound(store)
+    trial = make_record(make_cell(protocol="tune"))
+    store.write(trial, lambda folder: write_json(folder / "predictions.json", {}))
+    told = call(main, "submit", str(tmp_path))
+    assert "1 records are sound, 0 of failed cells; 1 trials of studies are left out" in told.out
+    with zipfile.ZipFile(Path(told.last.removeprefix("written: "))) as packed:
+        assert not any(trial.id in name for name in packed.namelist())
+    assert call(main, "rescore", "--results", str(tmp_path)).out.startswith("1 records have these scores; 0 would")
 
 
 def test_scores_that_predictions_do_not_give_do_not_travel(call: Call, tmp_path: Path) -> None:
