@@ -14,7 +14,7 @@ from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.files.writing import write_json
 from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
-from lora2_bench.records.record import TUNE, Record
+from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Scoring
 from lora2_bench.records.store import PREDICTIONS, TEST_PREDICTIONS, WEIGHTS, Store
 from lora2_bench.records.test_predictions import Predicted, write_predicted
@@ -115,14 +115,12 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
 def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any], Scoring | None]:
     """Go back to the best checkpoint; returns the dev predictions, and under `clean` the scores on dev.
 
-    Under `paper` the run evaluated on dev, and there is nothing to score; under `clean` dev is scored here only, and
-    under `tune` never: nothing of it is predicted.
+    Under `paper` the run evaluated on dev, and there is nothing to score; under `clean` dev is scored here only. Under
+    `tune` it is never scored, and the predictions are of the held-out rows.
     """
     load_trained_state(setup.method, outcome.best_state)
-    if plan.cell.protocol.name == TUNE:
-        return {}, None
-    if plan.cell.protocol.name == "paper":
-        return prediction_table(setup.rows.dev, {"best": outcome.best, "last": outcome.last}), None
+    if plan.cell.protocol.name != "clean":
+        return prediction_table(setup.rows.selection, {"best": outcome.best, "last": outcome.last}), None
     spec, model = plan.cell.spec, setup.method.backbone.model
     logits, metrics = score(
         model, spec, setup.dev, setup.accelerator, plan.run_options.eval_batch_size, outcome.best_step

@@ -42,7 +42,7 @@ def rescored(record: Record, folder: Path) -> Record:
         scoring = cast(Scoring | None, record.result.get(when))
         if scoring is not None:
             result[when] = _scored(spec, splits, when, scoring)  # type: ignore[literal-required]
-    if record.cell["protocol"]["name"] == "paper":  # its evaluations are of dev
+    if record.cell["protocol"]["name"] != "clean":  # its evaluations are of the rows that were predicted
         again = {one["step"]: one for when in _PREDICTED if (one := cast(Scoring | None, result.get(when))) is not None}
         result["evaluations"] = [
             {**one, "score": again[one["step"]]["score"], "metrics": again[one["step"]]["metrics"]}

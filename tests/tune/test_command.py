@@ -21,6 +21,7 @@ from lora2_bench.files.paths import CONF
 from lora2_bench.records.store import Store
 from lora2_bench.runner.run import run
 from lora2_bench.runner.setup import check_fit
+from lora2_bench.sharing.check import check_records
 from lora2_bench.sweep.batches import Batch
 from lora2_bench.sweep.local import Local
 from lora2_bench.sweep.status import main as status
@@ -86,7 +87,7 @@ def test_a_study_runs_to_its_findings_though_it_is_killed(
         assert record is not None
         scored = {split for evaluation in record.result["evaluations"] for split in evaluation["metrics"]}
         assert scored == {"held_out"} and set(record.result["data"]["rows"]) == {"train", "held_out"}
-        assert json.loads((store.folder(one["id"]) / "predictions.json").read_text()) == {}
+        assert set(json.loads((store.folder(one["id"]) / "predictions.json").read_text())) == {"held_out"}
     runs = [store.read(one["id"]) for one in plan["runs"]]
     assert len(runs) == 2 and all(run is not None and run.is_done and run.cut == [] for run in runs)
     text = (tmp_path / "studies" / "smoke" / "FINDINGS.md").read_text()
@@ -95,6 +96,7 @@ def test_a_study_runs_to_its_findings_though_it_is_killed(
     assert {"expected-best-trials.svg", "expected-best-seconds.png", "score-over-lr.svg"} <= figures
     lines = (tmp_path / "studies" / "smoke" / "records.jsonl").read_text().splitlines()
     assert len(lines) == len(ledger) + 2 and max(map(len, lines)) < 6000
+    assert check_records(tmp_path).problems == []
     again = tune(*words)
     assert again.code == 0 and "sent" not in again.out
     assert (tmp_path / "studies" / "smoke" / "FINDINGS.md").read_text() == text
