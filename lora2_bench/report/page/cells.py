@@ -52,7 +52,7 @@ def _row(run: Run, selection: Selection, counts: bool) -> list[Any]:
         round(100 * last["score"], 2) if last else None,
         round(facts["seconds"], 1),
         run.parameters["adapter"],
-        "yes" if counts else _why(run, selection),
+        ("yes, by code that has changed since" if run.older else "yes") if counts else _why(run, selection),
         run.finished,
         shlex.join(["python", "-m", "lora2_bench", *given]),
         run.cause,
