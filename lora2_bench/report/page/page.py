@@ -16,7 +16,6 @@ from markupsafe import Markup
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
-from lora2_bench.records.store import record_paths
 from lora2_bench.report.answer import QUESTION, answer, judge
 from lora2_bench.report.figures.chart import Style, styles
 from lora2_bench.report.page import blocks
@@ -54,11 +53,11 @@ def write_report(results: Path) -> list[Path]:
     """
     folder = results / "report"
     folder.mkdir(parents=True, exist_ok=True)
-    gathered = gather(load_records(results))
-    unreadable = len(record_paths(results)) - len(gathered.selection.runs)
+    skipped: list[Path] = []
+    gathered = gather(load_records(results, skipped))
     path = folder / "index.html"
     write_text(
-        path, page(gathered, unreadable, BoundedReader(results, gathered.selection.predictions), studies(results))
+        path, page(gathered, len(skipped), BoundedReader(results, gathered.selection.predictions), studies(results))
     )
     return [path]
 
