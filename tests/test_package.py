@@ -83,7 +83,8 @@ def test_the_wheel_carries_every_config_module_printed_figure_and_page_template_
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lora2_bench").rglob("*.py")}
     configs = {f"lora2_bench/conf/{path.relative_to(CONF).as_posix()}" for path in CONF.rglob("*.yaml")}
     figures = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lora2_bench" / "paper").glob("*.csv")}
-    page = {f"lora2_bench/report/page/page.{kind}" for kind in ("html", "css", "js")}
+    parts = ("page.html", "page.css", "page.js", "cells.js", "plots.js", "tables.js", "versus.js")
+    page = {f"lora2_bench/report/page/{part}" for part in parts}
     assert figures
     assert packed == modules | configs | figures | page
     assert "lora2-bench = lora2_bench.__main__:main" in entry

@@ -87,7 +87,7 @@ WRONG_COMMANDS = {
     "data=3": ["data=3"],
     "task=rte,mrpc": ["task=rte,mrpc", "-m"],
     "task=[rte,mrpc]": ["task=[rte,mrpc]", "-m task=A,B"],
-    "train.foo=1": ["train.foo", "--cfg job"],
+    "train.foo=1": ["train.foo is not a setting: did you mean train."],
     "+train.learning_rate=1": ["train.learning_rate", "lr"],
     "+method.aplha=1": ["method.aplha", "did you mean method.alpha?"],
     "+sed=1": ["sed", "did you mean seed?"],
