@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeGuard
@@ -60,7 +59,8 @@ def _method_files(module: str) -> list[Path] | None:
                 return None
             continue
         found[name] = path
-        waiting += [other for other in _imports(path) if other == package or other.startswith(f"{package}.")]
+        (file,) = stamped([path])
+        waiting += [other for other in _imports(file) if other == package or other.startswith(f"{package}.")]
     return list(found.values())
 
 
@@ -83,14 +83,16 @@ def _file_of(module: str) -> Path | None:
     return None
 
 
-def _imports(path: Path) -> Iterator[str]:
+@lru_cache(maxsize=256)
+def _imports(file: tuple[Path, int, int]) -> tuple[str, ...]:
     """Dotted names that a file imports; of `from a import b` both `a` and `a.b`, since b may be a module."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    names: list[str] = []
+    for node in ast.walk(ast.parse(file[0].read_bytes())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
 
 
 @lru_cache(maxsize=32)

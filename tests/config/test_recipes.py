@@ -27,7 +27,10 @@ def test_every_recipe_makes_a_cell_that_fits(model: str, method: str, tmp_path: 
     config = composed(f"model={model}", f"method={method}", "data=hub")
     config.model.path = str(weights_folder(tmp_path / "mine"))
     without: list[str] = []
-    for task in TASKS:
+    own = (
+        CONF / "recipe" / model / f"{method}.yaml"
+    ).exists()  # what is borrowed has its owner's values for every task
+    for task in TASKS if own else ("rte", "wnli"):
         config.task.name = task
         try:
             plan = plan_from(config)

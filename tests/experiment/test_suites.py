@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import yaml
 
+from lora2_bench.config.compose import plan_of as made_plan
 from lora2_bench.experiment.suites import rows, suites
 from lora2_bench.files.paths import CONF
 from lora2_bench.paper.tables import released, table1, table3, table4, vera_table2
@@ -19,7 +20,9 @@ from tests.conftest import Told
 @pytest.mark.parametrize("name", sorted(rows()))
 def test_a_rows_cell_fits_its_row_and_no_other(name: str) -> None:
     for model in ("minilm", "roberta_large"):
-        cell = plan_of(f"row={name}", f"model={model}", "task=rte", "data=hub").cell
+        plan = made_plan([f"row={name}", f"model={model}", "task=rte", "data=hub"])
+        cell = plan.cell
+        assert plan.cut == ()
         assert [other for other, spec in rows().items() if spec.fits(cell.to_dict())] == [name]
         assert cell.method_label == rows()[name].label
 

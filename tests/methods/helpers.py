@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import functools
 from typing import Any
 
 import torch
@@ -48,20 +51,28 @@ UNSET = {"peft"}
 METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - UNSET)
 
 
-def options_of(name: str, **changes: Any) -> dict[str, Any]:
-    """The composed config's options of a method, shrunk; `reg__form=...` changes a nested one."""
-    config = composed(f"method={name}").copy()
+@functools.cache
+def _shrunk_options(name: str) -> dict[str, Any]:
+    config = composed(f"method={name}")
     for key, value in (SHRUNK | SHRUNK_FOR.get(name, {})).items():
         if OmegaConf.select(config.method, key) is not None:
             OmegaConf.update(config.method, key, value)
-    for key, value in changes.items():
-        OmegaConf.update(config.method, key.replace("__", "."), value, merge=False)
     options = OmegaConf.to_container(config.method, resolve=True)
     assert isinstance(options, dict)
     options.get("budget", {}).pop("scale", None)
     return {str(key): value for key, value in options.items() if key not in ("_target_", "name", "size", "recipe")}
 
 
+def options_of(name: str, **changes: Any) -> dict[str, Any]:
+    """The composed config's options of a method, shrunk; `reg__form=...` changes a nested one."""
+    options = copy.deepcopy(_shrunk_options(name))
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        functools.reduce(lambda part, section: part[section], sections, options)[last] = value
+    return options
+
+
+@functools.cache
 def method_class(name: str) -> type[Method]:
     """The class that conf/method names."""
     return load_method(composed(f"method={name}").method._target_)
@@ -96,13 +107,20 @@ def fits_tiny(name: str) -> tuple[str, ...]:
 
 
 def make_backbone(architecture: str, num_labels: int = 2, dtype: torch.dtype = torch.float32) -> Backbone:
-    """A tiny random backbone in evaluation mode."""
+    """A tiny random backbone in evaluation mode, and torch's generator as making it anew leaves it."""
+    backbone, drawn = _made_backbone(architecture, num_labels, dtype)
+    torch.set_rng_state(drawn)
+    return dataclasses.replace(backbone, model=copy.deepcopy(backbone.model))
+
+
+@functools.cache
+def _made_backbone(architecture: str, num_labels: int, dtype: torch.dtype) -> tuple[Backbone, torch.Tensor]:
     torch.manual_seed(0)
     config = tiny_config(architecture)
     config.num_labels = num_labels
     backbone = random_backbone(config)
     backbone.model.to(dtype).eval()
-    return backbone
+    return backbone, torch.get_rng_state()
 
 
 def make_method(

@@ -15,7 +15,8 @@ from lora2_bench.methods.lowrank.fused import low_rank_linear
 from lora2_bench.methods.lowrank.method import AdapterMethod
 from lora2_bench.methods.lowrank.stack import Stack, flatten_groups
 from lora2_bench.training.state import load_trained_state, trained_state
-from tests.methods.helpers import METHODS, PAIRS, loss_of_batch, make_backbone, make_batch, make_method, method_class
+from tests.conftest import ARCHITECTURES
+from tests.methods.helpers import METHODS, fits, loss_of_batch, make_backbone, make_batch, make_method, method_class
 
 ADAPTERS = [name for name in METHODS if issubclass(method_class(name), AdapterMethod)]
 
@@ -78,7 +79,7 @@ def check_same(fast: Method, plain: Method, rtol: float, atol: float) -> None:
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_training_gives_the_plain_engines_numbers(name: str, data: st.DataObject) -> None:
     """Sizes, targets, dropout, parts of a batch, clipping, decay, a falling budget and a checkpoint, in float64."""
@@ -94,7 +95,7 @@ def test_training_gives_the_plain_engines_numbers(name: str, data: st.DataObject
         changes |= {"update": draw(st.sampled_from(["all", "row"]))}
     if name == "sora":
         changes |= {"l1": 0.1, "xi": 0.01}
-    total, decay, cut = 9, draw(st.sampled_from([0.0, 0.1])), draw(st.integers(1, 8))
+    total, decay, cut = 7, draw(st.sampled_from([0.0, 0.1])), draw(st.integers(1, 6))
     step = {"parts": draw(st.integers(1, 3)), "clip": draw(st.sampled_from([0.0, 0.5]))}
     fast, plain = pair(name, draw(st.sampled_from(method_class(name).encoders)), torch.float64, total, **changes)
     losses = train(plain, optimizer_of(plain, decay), range(1, total + 1), **step)
@@ -115,10 +116,13 @@ def test_training_gives_the_plain_engines_numbers(name: str, data: st.DataObject
     assert again.parameters() == plain.parameters() and again.summary() == plain.summary()
 
 
-@pytest.mark.parametrize(("name", "architecture"), [pair for pair in PAIRS if pair[0] in ADAPTERS])
-def test_fifty_steps_in_float32(name: str, architecture: str) -> None:
-    fast, plain = pair(name, architecture, torch.float32, 50)
-    steps = range(1, 51)
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_thirty_steps_in_float32(name: str) -> None:
+    """On one architecture each: what the engines replace, and what differs between encoders, is drawn above."""
+    fitting = [architecture for architecture in ARCHITECTURES if fits(name, architecture)]
+    architecture = fitting[ADAPTERS.index(name) % len(fitting)]
+    fast, plain = pair(name, architecture, torch.float32, 30)
+    steps = range(1, 31)
     ours = train(fast, optimizer_of(fast, 0.01), steps, clip=1.0)
     assert ours == pytest.approx(train(plain, optimizer_of(plain, 0.01), steps, clip=1.0), abs=1e-4)
     check_same(fast, plain, 1e-4, 1e-4)

@@ -15,8 +15,8 @@ from lora2_bench.methods.lora import LoRA
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import loss_of_batch, make_backbone, make_batch, make_method
 
-STEPS = 60
-T_INIT, T_FINAL, DELTA_T = 10, 15, 5
+STEPS = 30
+T_INIT, T_FINAL, DELTA_T = 4, 8, 3
 
 
 def batch_of(step: int) -> dict[str, Tensor]:

@@ -15,16 +15,22 @@ import pytest
 
 from tests import forked
 from tests.conftest import ARCHITECTURES, Told
-from tests.methods.helpers import METHODS, OWN_AND_ONE_TUNER, fits, fits_tiny
+from tests.methods.helpers import METHODS, fits, fits_tiny
 from tests.runner import plain_peft
 
+# Every method once, the first and the last of the paper's ladder on every architecture: that each method runs on each,
+# tests/methods/test_contract.py says.
 CELLS = [
+    (fitting[number % len(fitting)], method)
+    for number, method in enumerate(METHODS)
+    if (fitting := [architecture for architecture in ARCHITECTURES if fits(method, architecture)])
+]
+CELLS += [
     (architecture, method)
     for architecture in ARCHITECTURES
-    for method in OWN_AND_ONE_TUNER
-    if fits(method, architecture)
+    for method in ("full", "lora2")
+    if (architecture, method) not in CELLS
 ]
-CELLS += [("bert", method) for method in METHODS if method not in OWN_AND_ONE_TUNER]
 
 PROMPTS = ("prefix", "ptuning_v2", "prompt", "p_tuning")  # PEFT's own have other positions and read another token
 
@@ -273,24 +279,25 @@ def test_a_multirun_goes_on_after_a_failure_and_lists_it(bench: Bench, tiny_fold
 
 
 @pytest.mark.parametrize(
-    "launcher",
+    ("launcher", "seeds"),
     [
-        ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
-        ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=3"),
+        (("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"), "0,1"),
+        (("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=3"), "0"),  # a process a cell, with all imports
     ],
     ids=["joblib", "submitit"],
 )
 def test_a_multirun_over_processes_goes_on_and_lists_every_failure(
-    launcher: tuple[str, ...], bench: Bench, tiny_folders: Folders, tmp_path: Path
+    launcher: tuple[str, ...], seeds: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
 ) -> None:
-    cells = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}", "kr=2", "seed=0,1")
+    cells = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}", "kr=2", f"seed={seeds}")
+    wanted = [f"seed={seed}" for seed in seeds.split(",")]
     told = bench("-m", *launcher, *cells, "method=full,lora")
     assert told.code == 1, told.err
     head, *listed = told.err[told.err.index("error: ") :].strip().splitlines()
-    assert head == "error: 2 of this sweep's cells failed:"
-    assert [("seed=0" in line, "seed=1" in line) for line in listed] == [(True, False), (False, True)]
+    assert head == f"error: {len(wanted)} of this sweep's cells failed:"
+    assert [[seed for seed in ("seed=0", "seed=1") if seed in line] for line in listed] == [[seed] for seed in wanted]
     assert all("method=full" in line and "kr=2 does not fit method=full" in line for line in listed)
-    assert sorted(record["cell"]["seed"] for record in records_of(tmp_path)) == [0, 1]
+    assert sorted(f"seed={record['cell']['seed']}" for record in records_of(tmp_path)) == wanted
     told = bench("-m", *launcher, *cells, "method=lora")  # without the failing cells it ends well
     assert told.code == 0 and "error: " not in told.err, told.err
 
@@ -341,9 +348,8 @@ def test_the_default_backbone_is_refused_when_its_hash_differs(bench: Bench, tmp
     assert records_of(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "method", [*(method for method in OWN_AND_ONE_TUNER if method not in ("full", "head")), "vblora"]
-)
+# That every method reads what a cell of another task kept, tests/methods/test_contract.py says.
+@pytest.mark.parametrize("method", ["lora2", "dora", "prefix", "qlora"])
 def test_a_cell_can_start_from_anothers_adapter(
     method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path
 ) -> None:
