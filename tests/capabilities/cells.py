@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import tempfile
 from collections.abc import Callable
@@ -240,7 +241,7 @@ class Trial:
 
 def refused(told: Told) -> Answer:
     """The answer of a command that ended: refused with exit code 2, failed with any other."""
-    line = told.err.strip().splitlines()[-1].removeprefix("error: ")
+    line = re.sub(r"\b[0-9a-f]{16}\b", "ID", told.err.strip().splitlines()[-1].removeprefix("error: "))
     return Answer("refused" if told.code == 2 else "failed", line)
 
 
