@@ -26,34 +26,9 @@ ARCHITECTURES = ("bert", "roberta", "deberta-v2")
 
 def tiny_config(architecture: str, vocab_size: int = 400) -> Any:
     """A two-layer configuration whose widths all differ, so that a mixed-up dimension fails."""
-    from transformers import BertConfig, DebertaV2Config, ModernBertConfig, RobertaConfig
+    from lora2_bench.contract import subject
 
-    sizes: dict[str, Any] = {
-        "vocab_size": vocab_size,
-        "hidden_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 40,
-        "max_position_embeddings": 80,
-    }
-    if architecture == "bert":
-        return BertConfig(**sizes)
-    if architecture == "roberta":
-        return RobertaConfig(**sizes, pad_token_id=1, bos_token_id=0, eos_token_id=2, type_vocab_size=1)
-    if architecture == "modernbert":  # one layer of full attention, one of windows
-        tokens = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
-        return ModernBertConfig(**sizes, **tokens, local_attention=8, classifier_pooling="mean")
-    return DebertaV2Config(
-        **sizes,
-        relative_attention=True,
-        position_buckets=8,
-        pos_att_type=["p2c", "c2p"],
-        norm_rel_ebd="layer_norm",
-        share_att_key=True,
-        position_biased_input=False,
-        type_vocab_size=0,
-        pad_token_id=0,
-    )
+    return subject.tiny_config(architecture, vocab_size)
 
 
 def _tokenizer(architecture: str, folder: Path) -> Any:

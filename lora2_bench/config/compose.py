@@ -11,11 +11,11 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.config import resolvers
-from lora2_bench.config.contradictions import check_contradictions, quoted_ids
+from lora2_bench.config.contradictions import check_contradictions, check_experiment, quoted_ids
 from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
@@ -267,9 +267,15 @@ def plan_of(overrides: Sequence[str]) -> Plan:
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides, within `composing`. Raises UserError."""
     resolvers.share_tuned(overrides)
+    swept = any(override.startswith("+experiment=") for override in overrides)
     try:
-        return compose("config", overrides=quoted_ids(overrides))
+        config = compose("config", overrides=quoted_ids(overrides), return_hydra_config=swept)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     except Exception as error:  # Hydra's own checks, which name no override, and names that the system cannot look up
         raise UserError(f"{shortened(' '.join(overrides), 200)} is not possible: {one_line(error)}") from None
+    if swept:
+        with open_dict(config):
+            hydra = config.pop("hydra")
+        check_experiment(hydra.runtime.choices.get("experiment"), hydra.sweeper.get("params"), overrides)
+    return config

@@ -34,6 +34,22 @@ def _quoted(override: str) -> str:
     return f"{key}=" + re.sub(r"(?<![^,(\s])[0-9a-f]{16,}(?![^,)\s])", lambda found: f"'{found[0]}'", value)
 
 
+def typed_names(overrides: Sequence[str]) -> set[str]:
+    """The names of what is overridden."""
+    return {override.lstrip("+~").partition("=")[0] for override in overrides}
+
+
+def check_experiment(name: str | None, params: Mapping[str, str] | None, overrides: Sequence[str]) -> None:
+    """Raise UserError where one cell is asked for of an experiment that sweeps (`params`, hydra.sweeper's)."""
+    if name is None or not params:
+        return
+    if left := [key for key in params if key not in typed_names(overrides)]:
+        one = " ".join(f"{key}=..." for key in left)
+        raise UserError(
+            f"+experiment={name} is many cells: run them with -m +experiment={name}, or one of them with {one}"
+        )
+
+
 def check_contradictions(config: DictConfig, values: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Raise UserError for an override that contradicts what runs; warn of a recipe that was made for another model.
 

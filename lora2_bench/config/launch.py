@@ -17,12 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from lora2_bench.config.arguments import check_arguments, check_processes, config_folder, options_first
 from lora2_bench.config.compose import plan_from
-from lora2_bench.config.contradictions import quoted_ids
+from lora2_bench.config.contradictions import check_experiment, quoted_ids, typed_names
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
 from lora2_bench.config.resolvers import share_recipes, share_tuned
@@ -49,8 +49,13 @@ class MultirunStart(Callback):
     outcomes = Outcomes()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Set the folder of the jobs' outcomes."""
+        """Set the folder of the jobs' outcomes; what is typed takes the place of an experiment's own values."""
         self.outcomes.begin(config.hydra.sweep.dir)
+        params = config.hydra.sweeper.params
+        if config.hydra.runtime.choices.get("experiment") and params:
+            with open_dict(params):
+                for name in typed_names(config.hydra.overrides.task):  # else each cell would run once a value
+                    params.pop(name, None)
 
 
 def launch(run: Callable[[Plan], object]) -> None:
@@ -182,6 +187,7 @@ def _tell_failure(name: str, causes: list[str]) -> None:
 def _run(config: DictConfig, run: Callable[[Plan], object]) -> None:
     settings, overrides = HydraConfig.get(), _overrides()
     _check_suite(settings.runtime.choices.get("suite"), settings.mode, overrides)
+    check_experiment(settings.runtime.choices.get("experiment"), settings.sweeper.get("params"), overrides)
     run(plan_from(config, tuple(overrides)))
 
 

@@ -51,6 +51,8 @@ def _missing_choice(error: MissingConfigException) -> str:
 
 def _where_it_is(name: str) -> str:
     """Where a setting of that name stands: `train.lr` for `lr`; else where all of them are listed."""
+    if name == "experiment":  # no group of the defaults
+        return "give -m +experiment=NAME"
     leaf = name.rpartition(".")[2]
     config = OmegaConf.load(CONF / "config.yaml")
     methods = [OmegaConf.load(path) for path in sorted((CONF / "method").glob("*.yaml"))]

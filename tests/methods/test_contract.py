@@ -13,14 +13,14 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from lora2_bench.backbones.load import copy_trained_parameters
+from lora2_bench.contract import properties
+from lora2_bench.contract.subject import logits_of
 from lora2_bench.errors import UserError
 from lora2_bench.methods.base import Method, load_method
 from lora2_bench.methods.lora import LoRA, LoRALinear, LoRAOptions
 from lora2_bench.methods.lowrank.budgeted import BudgetedMethod
 from lora2_bench.methods.lowrank.layers import AdaptedLinear
 from lora2_bench.methods.lowrank.method import AdapterMethod, RankedMethod
-from lora2_bench.methods.peft_tuner import PeftTuner
 from lora2_bench.runner.export import export_adapter, save_tensors
 from lora2_bench.runner.setup import load_adapter
 from lora2_bench.training.state import load_trained_state, trained_state
@@ -35,6 +35,7 @@ from tests.methods.helpers import (
     make_method,
     method_class,
     options_of,
+    subject_of,
     train_steps,
 )
 
@@ -44,29 +45,14 @@ RANKED = [name for name in METHODS if issubclass(method_class(name), RankedMetho
 BUDGETED = [name for name in METHODS if issubclass(method_class(name), BudgetedMethod)]
 
 
-def logits_of(model: torch.nn.Module) -> torch.Tensor:
-    batch = {name: value for name, value in make_batch().items() if name != "labels"}
-    model.eval()
-    with torch.no_grad():
-        logits: torch.Tensor = model(**batch).logits
-    return logits
-
-
 @pytest.mark.parametrize(("name", "architecture"), [pair for pair in PAIRS if method_class(pair[0]).starts_as_backbone])
 def test_it_starts_as_the_backbone(name: str, architecture: str) -> None:
-    backbone = make_backbone(architecture)
-    before = logits_of(backbone.model)
-    method = make_method(name, backbone)
-    rounding = 1e-6 if isinstance(method, PeftTuner) else 0.0  # some of PEFT's take W0 apart and put it together again
-    torch.testing.assert_close(logits_of(backbone.model), before, rtol=0, atol=rounding)
+    properties.starts_as_it_says(subject_of(name), architecture)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not method_class(name).starts_as_backbone])
 def test_one_that_does_not_start_as_the_backbone_says_so(name: str) -> None:
-    backbone = make_backbone("bert")
-    before = logits_of(backbone.model)
-    make_method(name, backbone)
-    assert not torch.equal(logits_of(backbone.model), before)
+    properties.starts_as_it_says(subject_of(name), "bert")
 
 
 @pytest.mark.parametrize(
@@ -81,25 +67,12 @@ def test_an_encoder_that_it_does_not_fit_is_refused_in_one_line(name: str, archi
 
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_only_what_is_declared_trainable_moves(name: str, architecture: str) -> None:
-    backbone = make_backbone(architecture)
-    heads = set(backbone.head_parameters())
-    original = {key: value.clone() for key, value in backbone.model.state_dict().items()}
-    method = make_method(name, backbone)
-    before = {key: value.clone() for key, value in backbone.model.state_dict().items()}
-    declared = set(method.trainable())
-    assert heads and heads <= declared
-    train_steps(method, 6)
-    after = backbone.model.state_dict()
-    changed = {key for key in after if not torch.equal(after[key], before[key])}
-    first_name = {id(p): key for key, p in backbone.model.named_parameters()}  # shared ones have several
-    names = {key: first_name[id(p)] for key, p in backbone.model.named_parameters(remove_duplicate=False)}
-    moved = {names.get(key, key) for key in changed}
-    assert moved <= declared
-    # Embedding tables: the batch has neither every token nor every position.
-    assert {key for key in declared - moved if "embeddings" not in key} == set()
+    original = make_backbone(architecture).model.state_dict()
+    method = properties.declared_alone_trains(subject_of(name), architecture)
     if name in ADAPTERS:  # the frozen backbone, found again under its layers' `base`, is bit for bit the one it was
+        after = method.backbone.model.state_dict()
         frozen = {key.replace(".base.", "."): value for key, value in after.items()}
-        kept = original.keys() - declared - method.replaced_weights().keys()
+        kept = original.keys() - set(method.trainable()) - method.replaced_weights().keys()
         assert len(kept) > 20 and all(torch.equal(frozen[key], original[key]) for key in kept)
 
 
@@ -118,10 +91,8 @@ def test_counts(name: str) -> None:
     head = sum(parameters[key].numel() for key in heads)
     encoder = {key: p.numel() for key, p in parameters.items() if key not in heads}
     shapes = ([(24, 24)] * 4 + [(24, 40), (40, 24)]) * 2
-    method = make_method(name, backbone)
-    counts = method.parameters()
+    counts = properties.counts_add_up(subject_of(name), "bert").parameters()
     assert counts["head"] == head
-    assert counts["adapter"] == sum(p.numel() for key, p in method.trainable().items() if key not in heads)
     reparametrised = name in ("prefix", "p_tuning")  # the network that makes the prompt is not kept after training
     assert 0 < counts["active"] < counts["adapter"] if reparametrised else counts["active"] == counts["adapter"]
     known = {
@@ -164,25 +135,12 @@ def test_a_budget_that_is_not_met_is_told(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_penalty_is_a_scalar_that_training_alone_sees(name: str) -> None:
-    method = make_method(name, make_backbone("bert"))
-    before = logits_of(method.backbone.model)
-    penalty = method.penalty()
-    if penalty is not None:
-        assert penalty.ndim == 0 and penalty.item() > 0
-        penalty.backward()
-        heads = set(method.backbone.head_parameters())
-        assert all(p.grad is None for key, p in method.trainable().items() if key in heads)
-    assert torch.equal(logits_of(method.backbone.model), before)
+    properties.penalty_is_of_training_alone(subject_of(name), "bert")
 
 
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_a_saved_state_gives_the_same_logits(name: str, architecture: str) -> None:
-    method = make_method(name, make_backbone(architecture))
-    train_steps(method, 3)
-    other = make_method(name, make_backbone(architecture), seed=2)
-    load_trained_state(other, trained_state(method))
-    assert torch.equal(logits_of(method.backbone.model), logits_of(other.backbone.model))
-    assert not torch.equal(logits_of(make_backbone(architecture).model), logits_of(other.backbone.model))
+    properties.saved_state_is_whole(subject_of(name), architecture)
 
 
 class FrozenAndDrawn(LoRALinear):
@@ -261,24 +219,8 @@ def test_ranks_are_counted_at_the_step_of_the_score(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_checkpoint_goes_on_with_the_same_numbers(name: str, tmp_path: Path) -> None:
-    """Through a file, as the loop writes and reads it."""
-    total = 20 if name in RANKED else 8
-    whole = make_method(name, make_backbone("roberta"))
-    optimizer = train_steps(whole, total - 5)
-    kept = {"trained": trained_state(whole), "method": whole.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(kept, tmp_path / "checkpoint")
-    train_steps(whole, 5, first=total - 4, optimizer=optimizer)
-    resumed = make_method(name, make_backbone("roberta"), seed=2)
-    state = torch.load(tmp_path / "checkpoint", weights_only=True)
-    load_trained_state(resumed, state["trained"])
-    resumed.load_state_dict(state["method"])
-    again = torch.optim.AdamW(resumed.optimizer_groups(0.01), lr=1e-2)
-    again.load_state_dict(state["optimizer"])
-    train_steps(resumed, 5, first=total - 4, optimizer=again)
-    states = trained_state(whole), trained_state(resumed)
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    assert whole.parameters() == resumed.parameters() and whole.summary() == resumed.summary()
+def test_a_checkpoint_goes_on_with_the_same_numbers(name: str) -> None:
+    properties.checkpoint_goes_on(subject_of(name), "roberta")
 
 
 EXPORTED = [(name, architecture, 2) for name, architecture in PAIRS]
@@ -330,13 +272,11 @@ def test_an_export_gives_the_same_logits_in_peft(
 @pytest.mark.parametrize(("name", "architecture"), [pair for pair in PAIRS if method_class(pair[0]).merges])
 def test_merged_maps_give_the_same_logits_and_nothing_is_left_beside_them(name: str, architecture: str) -> None:
     plain = make_backbone(architecture)
-    method = make_method(name, make_backbone(architecture))
-    train_steps(method, 3)
-    before, model = logits_of(method.backbone.model), method.backbone.model
+    method = properties.merges_as_it_says(subject_of(name), architecture)
+    model = method.backbone.model
+    before = logits_of(model)
     assert (before - logits_of(plain.model)).abs().max() > 1e-4
-    method.merge()
     assert not any(isinstance(module, AdaptedLinear | BaseTunerLayer) for module in model.modules())
-    torch.testing.assert_close(logits_of(model), before, rtol=1e-5, atol=1e-5)
     if not method.replaced_weights():  # the merged model is one of the backbone's own form
         plain.model.load_state_dict(model.state_dict(), strict=True)
         torch.testing.assert_close(logits_of(plain.model), before, rtol=1e-5, atol=1e-5)
@@ -344,18 +284,7 @@ def test_merged_maps_give_the_same_logits_and_nothing_is_left_beside_them(name: 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_merge_changes_no_other_backbone_of_the_process(name: str) -> None:
-    """Backbones of one process share the tensors that they are made of, but for what trains."""
-    backbone, method = make_backbone("bert"), None
-    original = {key: value.clone() for key, value in backbone.model.state_dict().items()}
-    shared = make_backbone("bert")
-    for key, parameter in shared.model.named_parameters():
-        parameter.data = backbone.model.get_parameter(key).data
-    method = make_method(name, shared)
-    copy_trained_parameters(shared)
-    train_steps(method, 2)
-    if method.merges:
-        method.merge()
-    assert all(torch.equal(value, original[key]) for key, value in backbone.model.state_dict().items())
+    properties.shares_its_backbone(subject_of(name), "bert")
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if not method_class(name).merges])
@@ -374,28 +303,12 @@ def test_a_promise_that_means_nothing_is_refused(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", METHODS)
 def test_gradients_of_a_batch_in_parts_are_those_of_the_whole(name: str) -> None:
-    by_peft = issubclass(method_class(name), PeftTuner)  # which takes singular values and Fourier transforms in float32
-    architecture = "deberta-v2" if fits(name, "deberta-v2") else "roberta"
-    method = make_method(name, make_backbone(architecture, dtype=torch.float32 if by_peft else torch.float64))
-    optimizer = train_steps(method, 2)
-    batch = make_batch(rows=6)
-    loss_of_batch(method, batch).backward()
-    whole = {key: p.grad.clone() for key, p in method.trainable().items() if p.grad is not None}
-    method.zero_grad(optimizer)
-    for part in range(3):
-        (loss_of_batch(method, {key: value[2 * part : 2 * part + 2] for key, value in batch.items()}) / 3).backward()
-    for key, p in method.trainable().items():
-        if key in whole:
-            relative, absolute = (1e-3, 1e-6) if by_peft else (1e-9, 1e-12)
-            torch.testing.assert_close(p.grad, whole[key], rtol=relative, atol=absolute)
+    properties.parts_sum_up(subject_of(name), "deberta-v2" if fits(name, "deberta-v2") else "roberta")
 
 
 @pytest.mark.parametrize(("name", "architecture"), PAIRS)
 def test_bf16_trains_to_finite_numbers(name: str, architecture: str) -> None:
-    method = make_method(name, make_backbone(architecture))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        train_steps(method, 3)
-    assert torch.isfinite(logits_of(method.backbone.model)).all()
+    properties.bf16_is_finite(subject_of(name), architecture)
 
 
 TARGETS = [["q"], ["o", "f2"], ["f2", "f1"], ["q", "k", "v"]]
@@ -421,8 +334,7 @@ def test_targets_choose_exactly_the_maps_they_name(name: str, architecture: str,
 
 @pytest.mark.parametrize("name", METHODS)
 def test_one_row_is_a_batch(name: str) -> None:
-    method = make_method(name, make_backbone("deberta-v2" if fits(name, "deberta-v2") else "roberta"))
-    loss_of_batch(method, make_batch(rows=1)).backward()
+    properties.one_row_is_a_batch(subject_of(name), "deberta-v2" if fits(name, "deberta-v2") else "roberta")
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

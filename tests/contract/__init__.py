@@ -1,0 +1,1 @@
+"""Tests of `lora2-bench contract`."""
