@@ -10,6 +10,7 @@ from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.experiment.checks import require, require_choice
 from lora2_bench.files.arguments import program
 from lora2_bench.records.scrub import hide_secrets
+from lora2_bench.records.store import Store
 from lora2_bench.sweep.calls import launcher_of
 from lora2_bench.sweep.cells import results_dir_of, value_of
 from lora2_bench.sweep.options import parse
@@ -65,6 +66,8 @@ def tune(arguments: Sequence[str]) -> int:
     folder = Folder(results, options.name or str(name))
     study = read_study(str(name), changes, extra, folder.path.name)
     options = replace(options, dry_run=options.dry_run or stage == PLAN, name=folder.path.name)
+    if not options.dry_run:
+        Store(results).check_writable()
     sends = stage in (None, TRIALS, RUNS)
     launcher = launcher_of(options, results / "sweeps" / folder.path.name) if sends else None
     stages = Stages(study, folder, options, places, launcher, squeue)

@@ -170,6 +170,14 @@ def test_bad_input_is_one_line(words: str, said: str, tune: Callable[..., Told],
     assert not (tmp_path / "r" / "cells").exists()
 
 
+@pytest.mark.parametrize("stage", ["", "stage=tables"])
+def test_results_that_cannot_be_written_are_one_line(stage: str, tune: Callable[..., Told], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    told = tune("study=smoke", *stage.split(), f"results={tmp_path / 'file'}")
+    wanted = f"error: results={tmp_path / 'file'} cannot be written (Not a directory): give another results=DIR\n"
+    assert (told.code, told.err) == (2, wanted)
+
+
 def test_the_frozen_plan_is_what_the_docs_say() -> None:
     """docs/STUDY.md was written before the first trial: the study's file may not drift from it."""
     text = (CONF.parent / "docs" / "STUDY.md").read_text(encoding="utf-8")
