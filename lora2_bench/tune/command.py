@@ -10,7 +10,6 @@ from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.experiment.checks import require, require_choice
 from lora2_bench.files.arguments import program
 from lora2_bench.records.scrub import hide_secrets
-from lora2_bench.records.store import Store
 from lora2_bench.sweep.calls import launcher_of
 from lora2_bench.sweep.cells import results_dir_of, value_of
 from lora2_bench.sweep.options import parse
@@ -47,6 +46,10 @@ def main() -> None:
     except UserError as error:
         print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
         code = 2
+    except OSError as error:
+        told = f"{error.filename} cannot be read or written ({error.strerror}): give another results=DIR"
+        print(f"error: {hide_secrets(told)}", file=sys.stderr)
+        code = 2
     except KeyboardInterrupt:
         print("no longer following: cells that were sent go on", file=sys.stderr)
         code = INTERRUPTED
@@ -66,8 +69,6 @@ def tune(arguments: Sequence[str]) -> int:
     folder = Folder(results, options.name or str(name))
     study = read_study(str(name), changes, extra, folder.path.name)
     options = replace(options, dry_run=options.dry_run or stage == PLAN, name=folder.path.name)
-    if not options.dry_run:
-        Store(results).check_writable()
     sends = stage in (None, TRIALS, RUNS)
     launcher = launcher_of(options, results / "sweeps" / folder.path.name) if sends else None
     stages = Stages(study, folder, options, places, launcher, squeue)
