@@ -85,13 +85,17 @@ def share_recipes(conf: Path = CONF) -> None:
                 _share(model, name, f"{model}/{other}")
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
 def _files(folder: Path) -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def _lender(path: Path) -> str | None:
     """The model or method whose recipes the one of this file borrows; None for one that borrows none."""
-    found = OmegaConf.select(OmegaConf.load(path), "recipe")
+    values = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # OmegaConf takes ten times as long, at every start
+    found = values.get("recipe") if isinstance(values, dict) else None
     return None if found is None else str(found)
 
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from lora2_bench.files.writing import write_text
-from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import Record
+from lora2_bench.records.store import record_of
 
 FILE = "records.jsonl"
 
@@ -35,10 +35,7 @@ def read_compact(path: Path) -> list[Record]:
     records = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
-            record = Record.from_dict(json.loads(line.decode("utf-8")))
-            if record.id != (found := id_of(record.cell)):
-                raise ValueError(f"its settings are those of {found}, its id is {record.id}")
-        except (ValueError, RecursionError, TypeError) as error:
+            records.append(record_of(json.loads(line.decode("utf-8"))))
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number}: {error}") from None
-        records.append(record)
     return records

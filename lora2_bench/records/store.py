@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import below
@@ -182,6 +183,15 @@ def read_record(path: Path) -> Record:
     another schema, of another cell than its folder, its id or its settings say, or not what was written.
     """
     values = read_json(path)
+    record = record_of(values)
+    if record.id != path.parent.name:
+        raise ValueError(f"a record of another cell: {record.id}, in the folder of {path.parent.name}")
+    check_digest(values)
+    return record
+
+
+def record_of(values: Any) -> Record:
+    """The record that decoded JSON holds. Raises ValueError with the reason where it is none, or its id another's."""
     try:
         record = Record.from_dict(values)
         found = id_of(record.cell)
@@ -191,9 +201,6 @@ def read_record(path: Path) -> Record:
         raise ValueError("not a record of this package: cell.method is no plain data") from None
     if record.id != found:
         raise ValueError(f"a record of another cell: its settings are those of {found}, its id is {record.id}")
-    if record.id != path.parent.name:
-        raise ValueError(f"a record of another cell: {record.id}, in the folder of {path.parent.name}")
-    check_digest(values)
     return record
 
 

@@ -74,7 +74,6 @@ def run_frame(results: Path) -> pd.DataFrame:
 
 def _facts(run: Run, rows: str, stale: str) -> dict[str, Any]:
     record, best = run.record, next((name for name in ("paper", "clean") if name in run.scores), None)
-    memory = record.run.get("memory", {})
     return {
         "id": run.id,
         "model": run.model,
@@ -95,7 +94,7 @@ def _facts(run: Run, rows: str, stale: str) -> dict[str, Any]:
         "active": run.parameters["active"],
         "seconds": record.run["seconds"],
         "seconds_per_step": run.seconds_per_step,
-        "memory": memory.get("gpu_bytes", memory.get("process_bytes")),
+        "memory": run.memory,
         "looks": None if best is None else run.looks(best),
         "cut": "; ".join(run.obstacles),
         "stale": stale,

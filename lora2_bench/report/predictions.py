@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora2_bench.files.paths import below
-from lora2_bench.files.reading import read_json
 from lora2_bench.records.digest import file_digest
+from lora2_bench.records.predictions import read_predictions
 from lora2_bench.records.store import PREDICTIONS
 
 
@@ -39,20 +39,20 @@ def read_correctness(path: Path, sha256: str | None = None) -> Correctness | Non
     A file that cannot be read, or is not the one of `sha256`, is named on stderr, and counts as none.
     """
     try:
-        splits = read_json(path)
+        splits = read_predictions(path)
         if sha256 not in (None, file_digest(path)):
             print(f"warning: {path} is skipped: its content is not what its record says", file=sys.stderr)
             return None
         parts = [splits[name] for name in sorted(splits)]
-        logits = {when: [np.array(part[when]) for part in parts] for when in parts[0] if when != "labels"}
+        logits = {when: [part.logits[when] for part in parts] for when in parts[0].logits}
         if any(rows.shape[1] == 1 for split in logits.values() for rows in split):
             return None
-        labels = np.concatenate([np.array(part["labels"]) for part in parts])
+        labels = np.concatenate([part.labels for part in parts])
         chosen = {when: np.concatenate([rows.argmax(axis=1) for rows in split]) for when, split in logits.items()}
         return Correctness(labels, {when: predicted == labels for when, predicted in chosen.items()})
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError):
+    except (OSError, ValueError, LookupError):  # of splits that lack a checkpoint too
         print(f"warning: {path} is skipped: no predictions of this package", file=sys.stderr)
         return None
 

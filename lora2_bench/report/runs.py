@@ -178,6 +178,12 @@ class Run:
         return self.record.run.get("seconds_per_step")
 
     @property
+    def memory(self) -> int | None:
+        """Peak bytes, of the GPU where it ran on one, else of the process; None where the record has none."""
+        peak = self.record.run.get("memory", {})
+        return peak.get("gpu_bytes", peak.get("process_bytes"))
+
+    @property
     def data_sha256(self) -> str:
         """The digest of its rows."""
         return self.record.result["data"]["sha256"]

@@ -65,17 +65,16 @@ class Selection:
 
 def select(records: Iterable[Record], *, whole: bool = True) -> Selection:
     """The selection among the runs of these records; with whole=False, of runs that are trimmed to what tables need."""
-    shown = (record for record in records if not record.is_trial)
-    runs = [Run.of(record) if whole else Run.of(record).trimmed() for record in shown]
-    return selection_of(runs)
+    return selection_of([Run.of(record) if whole else Run.of(record).trimmed() for record in records])
 
 
 def selection_of(runs: Sequence[Run]) -> Selection:
-    """The selection among runs, which learn here whether they are `older`: by code that has changed since.
+    """The selection among runs but trials, which learn here whether they are `older`: by code that has changed since.
 
     Where every run of a method is by one such code, they can be compared with each other: they count, and are marked.
     """
     here = cache(sources_digest)  # within this call: files may change meanwhile
+    runs = [run for run in runs if not run.record.is_trial]
     stale = stale_runs(runs, here)
 
     def is_older(run: Run) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from safetensors.torch import save
 from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.writing import write_bytes
+from lora2_bench.methods.base import Method
 from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
@@ -22,14 +24,9 @@ def export_at_rank(plan: Plan, store: Store, record: Record) -> Path:
 
     Raises UserError where it cannot be written, and for weights that are not those that the cell has kept.
     """
-    cell, rank = plan.cell, plan.run_options.export.rank
+    rank = plan.run_options.export.rank
     assert rank is not None
-    name = f"adapter_r{rank}"
-    if (known := store.folder(cell.id) / name).is_dir():
-        return known
-    method = stored_method(plan, store, record, f"export.rank={rank}")
-    with method.at_rank(rank):
-        return store.add(cell.id, name, lambda folder: export_adapter(folder, method))
+    return _exported(plan, store, record, "adapter", f"export.rank={rank}", export_adapter)
 
 
 def export_merged(plan: Plan, store: Store, record: Record) -> Path:
@@ -37,14 +34,25 @@ def export_merged(plan: Plan, store: Store, record: Record) -> Path:
 
     Raises UserError as `export_at_rank` does, and where the method cannot be merged.
     """
-    cell, rank = plan.cell, plan.run_options.export.rank
-    name = "merged" if rank is None else f"merged_r{rank}"
-    if (known := store.folder(cell.id) / name).is_dir():
+    return _exported(plan, store, record, "merged", "export.merged=true", _write_merged)
+
+
+def _exported(
+    plan: Plan, store: Store, record: Record, name: str, asked: str, write: Callable[[Path, Method], None]
+) -> Path:
+    """The folder `name`, with `_rN` at a rank of its own, that `write` makes of the cell's method; made once."""
+    rank = plan.run_options.export.rank
+    name = name if rank is None else f"{name}_r{rank}"
+    if (known := store.folder(plan.cell.id) / name).is_dir():
         return known
-    method = stored_method(plan, store, record, "export.merged=true")
+    method = stored_method(plan, store, record, asked)
     with nullcontext() if rank is None else method.at_rank(rank):
-        method.merge()
-        return store.add(cell.id, name, lambda folder: write_model(folder, method.backbone))
+        return store.add(plan.cell.id, name, lambda folder: write(folder, method))
+
+
+def _write_merged(folder: Path, method: Method) -> None:
+    method.merge()
+    write_model(folder, method.backbone)
 
 
 def write_model(folder: Path, backbone: Backbone) -> None:

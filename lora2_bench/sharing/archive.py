@@ -15,7 +15,7 @@ from typing import IO, Annotated, Any, TypedDict
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.files.writing import write_bytes, write_whole
 from lora2_bench.records.checking import checker
-from lora2_bench.records.forms import Form, Range
+from lora2_bench.records.forms import Range, Sha256
 from lora2_bench.records.store import PREDICTIONS, Store
 
 FORMAT = 1
@@ -34,7 +34,7 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 class _File(TypedDict):
     bytes: Annotated[int, Range(0, MOST_BYTES)]
-    sha256: Annotated[str, Form("SHA-256", "[0-9a-f]{64}", "64 hexadecimal digits")]
+    sha256: Sha256
 
 
 class _Contents(TypedDict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 
 from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.files.arguments import program
@@ -28,15 +29,26 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
 
 def main() -> None:
     """The command-line entry point. Exit codes: 0, 1 where --wait ends without all cells done, 2 for bad input."""
+    answer(HELP, "lora2_bench.sweep", lambda arguments: send_and_follow(*parse(arguments))[1])
+
+
+def answer(help_text: str, module: str, act: Callable[[Sequence[str]], int]) -> None:
+    """Print the help where it is asked for, else end with what `act` returns for the arguments, or an error's line.
+
+    `help_text` names the command {program}; `module` is what `python -m` takes.
+    """
     arguments = sys.argv[1:]
     if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP.format(program=program("lora2_bench.sweep")), end="")
+        print(help_text.format(program=program(module)), end="")
         return
     try:
-        options, overrides = parse(arguments)
-        _, code = send_and_follow(options, overrides)
+        code = act(arguments)
     except UserError as error:
         print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
+        code = 2
+    except OSError as error:
+        told = f"{error.filename} cannot be read or written ({error.strerror}): give another results=DIR"
+        print(f"error: {hide_secrets(told)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("no longer following: cells that were sent go on", file=sys.stderr)

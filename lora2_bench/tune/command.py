@@ -6,12 +6,10 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from lora2_bench.errors import INTERRUPTED, UserError
 from lora2_bench.experiment.checks import require, require_choice
-from lora2_bench.files.arguments import program
-from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.calls import launcher_of
 from lora2_bench.sweep.cells import results_dir_of, value_of
+from lora2_bench.sweep.command import answer
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.tune.cost import cost_lines
@@ -37,23 +35,7 @@ Everything else is as for python -m lora2_bench.sweep: cluster=local|slurm paral
 
 def main() -> None:
     """The command-line entry point. Exit codes: 0; 1 where --wait ends and cells have not ended; 2 for bad input."""
-    arguments = sys.argv[1:]
-    if not arguments or "--help" in arguments or "-h" in arguments:
-        print(HELP.format(program=program("lora2_bench.tune")), end="")
-        return
-    try:
-        code = tune(arguments)
-    except UserError as error:
-        print(f"error: {hide_secrets(str(error))}", file=sys.stderr)
-        code = 2
-    except OSError as error:
-        told = f"{error.filename} cannot be read or written ({error.strerror}): give another results=DIR"
-        print(f"error: {hide_secrets(told)}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("no longer following: cells that were sent go on", file=sys.stderr)
-        code = INTERRUPTED
-    sys.exit(code)
+    answer(HELP, "lora2_bench.tune", tune)
 
 
 def tune(arguments: Sequence[str]) -> int:

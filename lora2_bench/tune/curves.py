@@ -110,41 +110,33 @@ def _plots(name: str, found: list[Search]) -> list[Plot]:
     tasks = list(dict.fromkeys(one.task for one in found))
     spread = "Bars: standard deviation of the best of n. The recipe itself (trial 0) is no draw and not in it."
 
-    def best(by_seconds: bool) -> tuple[Panel, ...]:
-        return tuple(
-            Panel(
-                task,
-                means=tuple(_mean(one, p, by_seconds) for one in of for p in one.points),
-                curves=tuple(
-                    Curve(rows()[one.row].label, (), tuple((_x(p, by_seconds), p.expected) for p in one.points))
-                    for one in of
-                ),
-            )
-            for task in tasks
-            if (of := [one for one in found if one.task == task and one.points])
+    def best(unit: str, x_label: str, note: str, *, by_seconds: bool) -> Plot:
+        return Plot(
+            folder=name,
+            name=f"expected-best-{unit}",
+            title=f"Expected best score after {'s' if by_seconds else 'n'} {unit}: study {name}",
+            note=f"{note} {spread}",
+            protocol="tune",
+            panels=tuple(
+                Panel(
+                    task,
+                    means=tuple(_mean(one, p, by_seconds) for one in of for p in one.points),
+                    curves=tuple(
+                        Curve(rows()[one.row].label, (), tuple((_x(p, by_seconds), p.expected) for p in one.points))
+                        for one in of
+                    ),
+                )
+                for task in tasks
+                if (of := [one for one in found if one.task == task and one.points])
+            ),
+            x_label=x_label,
+            y_label=_METRIC,
         )
 
+    by_seconds = "As by trials, with the mean seconds of a trial of each method."
     return [
-        Plot(
-            folder=name,
-            name="expected-best-trials",
-            title=f"Expected best score after n trials: study {name}",
-            note=f"Closed form of Dodge et al. (arXiv 1909.03004). {spread}",
-            protocol="tune",
-            panels=best(by_seconds=False),
-            x_label="trials",
-            y_label=_METRIC,
-        ),
-        Plot(
-            folder=name,
-            name="expected-best-seconds",
-            title=f"Expected best score after s seconds: study {name}",
-            note=f"As by trials, with the mean seconds of a trial of each method. {spread}",
-            protocol="tune",
-            panels=best(by_seconds=True),
-            x_label="seconds of trials",
-            y_label=_METRIC,
-        ),
+        best("trials", "trials", "Closed form of Dodge et al. (arXiv 1909.03004).", by_seconds=False),
+        best("seconds", "seconds of trials", by_seconds, by_seconds=True),
         Plot(
             folder=name,
             name="score-over-lr",

@@ -45,5 +45,5 @@ def test_a_cells_own_record_goes_before_the_studys(tmp_path: Path, capsys: pytes
 def test_a_line_of_another_cell_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "records.jsonl"
     write_compact(path, [dataclasses.replace(make_record(make_cell()), id="ab" * 8)])
-    with pytest.raises(ValueError, match="line 1: its settings are those of"):
+    with pytest.raises(ValueError, match="line 1: a record of another cell: its settings are those of"):
         read_compact(path)

@@ -97,11 +97,7 @@ def costs(board: Board) -> list[list[Shown]]:
             head = fmean(run.parameters["head"] for run in runs)
             counts = [Shown(f"{number:,.0f}") for number in (one.adapter, head, active)]
             steps = [found for run in runs if (found := run.seconds_per_step)]
-            memory = [
-                kept.get("gpu_bytes", kept.get("process_bytes", 0)) / 2**30
-                for run in runs
-                if (kept := run.record.run.get("memory"))
-            ]
+            memory = [peak / 2**30 for run in runs if (peak := run.memory)]
             lines.append([
                 Shown(one.name), *counts, Shown(f"{fmean(steps):.4f}" if steps else ""),
                 Shown(f"{fmean(run.record.run['seconds'] for run in runs):.0f}"),

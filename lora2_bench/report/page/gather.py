@@ -28,8 +28,6 @@ def gather(records: Iterable[Record]) -> Gathered:
     runs: list[Run] = []
     curves: dict[str, Line] = {}
     for record in records:
-        if record.is_trial:
-            continue
         run = Run.of(record)
         if run.done:
             curves[run.id] = np.array(run.curve, dtype=np.float32).reshape(-1, 2)
