@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "load": ("lora2_bench.sharing.command:load", "check such a file, and put its records beside one's own"),
     "rescore": ("lora2_bench.sharing.command:rescore", "best and last scores again, from stored predictions"),
     "contract": ("lora2_bench.contract.command:main", "what every method promises, checked on one, also of your own"),
+    "serve": ("lora2_bench.serving.http.command:main", "an HTTP server that answers with trained adapters"),
     "bench": ("lora2_bench.bench.command:main", "what a training step costs"),
 }
 _NAMED = ("tables", "figures", "report", "audit")  # one entry, which reads the name itself

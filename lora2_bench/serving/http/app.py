@@ -62,7 +62,13 @@ class App:
     """
 
     def __init__(
-        self, library: Finds, batcher: Batcher, guard: Guard, limits: Limits, metrics: Metrics, tell: Callable[[str], None]
+        self,
+        library: Finds,
+        batcher: Batcher,
+        guard: Guard,
+        limits: Limits,
+        metrics: Metrics,
+        tell: Callable[[str], None],
     ) -> None:
         self._batcher, self._guard, self._limits, self._metrics, self._tell = batcher, guard, limits, metrics, tell
         self._find = lru_cache(4096)(library.find)

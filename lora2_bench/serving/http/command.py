@@ -12,6 +12,7 @@ from lora2_bench.errors import UserError, one_line_of
 from lora2_bench.files.arguments import OneLineParser, folder, program, whole_number
 from lora2_bench.serving.http.guard import TOKEN_VARIABLE, Guard, is_loopback, read_token
 from lora2_bench.serving.http.limits import Limits
+from lora2_bench.serving.library import Library
 
 _LISTED = 3  # adapters that cannot be served, told one by one
 _MOST_TOLD = 200  # lines on standard error: a failure that clients can bring about fills no disk
@@ -52,7 +53,9 @@ def _parser() -> OneLineParser:
     parser.add_argument("--results", type=folder, default=Path("results"), help="the cells to serve (results)")
     parser.add_argument("--model", help="the backbone, where the cells are of several")
     parser.add_argument("--model-path", metavar="FOLDER", help="the backbone's folder, for cells of model=local")
-    parser.add_argument("--host", default="127.0.0.1", help="the address; others than loopback need a token (127.0.0.1)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="the address; others than loopback need a token (127.0.0.1)"
+    )
     parser.add_argument("--port", type=whole_number(0, 65535), default=8000, help="0: any that is free (8000)")
     parser.add_argument(
         "--token-file",
@@ -64,7 +67,11 @@ def _parser() -> OneLineParser:
     parser.add_argument("--threads", type=whole_number(1, 1024), help="CPU threads (default: all cores)")
     parser.add_argument("--memory", type=many, default=1024, metavar="MIB", help="of adapters in memory (1024)")
     parser.add_argument(
-        "--batch-rows", type=many, default=own.batch_rows, metavar="N", help=f"rows of a batch at most ({own.batch_rows})"
+        "--batch-rows",
+        type=many,
+        default=own.batch_rows,
+        metavar="N",
+        help=f"most rows of a batch ({own.batch_rows})",
     )
     parser.add_argument(
         "--wait-ms", type=whole_number(0, 10_000), default=5, metavar="N", help="a row waits so long for others (5)"
@@ -97,10 +104,11 @@ def _serve(given: argparse.Namespace, limits: Limits) -> int:
                 f"--host {given.host} can be reached by others: give --token-file FILE or {TOKEN_VARIABLE}, or leave "
                 "--host out"
             )
-        from lora2_bench.serving.engine import Engine  # torch takes seconds: what is wrong above is told before
-        from lora2_bench.serving.library import Library
-
         library = Library(given.results, given.model, model_path=given.model_path)
+        if library.backbone is None:
+            raise UserError(library.nothing())
+        from lora2_bench.serving.engine import Engine  # torch takes seconds: what is wrong above is told before
+
         engine = Engine(library, memory=given.memory * 2**20, device=given.device, threads=given.threads)
         console = _Console()
         for name, why in list(library.refused.items())[:_LISTED]:

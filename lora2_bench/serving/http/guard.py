@@ -13,7 +13,7 @@ from pathlib import Path
 from lora2_bench.errors import UserError
 from lora2_bench.serving.http.responses import Refused
 
-TOKEN_VARIABLE = "LORA2_BENCH_TOKEN"  # noqa: S105 - a name
+TOKEN_VARIABLE = "LORA2_BENCH_TOKEN"
 LEAST_TOKEN = 16
 _OPEN = ("/", "/health")  # what needs no token: the page holds no data, and has a field for it
 
@@ -41,7 +41,9 @@ class Guard:
         scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
         if scheme.lower() != b"bearer" or not hmac.compare_digest(_digest(given.strip()), self._token):
             raise Refused(
-                401, "a token is needed: send the header Authorization: Bearer TOKEN", [(b"www-authenticate", b"Bearer")]
+                401,
+                "a token is needed: send the header Authorization: Bearer TOKEN",
+                [(b"www-authenticate", b"Bearer")],
             )
 
 
@@ -63,7 +65,7 @@ def read_token(path: Path | None, environment: Mapping[str, str] = os.environ) -
     token = text.strip()
     if not re.fullmatch(rf"[!-~]{{{LEAST_TOKEN},512}}", token):  # what it is instead is not told: it may be a secret
         raise UserError(
-            f"{name} holds no token: give one of {LEAST_TOKEN} to 512 signs without blanks, as of `openssl rand -hex 32`"
+            f"{name} holds no token: give one of {LEAST_TOKEN} to 512 signs without blanks, as of openssl rand -hex 32"
         )
     return token
 

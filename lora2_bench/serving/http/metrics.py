@@ -59,7 +59,9 @@ class Metrics:
         self.requests: Counter[tuple[str, int]] = Counter()
         self.accepted = self.answered = self.hung_up = 0
         self.request_seconds = Histogram(
-            "predict_seconds", "Seconds from a request's first byte to its answer, of /predict answered with 200.", _SECONDS
+            "predict_seconds",
+            "Seconds from a request's first byte to its answer, of /predict answered with 200.",
+            _SECONDS,
         )
         self.batch_rows = Histogram("batch_rows", "Rows of one batch.", _ROWS)
         self.batch_seconds = Histogram("batch_seconds", "Seconds of the engine for one batch.", _SECONDS)

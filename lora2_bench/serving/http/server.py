@@ -91,9 +91,7 @@ class Served:
         server: its `stop` ends `run`, as a signal does.
     """
 
-    def __init__(
-        self, library: Finds, engine: Runs, guard: Guard, limits: Limits, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, library: Finds, engine: Runs, guard: Guard, limits: Limits, tell: Callable[[str], None]) -> None:
         self._metrics = Metrics()
         self._batcher = Batcher(engine, limits, self._metrics, tell)
         self.server = Server(App(library, self._batcher, guard, limits, self._metrics, tell), tell)
@@ -135,8 +133,12 @@ class _Protocol(H11Protocol):
     def send_400_response(self, msg: str) -> None:
         body = error_line("this is no HTTP/1.1 request: send one")
         headers = [(b"content-type", JSON), (b"content-length", str(len(body)).encode()), (b"connection", b"close")]
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True  # the application has nobody to answer any more
+            self.cycle.message_event.set()
+        response = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
         try:
-            for event in (h11.Response(status_code=400, headers=headers), h11.Data(data=body), h11.EndOfMessage()):
+            for event in (response, h11.Data(data=body), h11.EndOfMessage()):
                 self.transport.write(self.conn.send(event))
         except h11.LocalProtocolError:  # an answer was sent, or is under way: there is no place for another
             pass

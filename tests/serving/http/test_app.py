@@ -21,7 +21,9 @@ GOOD = {"adapter": SST2.id, "text": "good film"}
 def is_line(answer: httpx.Response) -> bool:
     """Whether an answer is one line with an error and nothing else."""
     text = answer.text
-    return answer.headers["content-type"] == "application/json" and text.count("\n") == 1 and [*answer.json()] == ["error"]
+    return (
+        answer.headers["content-type"] == "application/json" and text.count("\n") == 1 and [*answer.json()] == ["error"]
+    )
 
 
 def test_one_object_and_a_list_are_answered_in_their_order() -> None:
@@ -130,7 +132,9 @@ def test_every_name_of_loopback_is_one(host: str) -> None:
     assert Made().ask("GET", "/health", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("given", ["", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}"])
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", f"Bearer {TOKEN[:-1]}"]
+)
 def test_without_the_token_there_is_only_the_page_and_the_health(given: str) -> None:
     made = Made(guard=Guard(TOKEN, loopback=False))
 
@@ -306,7 +310,7 @@ def test_metrics_are_prometheus_text_and_add_up() -> None:
     async def work(client: httpx.AsyncClient) -> str:
         for body in (GOOD, [GOOD] * 3, {}):
             await client.post("/predict", json=body)
-        await client.get("/secret-path\n")
+        await client.get("/secret-path%0A")
         return (await client.get("/metrics")).text
 
     values, kinds = {}, {}
