@@ -106,6 +106,8 @@ class App:
             return refused.status, (error_line(str(refused)), JSON, headers)
         except HungUp:
             raise
+        except asyncio.CancelledError:  # the loop's end: somebody has stopped the server by force
+            return 503, (error_line("the server was stopped by force: ask another"), JSON, CLOSE)
         except Exception as error:
             self._tell(f"{scope['method']} {scope['path']}: {type(error).__name__}: {first_line(error)}")
             return 500, (error_line("the server failed on this request: its console says why"), JSON, CLOSE)

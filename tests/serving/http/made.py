@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -38,6 +39,9 @@ ENTRIES = {
     )
 }
 SST2 = ENTRIES["b" * 16]
+BODY = json.dumps({"adapter": SST2.id, "text": "good film"}).encode()
+HEAD = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
 
 
 class Shelf:

@@ -7,20 +7,27 @@ import re
 import signal
 import socket
 import stat
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import httpx
 import pytest
 
 from lora2_bench.__main__ import main
-from lora2_bench.serving.http.guard import TOKEN_VARIABLE
+from lora2_bench.errors import UserError
+from lora2_bench.serving.http.guard import TOKEN_VARIABLE, Guard
+from lora2_bench.serving.http.limits import Limits
+from lora2_bench.serving.library import Entry
 from tests.conftest import Told
 from tests.forked import Forked, bench
+from tests.serving.http.made import WHOLE, Shelf, Toy
 
 Call = Callable[..., Told]
+T = TypeVar("T")
 SECRET = "a-secret-of-the-user"
 
 
@@ -112,16 +119,59 @@ def test_a_process_stopped_in_the_middle_answers_all_that_it_accepted(
     assert "Traceback" not in err and SECRET not in out + err
 
 
+def test_a_second_signal_ends_at_once_and_says_what_is_lost(tmp_path: Path) -> None:
+    server = Forked(tmp_path, "server", serve_held, str(tmp_path))
+    try:
+        port = int(until(lambda: server.out.exists() and server.out.read_text().strip()))
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
+            line.sendall(WHOLE)
+            until(lambda: "accepted_total 1" in httpx.get(f"http://127.0.0.1:{port}/metrics").text)
+            os.kill(server.pid, signal.SIGTERM)
+            until(lambda: httpx.get(f"http://127.0.0.1:{port}/health").status_code == 503)
+            os.kill(server.pid, signal.SIGTERM)
+            answer = line.recv(2**16)
+    finally:
+        (tmp_path / "go").touch()
+        out, err = server.communicate()
+    assert answer.startswith(b"HTTP/1.1 503 ") and answer.endswith(b'stopped by force: ask another"}\n')
+    assert out.splitlines()[-1] == "stopped by SIGTERM: 1 requests accepted, 0 answered, 0 hung up, 1 lost"
+    assert (server.poll(), err) == (1, "")
+
+
+class Held(Toy):
+    """An engine whose batches wait for a file."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def logits(self, batch: Sequence[tuple[Entry, str]]) -> list[int | UserError]:
+        until(self.file.exists)
+        return super().logits(batch)
+
+
+def serve_held(folder: str) -> None:
+    """A server whose batches wait for a file; it prints its port."""
+    from lora2_bench.serving.http.server import Served, bind
+
+    made = bind("127.0.0.1", 0)
+    made.listen()
+    print(made.getsockname()[1], flush=True)
+    sys.exit(Served(Shelf(), Held(Path(folder, "go")), Guard(None, loopback=True), Limits(), print).run(made))
+
+
 def serve(*words: str) -> None:
     """`lora2-bench WORDS` in a process of its own."""
     bench(*words)
 
 
-def until(true: Callable[[], bool]) -> None:
+def until(found: Callable[[], T]) -> T:
+    """What `found` finds, as soon as it finds something."""
     end = time.monotonic() + 60
-    while not true():
+    while not (value := found()):
         assert time.monotonic() < end
         time.sleep(0.02)
+    return value
 
 
 def listening_at(server: Forked) -> str:
@@ -133,4 +183,4 @@ def listening_at(server: Forked) -> str:
     until(lambda: said() is not None or server.poll() is not None)
     found = said()
     assert found is not None, server.err.read_text()
-    return found[1]
+    return str(found[1])

@@ -10,11 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.serving.http.made import SST2, Toy, listening, raw
-
-BODY = json.dumps({"adapter": SST2.id, "text": "good film"}).encode()
-HEAD = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY
+from tests.serving.http.made import BODY, HEAD, WHOLE, Toy, listening, raw
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +84,10 @@ def test_a_client_that_asks_first_need_not_send_a_body_too_large(port: int) -> N
 def test_clients_that_hang_up_anywhere_are_forgotten(port: int, toy: Toy) -> None:
     def counts() -> tuple[int, int]:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
-        found = {
-            line.split()[0]: int(line.split()[1]) for line in text.splitlines() if "_total" in line and line[0] != "#"
-        }
-        return found.get('lora2_bench_requests_total{path="/predict",status="499"}', 0), found[
-            "lora2_bench_hung_up_total"
-        ]
+        left = re.search(r'_requests_total\{path="/predict",status="499"\} (\d+)', text)
+        accepted = re.search(r"_hung_up_total (\d+)", text)
+        assert accepted is not None
+        return int(left[1]) if left else 0, int(accepted[1])
 
     before = counts()
     raw(port, HEAD[:20], read=False)
