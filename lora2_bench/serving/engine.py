@@ -21,7 +21,10 @@ from lora2_bench.files.paths import CONF
 from lora2_bench.serving.adapters import Adapter, AdapterStore
 from lora2_bench.serving.layers import segmented
 from lora2_bench.serving.library import Entry, Library
+from lora2_bench.tasks.data import Split
 from lora2_bench.tasks.encoding import EncodedSplit, RaggedRows, check_tokenizer
+from lora2_bench.tasks.spec import TaskSpec
+from lora2_bench.tasks.token_cache import encoder
 from lora2_bench.training.device import pick_device
 from lora2_bench.training.runtime import set_up_process
 
@@ -95,6 +98,12 @@ class Engine:
         types = np.array(coded["token_type_ids"], np.int32) if self._split.token_type_ids is not None else None
         return Row(np.array(coded["input_ids"], np.int32), types)
 
+    def encode_split(self, split: Split, spec: TaskSpec, entry: Entry) -> list[Row]:
+        """The tokens of a task's rows, as a cell with this length encodes them; from the cache where they are there."""
+        with self._tokenizing:
+            made = encoder(self._tokenizer, self._backbone.tokenizer_sha256, spec, entry.max_length)(split)
+        return [Row(*made[number][:2]) for number in range(len(made))]
+
     def logits(self, batch: Sequence[tuple[Entry, Row]]) -> list[Tensor | UserError]:
         """Logits (outputs) in float32 on the CPU for each request, in the order given, by one forward pass.
 
@@ -141,6 +150,11 @@ class Engine:
             "probabilities": dict(zip(entry.labels, shares, strict=True)),
         }
 
+    def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """The model's inputs for rows, padded on the right to the longest."""
+        inputs = self._split.collate([(row.ids, row.types, 0) for row in rows])
+        return {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
+
     def _adapter(self, entry: Entry) -> Adapter | UserError:
         try:
             return self.adapters.get(entry)
@@ -158,10 +172,8 @@ class Engine:
             else:
                 kinds.append(adapter)
                 counts.append(1)
-        inputs = self._split.collate([(row.ids, row.types, 0) for row in rows])
-        del inputs["labels"]
         with self._segments.of(kinds, counts):
-            out: Tensor = self._model(**{name: value.to(self.device) for name, value in inputs.items()}).logits
+            out: Tensor = self._model(**self.collate(rows)).logits
         return out.float().cpu()
 
 

@@ -17,7 +17,7 @@ from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import results_folder, shortened, user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import WEIGHTS, read_record, record_paths
-from lora2_bench.tasks.spec import task_spec
+from lora2_bench.tasks.spec import TaskSpec, task_spec
 
 SERVED = {
     "lora": "lora2_bench.methods.lora.LoRA",
@@ -30,6 +30,7 @@ SERVED = {
 """Methods whose effect on a frozen map is a low-rank product beside it -> their own class; a record's word of another
 class is not followed, for to import it would run code that data names."""
 _AT = "@"  # ID@4 is a cell at rank 4, of a method that serves several
+_SIZES, _RANK = ("r", "k"), "rank"  # words of `Library.fitting`
 _LISTED = 6
 
 
@@ -115,31 +116,39 @@ class Library:
     def find(self, words: str) -> Entry:
         """The entry of an id, or the one that all words fit: `task=rte method=lora r=8 seed=0`.
 
+        Raises UserError, in one line, where none or several fit, and for what `fitting` refuses.
+        """
+        found = self.fitting(words)
+        if len(found) == 1:
+            return found[0]
+        listed = "; ".join(f"{one.id} ({one.task} {one.method} seed {one.seed})" for one in found[:_LISTED])
+        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        raise UserError(f"{shortened(words)} fits {len(found)} cells: {listed}{more}: give more words, or an id")
+
+    def fitting(self, words: str) -> list[Entry]:
+        """The entry of an id, or all that the words fit, in the order of ids; never none.
+
         A word is task, method, seed or model, the size that is in the method's label (`r=8`), or `rank=4` for a rank
-        of a method that serves several. Raises UserError, in one line, where none or several fit.
+        of a method that serves several. Raises UserError, in one line, for other words, and where nothing fits.
         """
         if "=" not in words:
-            return self._by_id(words.strip())
+            return [self._by_id(words.strip())]
         given: dict[str, str] = {}
         for word in words.split():
             name, sign, value = word.partition("=")
-            if not sign or name in given or (name not in _FITS and name not in ("rank", "r", "k")):
+            if not sign or name in given or name not in (*_FITS, *_SIZES, _RANK):
                 raise UserError(
                     f"{shortened(word)} finds no cell: give a cell's id, or some of task=, method=, r= or k=, seed=, "
                     "model=, rank=, each once"
                 )
             given[name] = value
-        rank = given.pop("rank", None)
+        rank = given.pop(_RANK, None)
         found = [entry for entry in self.entries.values() if all(_fits(entry, *pair) for pair in given.items())]
-        if len(found) == 1:
-            return found[0] if rank is None else self._at_rank(found[0], rank)
         if not found:
             raise UserError(
                 f"{shortened(words)} fits none of the {len(self.entries)} cells served here: {self._told()}"
             )
-        listed = "; ".join(f"{one.id} ({one.task} {one.method} seed {one.seed})" for one in found[:_LISTED])
-        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
-        raise UserError(f"{shortened(words)} fits {len(found)} cells: {listed}{more}: give more words, or an id")
+        return found if rank is None else [self._at_rank(entry, rank) for entry in found]
 
     def _by_id(self, text: str) -> Entry:
         cell, sign, rank = text.partition(_AT)
@@ -175,7 +184,7 @@ class Library:
 
     def _choose(self, name: str | None) -> Model | None:
         """The one backbone; the records of others are refused."""
-        pins = {json_of(record): Model(**record.cell["model"]) for record in self._records.values()}
+        pins = {_pin(record): Model(**record.cell["model"]) for record in self._records.values()}
         if self.model_path is not None and any(model.source == "local" for model in pins.values()):
             digest = hash_folder(self.model_path)
             pins = {key: model for key, model in pins.items() if model.source != "local" or model.sha256 == digest}
@@ -191,19 +200,33 @@ class Library:
         if not fitting:
             raise UserError(f"model={shortened(str(name))} has no cell that can be served: give {' or '.join(known)}")
         if len(fitting) > 1:
-            fix = f"give model={' or model='.join(known)}" if len(known) > 1 else "give the folder of one, model.path"
+            fix = (
+                f"give model={' or model='.join(known)} (--model)"
+                if len(known) > 1
+                else "give the folder of one (--model-path)"
+            )
             raise UserError(f"results={self.results} has cells of {len(fitting)} backbones: {fix}")
         (key, chosen) = next(iter(fitting.items()))
         if chosen.source == "local" and self.model_path is None:
-            raise UserError(f"model={chosen.name} is a folder that no record names: give it, as model.path")
+            raise UserError(f"model={chosen.name} is a folder, which no record names: give it (--model-path)")
         for cell, record in list(self._records.items()):
-            if json_of(record) != key:
+            if _pin(record) != key:
                 del self._records[cell]
                 self.refused[cell] = f"its backbone is another than the library's {chosen.name}"
         return chosen
 
 
-def json_of(record: Record) -> str:
+def check_fits(entry: Entry, spec: TaskSpec) -> None:
+    """Raise UserError where a cell's outputs, or the texts that it takes, are not the task's."""
+    if set(entry.labels or ()) != set(spec.labels):
+        has, wants = (", ".join(labels) or "a score" for labels in (entry.labels or (), spec.labels))
+        raise UserError(f"cell {entry.id} ({entry.task}) answers {has}, and task={spec.name} asks for {wants}")
+    if entry.pair != (len(spec.columns) == 2):
+        takes, has = ("two texts", "one") if entry.pair else ("one text", "two")
+        raise UserError(f"cell {entry.id} ({entry.task}) takes {takes}, and task={spec.name} has {has}")
+
+
+def _pin(record: Record) -> str:
     """What pins a record's backbone, as text."""
     return repr(sorted(record.cell["model"].items()))
 
