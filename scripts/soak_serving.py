@@ -218,7 +218,7 @@ def made(draw: random.Random, entries: list[dict[str, Any]], bad: float, leaving
     """A request; of a share `bad` that is malformed or too long, and `leaving` whose client hangs up."""
     if draw.random() < bad:
         return _bad(draw, entries)
-    rows = [_row(draw, draw.choice(entries)) for _ in range(draw.choice((1, 1, 1, 1, 2, 5)))]
+    rows = [_row(draw, draw.choice(entries)) for _ in range(draw.choice((1, 1, 1, 1, 1, 1, 2, 3)))]
     data = _post(json.dumps(rows if len(rows) > 1 else rows[0]).encode())
     if draw.random() < leaving:
         return Request("leaves", data, (), draw.choice((len(data), len(data), draw.randrange(1, len(data)))))
@@ -257,7 +257,7 @@ def _row(draw: random.Random, entry: dict[str, Any]) -> dict[str, str]:
 
 
 def _text(draw: random.Random) -> str:
-    return " ".join(draw.choices(WORDS, k=draw.randrange(3, 40)))
+    return " ".join(draw.choices(WORDS, k=draw.randrange(2, 12)))
 
 
 def _post(body: bytes, framing: bytes | None = None) -> bytes:

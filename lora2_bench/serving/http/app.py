@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -147,19 +148,30 @@ class App:
             raise Refused(415, "the body's type is not JSON's: send the header Content-Type: application/json", CLOSE)
         if headers.get(b"content-encoding", b"identity").lower() != b"identity":
             raise Refused(415, "the body is compressed: send it as it is", CLOSE)
-        body = await self._body(headers, receive)
-        self._held += len(body)
-        try:
-            if self._held > self._limits.held_bytes:
-                raise Refused(429, "too many bytes wait already: try again", [(b"retry-after", b"1")])
-            rows, is_list = read_request(body, self._find, self._limits)
+        with self._holding() as hold:
+            rows, is_list = read_request(await self._body(headers, receive, hold), self._find, self._limits)
             self._refuse_when_stopping()
             answers = await self._answers(self._batcher.put(rows, is_list), receive)
-        finally:
-            self._held -= len(body)
         return json_line(answers if is_list else answers[0])
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    @contextmanager
+    def _holding(self) -> Iterator[Callable[[int], None]]:
+        """What counts a request's bytes until its end, and raises Refused where all requests hold too many."""
+        own = 0
+
+        def hold(count: int) -> None:
+            nonlocal own
+            if self._held + count > self._limits.held_bytes:
+                raise Refused(429, "too many bytes wait already: try again", [(b"retry-after", b"1"), *CLOSE])
+            own += count
+            self._held += count
+
+        try:
+            yield hold
+        finally:
+            self._held -= own
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive, hold: Callable[[int], None]) -> bytes:
         """The whole body. Raises Refused for one too large or too slow, HungUp."""
         limit = self._limits.body_bytes
         too_large = Refused(413, f"the body is too large: send {limit} bytes at most", CLOSE)
@@ -177,6 +189,7 @@ class App:
                     part, is_more = message.get("body", b""), message.get("more_body", False)
                     size += len(part)
                     if size <= limit:
+                        hold(len(part))
                         parts.append(part)
                     else:
                         parts.clear()

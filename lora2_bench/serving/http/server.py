@@ -22,6 +22,7 @@ from lora2_bench.serving.http.limits import Limits
 from lora2_bench.serving.http.metrics import Metrics
 from lora2_bench.serving.http.responses import JSON, error_line
 
+_HEAD_SECONDS = 10.0  # for the head of a connection's first request
 _LEAVING_SECONDS = 5  # for clients that do not take their answers
 
 
@@ -128,7 +129,22 @@ class _OneLine(logging.Handler):
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1, whose refusal of what is no HTTP is a line as all others."""
+    """HTTP/1.1, whose refusal of what is no HTTP is a line as all others; who connects has to ask soon."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._late = self.loop.call_later(_HEAD_SECONDS, self._close_unasked)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        super().connection_lost(exc)
+
+    def _close_unasked(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         body = error_line("this is no HTTP/1.1 request: send one")

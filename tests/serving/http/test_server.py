@@ -81,6 +81,12 @@ def test_a_client_that_asks_first_need_not_send_a_body_too_large(port: int) -> N
     assert answer.startswith(b"HTTP/1.1 413 ") and b"100 Continue" not in answer
 
 
+def test_who_connects_and_asks_nothing_is_let_go(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora2_bench.serving.http.server._HEAD_SECONDS", 0.05)
+    assert raw(port) == b"" and raw(port, HEAD) == b""
+    assert raw(port, WHOLE + WHOLE.replace(b"Host", b"Connection: close\r\nHost")).count(b"HTTP/1.1 200") == 2
+
+
 def test_clients_that_hang_up_anywhere_are_forgotten(port: int, toy: Toy) -> None:
     def counts() -> tuple[int, int]:
         text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
