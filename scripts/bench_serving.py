@@ -230,9 +230,9 @@ def measure(library: Library, engine: Engine, count: int, given: argparse.Namesp
         order = list(ways)
         random.Random(number).shuffle(order)
         for name in order:
-            spent, waited = timed(ways[name], batch)
-            seconds[name].append(spent)
-            waits[name].append(waited)
+            processor, clock = timed(ways[name], batch)
+            seconds[name].append(processor)
+            waits[name].append(clock)
     kept, process = engine.adapters.bytes / 2**20, resident / 2**20
     print(
         f"\n{count} adapters: {kept:,.0f} MiB of adapters, {process:,.0f} MiB the process with the engine alone; "
