@@ -121,7 +121,8 @@ def _serve(given: argparse.Namespace, limits: Limits) -> int:
         except OSError as error:
             raise UserError(f"--port {port} of {given.host} cannot be had ({error.strerror}): give another") from None
         host = f"[{address}]" if ":" in address else address
-        print(f"{len(library.entries)} adapters at http://{host}:{port}/ (Ctrl-C stops)", flush=True)
+        count = len(library.entries)
+        print(f"{count} adapter{'s' if count > 1 else ''} at http://{host}:{port}/ (Ctrl-C stops)", flush=True)
         return served.run(made)
 
 

@@ -57,7 +57,7 @@
       const order = (one) => `${one.task} ${one.method} ${String(one.seed).padStart(12, "0")}`;
       adapters = told.adapters.sort((a, b) => order(a).localeCompare(order(b), "en", { numeric: true }));
       const models = [...new Set(adapters.map((one) => one.model))].join(", ");
-      $("about").textContent = `${adapters.length} trained adapters over one ${models} backbone.`;
+      $("about").textContent = `Trained adapters: ${adapters.length}, over one ${models} backbone.`;
       const hadFocus = $("token-form").contains(document.activeElement);
       $("token-form").hidden = true;
       $("form").hidden = false;

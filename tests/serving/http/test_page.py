@@ -47,7 +47,7 @@ def address() -> Iterator[str]:
 def test_with_keys_alone_one_chooses_an_adapter_writes_and_reads_the_answer(tab: Tab, address: str) -> None:
     tab.open(address)
     tab.until("!document.getElementById('form').hidden")
-    assert tab.value("document.getElementById('about').textContent") == "3 trained adapters over one minilm backbone."
+    assert tab.value("document.getElementById('about').textContent") == "Trained adapters: 3, over one minilm backbone."
     groups = tab.value("[...document.querySelectorAll('optgroup')].map((one) => one.label)")
     assert groups == ["rte", "sst2", "stsb"]
 
