@@ -27,7 +27,9 @@ VERBS: dict[str, tuple[str, str]] = {
     "submit": ("lora2_bench.sharing.command:submit", "check records, and pack them into one file to send"),
     "load": ("lora2_bench.sharing.command:load", "check such a file, and put its records beside one's own"),
     "rescore": ("lora2_bench.sharing.command:rescore", "best and last scores again, from stored predictions"),
+    "evaluate": ("lora2_bench.serving.command:evaluate", "many cells scored on a task's dev rows by one backbone"),
     "contract": ("lora2_bench.contract.command:main", "what every method promises, checked on one, also of your own"),
+    "serve": ("lora2_bench.serving.http.command:main", "an HTTP server that answers with trained adapters"),
     "bench": ("lora2_bench.bench.command:main", "what a training step costs"),
 }
 _NAMED = ("tables", "figures", "report", "audit")  # one entry, which reads the name itself

@@ -21,7 +21,7 @@ from tests.composed import plan_of
 from tests.made_records import make_cell, make_record
 
 ROOT = Path(__file__).resolve().parents[1]
-HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "evaluate")
+HEAVY = ("torch", "transformers", "accelerate", "peft", "datasets", "evaluate", "uvicorn")
 RUN = """
 import json, runpy, sys
 _, loaded, *sys.argv = sys.argv
@@ -41,6 +41,7 @@ COMMANDS = {
     "lora2_bench.sweep suite=smoke seed=0 results={results} --dry-run": "3 to send",
     "lora2_bench.tune study=smoke stage=plan results={results}": "16 cells (8 trials, 8 runs)",
     "lora2_bench --help": "python -m lora2_bench",
+    "lora2_bench serve --help": "--token-file",
     "lora2_bench row=lora_r1 task=rte train.max_steps=40 results={results}": "rte (mini) | minilm | lora r=1 | seed 0",
     "lora2_bench.runner.worker": "",
 }

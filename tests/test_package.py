@@ -85,6 +85,7 @@ def test_the_wheel_carries_every_config_module_printed_figure_and_page_template_
     figures = {path.relative_to(ROOT).as_posix() for path in (ROOT / "lora2_bench" / "paper").glob("*.csv")}
     parts = ("page.html", "page.css", "page.js", "cells.js", "plots.js", "tables.js", "versus.js")
     page = {f"lora2_bench/report/page/{part}" for part in parts}
+    page |= {f"lora2_bench/serving/http/page.{end}" for end in ("html", "css", "js")}
     assert figures
     assert packed == modules | configs | figures | page
     assert "lora2-bench = lora2_bench.__main__:main" in entry

@@ -6,8 +6,6 @@ import dataclasses
 import html
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,12 @@ from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.report.page.gather import gather
 from lora2_bench.report.page.page import page, write_report
+from tests.browser import CHROMIUM, NO_CHROMIUM, browse
 from tests.made_records import make_row_record
 from tests.report.made_results import made_results, measured
 from tests.report.test_page import EVIL
 
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the path: the page is not opened")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
 ROWS = {"full": 88.0, "lora_r1": 86.0, "lora2_k1": 86.2}
 WIGGLE = (0.0, 0.5, -0.3, 0.1)
 
@@ -50,16 +48,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (Store(folder).path(record.id).parent / "predictions.json").write_text(json.dumps(kept))
     write_report(folder)
     return folder
-
-
-def browse(path: Path, folder: Path, *arguments: str, fragment: str = "", width: int = 1280) -> str:
-    """What headless Chromium prints of a page, with every host name unknown to it."""
-    assert CHROMIUM is not None
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    command += ["--disable-component-update", "--disable-sync", "--no-first-run", f"--user-data-dir={folder}"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=5000", f"--window-size={width},900"]
-    command += [*arguments, f"{path.as_uri()}{fragment}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
 HELP = """

