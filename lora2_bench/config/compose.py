@@ -19,9 +19,9 @@ from lora2_bench.config.contradictions import check_contradictions, check_experi
 from lora2_bench.config.messages import one_line
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
-from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, section
+from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, require_number, section
 from lora2_bench.experiment.maps import in_letters
-from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions
+from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions, measures_of
 from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, results_folder, shortened, user_path
@@ -47,6 +47,8 @@ _SWITCHES = (
     "engine",
     "eval_batch_size",
     "predict_test",
+    "retention",
+    "lr_factor",
 )
 
 resolvers.register()
@@ -57,6 +59,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     values = _resolved(config)
     _check_names(values)
     _check_types(values)
+    _check_lr_factor(values, overrides)
     _check_single_choices(overrides)
     check_contradictions(config, values, overrides)
     values["recipe"] = _recipe_of_method(config, values, overrides)
@@ -114,6 +117,14 @@ def _check_types(values: Mapping[str, Any]) -> None:
     if model.get("source") == "local":
         path = model.get("path")
         require(isinstance(path, str) and path != "", "model.path", path, "a backbone's folder")
+
+
+def _check_lr_factor(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise UserError for an impossible factor, and for one beside a learning rate that was given by hand."""
+    factor = values["lr_factor"]
+    require_number("lr_factor", factor, 1e-6, 1e6, "a number above 0, which the recipe's learning rate is times")
+    if factor != 1 and any(override.lstrip("+").startswith("train.lr=") for override in overrides):
+        raise UserError(f"lr_factor={factor} and train.lr={values['train'].get('lr')}: give one of the two")
 
 
 def _check_single_choices(overrides: Sequence[str]) -> None:
@@ -194,6 +205,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
         export=section(Export, values["export"], "export"),
         predict_test=values["predict_test"],
+        retention=measures_of(values["retention"]),
     )
 
 

@@ -39,6 +39,12 @@ def _in_proportion(value: float | None, now: float, then: float) -> float | None
     return None if value is None else value if now == then else value * now / then
 
 
+def _times(value: float | None, factor: float) -> float | None:
+    """The resolver `${times:value,factor}`: value · factor, to two digits; the value itself for a factor of 1."""
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, factor))
+    return value if not numbers or value is None or factor == 1 else float(f"{value * factor:.2g}")
+
+
 def _by_version(old: Any, new: Any, *, _root_: DictConfig) -> Any:
     """The resolver `${by_version:OLD,NEW}`: OLD under rng_version=1, which stands for the cells of earlier versions."""
     return old if OmegaConf.select(_root_, "rng_version") == 1 else new
@@ -166,6 +172,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("by_task", _by_task, replace=True)
     OmegaConf.register_new_resolver("first", _first, replace=True)
     OmegaConf.register_new_resolver("in_proportion", _in_proportion, replace=True)
+    OmegaConf.register_new_resolver("times", _times, replace=True)
     OmegaConf.register_new_resolver("by_version", _by_version, replace=True)
     OmegaConf.register_new_resolver("by_option", _by_option, replace=True)
     OmegaConf.register_new_resolver("tuner_name", _tuner_name, replace=True)

@@ -18,6 +18,8 @@ from lora2_bench.experiment.checks import (
     require_number,
 )
 
+MEASURES = ("sts", "probe", "mlm", "weights")
+"""What can be measured of what a cell has forgotten (docs/RETENTION.md)."""
 _MOST_THREADS = 1024  # above any machine's cores; a million end in libgomp, without a line
 
 
@@ -71,6 +73,7 @@ class RunOptions:
         checkpoint: when a running cell writes one.
         export: what else is exported of a finished cell.
         predict_test: whether the cell also predicts its task's test rows, for GLUE's server.
+        retention: which of `MEASURES` of forgetting are taken of the finished cell.
     """
 
     results: Path
@@ -87,6 +90,7 @@ class RunOptions:
     checkpoint: CheckpointSchedule = CheckpointSchedule(None, 2.0)
     export: Export = Export(None, False)
     predict_test: bool = False
+    retention: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
@@ -123,3 +127,14 @@ class Plan:
     cut: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     config: Mapping[str, Any] = field(default_factory=dict)
+
+
+def measures_of(value: object) -> tuple[str, ...]:
+    """The measures that `retention` asks for, in their order: null, all, or a list. Raises UserError for others."""
+    if value is None:
+        return ()
+    if value == "all":
+        return MEASURES
+    is_list = isinstance(value, list) and bool(value) and all(name in MEASURES for name in value)
+    require(is_list, "retention", value, f"null, all, or a list of some of {', '.join(MEASURES)}")
+    return tuple(name for name in MEASURES if name in value)  # type: ignore[operator]  # a list, as was checked

@@ -7,6 +7,7 @@ file others; those that both leave to the recipe may differ between backbones.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ class Suite:
         rows: names of the rows, in the table's order.
         tasks: names of the tasks, in the table's order.
         seeds: the seeds of every row and task.
+        others: name -> values of what else is swept over.
     """
 
     name: str
@@ -84,11 +86,18 @@ class Suite:
     rows: tuple[str, ...]
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
+    others: Mapping[str, tuple[str, ...]]
 
     @property
     def cells(self) -> int:
         """The number of cells."""
-        return len(self.rows) * len(self.tasks) * len(self.seeds)
+        return len(self.rows) * len(self.tasks) * len(self.seeds) * math.prod(map(len, self.others.values()))
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Its axes as Hydra's sweeper takes them."""
+        axes = {"row": self.rows, "task": self.tasks, **self.others, "seed": tuple(map(str, self.seeds))}
+        return {name: ",".join(values) for name, values in axes.items()}
 
 
 @cache
@@ -125,6 +134,7 @@ def _suite(name: str) -> Suite:
         tuple(params["row"]),
         tuple(params["task"]),
         tuple(int(seed) for seed in params["seed"]),
+        {name: tuple(values) for name, values in params.items() if name not in ("row", "task", "seed")},
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_ITS_OWN = (".safetensors",)
+_ITS_OWN = (".safetensors", "retention.json")
 """Files at the top of a cell's folder that carry a digest themselves, and may be written again."""
 
 

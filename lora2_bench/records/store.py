@@ -25,6 +25,7 @@ from lora2_bench.records.record import SCHEMA, Record
 PREDICTIONS = "predictions.json"
 WEIGHTS = "trained.safetensors"
 TEST_PREDICTIONS = "test_predictions.safetensors"
+RETENTION = "retention.json"
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,10 @@ class Store:
     def test_predictions(self, cell_id: str) -> Path:
         """What a cell predicts of its task's test rows, where it was asked to."""
         return self.folder(cell_id) / TEST_PREDICTIONS
+
+    def retention(self, cell_id: str) -> Path:
+        """What a cell has forgotten, where it was measured."""
+        return self.folder(cell_id) / RETENTION
 
     def read(self, cell_id: str) -> Record | None:
         """The record of a cell, or None where there is none. Raises UserError where it cannot be read."""

@@ -14,7 +14,9 @@ from lora2_bench.experiment.sources import is_found, sources_digest
 from lora2_bench.files.hub import find_model
 from lora2_bench.files.paths import shortened, user_path
 from lora2_bench.records.record import Record
+from lora2_bench.records.retention import read_retention
 from lora2_bench.records.store import Store
+from lora2_bench.retention.rows import Source
 from lora2_bench.tasks.data import texts_hash
 from lora2_bench.tasks.hub import find_hub
 from lora2_bench.tasks.local import find_local
@@ -143,6 +145,45 @@ def _same_test_rows(plan: Plan, known: Mapping[str, str]) -> bool:
         return True
     rows = load_test_rows(plan.cell.task, "local", glue_dir=folder)
     return {name: texts_hash(split) for name, split in rows.items()} == known
+
+
+def check_retention(plan: Plan) -> None:
+    """Raise UserError where nothing of what retention is asked for can be measured, as far as can be told here."""
+    measures = plan.run_options.retention
+    if not measures:
+        return
+    source = Source.of(plan.cell, plan.run_options.data_dir)
+    reasons = [source.has_nothing_for(name) for name in measures]
+    if all(reasons):
+        raise UserError(
+            f"retention=[{','.join(measures)}] has nothing to measure here ({measures[0]}: {reasons[0]}): give other "
+            "measures, or leave it out"
+        )
+
+
+def has_retention(plan: Plan, store: Store) -> bool:
+    """Whether what is asked for of a finished cell's retention is stored, whole.
+
+    A line on stderr says why a stored file is made anew. Raises UserError where it must be and no weights are kept.
+    """
+    cell, path = plan.cell, store.retention(plan.cell.id)
+    try:
+        found = read_retention(path, cell.id)
+        lacking = [] if found is None else [name for name in plan.run_options.retention if name not in found["asked"]]
+        why = f"has no {', '.join(lacking)}" if lacking else ""
+    except ValueError as error:
+        found, why = None, f"cannot be used ({error})"
+    if found is not None and not why:
+        return True
+    if not store.weights(cell.id).is_file():
+        told = f"{path} {why}, and" if why else "its retention was not measured, and"
+        raise UserError(
+            f"retention: cell {cell.id} ({cell.method_label} on {cell.task}) is finished, {told} it kept no weights: "
+            "train it anew with rerun=true and the same retention="
+        )
+    if why:
+        print(f"warning: {path} {why}: measured anew", file=sys.stderr)
+    return False
 
 
 def check_origin(cell: Cell, store: Store) -> None:

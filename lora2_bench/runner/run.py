@@ -16,9 +16,11 @@ from lora2_bench.records.store import Store
 from lora2_bench.runner.preflight import (
     check_origin,
     check_places,
+    check_retention,
     check_same_rows,
     check_test_rows,
     check_test_source,
+    has_retention,
     has_test_predictions,
     warn_of_other_code,
 )
@@ -37,6 +39,7 @@ def run(plan: Plan) -> Record:
         def look_up_and_lock() -> Record | None:
             check_export(plan)
             check_test_source(plan)
+            check_retention(plan)
             if (record := finished_record(plan, store)) is not None:
                 return record
             check_origin(plan.cell, store)
@@ -56,6 +59,8 @@ def run(plan: Plan) -> Record:
         ranks.on_main(partial(_export, plan, store, record))
     if plan.run_options.predict_test and record.is_done:
         _predict(plan, store, record, ranks)
+    if plan.run_options.retention and record.is_done:
+        _retain(plan, store, record, ranks)
     if ranks.is_main:
         print(result_line(record, str(store.path(plan.cell.id))))
     if record.error is not None:
@@ -124,6 +129,17 @@ def _predict(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
         predict_finished(plan, store, record, ranks)
     if ranks.is_main:
         print(f"test predictions: {store.test_predictions(record.id)}")
+
+
+def _retain(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
+    """Print where it stands what a finished cell has forgotten; it is measured first where it is not there."""
+    if not ranks.on_main(partial(has_retention, plan, store)):
+        import_trainer()
+        from lora2_bench.runner.retain import retain_finished
+
+        retain_finished(plan, store, record, ranks)
+    if ranks.is_main:
+        print(f"retention: {store.retention(record.id)}")
 
 
 def _train(plan: Plan, store: Store, ranks: Ranks) -> Record:

@@ -21,6 +21,7 @@ from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.foreign import failure_of
 from lora2_bench.runner.predict import predict_test
+from lora2_bench.runner.retain import retain
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.runner.weights import save_weights
@@ -109,7 +110,10 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
         tracker.finish(record)
         return store.read(cell.id) or record
 
-    return ranks.on_main(keep)
+    kept = ranks.on_main(keep)
+    if place.retention and kept.is_done:
+        ranks.on_main(partial(retain, plan, store, setup.method, kept.result["best"]["step"]))
+    return kept
 
 
 def score_dev(plan: Plan, setup: Setup, outcome: Outcome) -> tuple[dict[str, Any], Scoring | None]:

@@ -30,7 +30,7 @@ class SweepCell:
     @property
     def label(self) -> str:
         """The overrides that tell it from other cells, as in `row=lora_r1 task=rte seed=0`."""
-        names = ("row", "method", "kr", "task", "seed")
+        names = ("row", "method", "kr", "task", "lr_factor", "seed")
         named = [override for override in self.overrides if override.split("=")[0] in names]
         return " ".join(named or self.overrides)
 
@@ -140,8 +140,7 @@ def _suite_params(overrides: Sequence[str]) -> dict[str, str]:
         return {}
     if name not in suites():
         raise UserError(f"suite={name} is not known: choose one of {', '.join(suites())}")
-    suite = suites()[name]
-    return {"row": ",".join(suite.rows), "task": ",".join(suite.tasks), "seed": ",".join(map(str, suite.seeds))}
+    return suites()[name].params
 
 
 def _digest(overrides: Sequence[str]) -> str:

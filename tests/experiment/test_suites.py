@@ -46,16 +46,18 @@ def test_suites_name_rows_tasks_and_six_seeds_that_there_are() -> None:
     for name, suite in suites().items():
         assert set(suite.rows) <= set(rows()), name
         assert set(suite.tasks) <= set(TASKS), name
-        assert suite.seeds == ((0,) if name == "smoke" else (0, 1, 2, 3, 4, 5)), name
+        seeds = {"smoke": (0,), "forgetting": (0, 1, 2, 3, 4)}
+        assert suite.seeds == seeds.get(name, (0, 1, 2, 3, 4, 5)), name
         assert len(set(suite.rows)) == len(suite.rows)
     control = {"head"}  # of the studies, in no table of the paper
     assert {row for suite in suites().values() for row in suite.rows} | control == set(rows())
 
 
-def test_only_the_smoke_suite_cuts_its_runs() -> None:
+def test_only_the_smoke_suite_and_that_of_forgetting_leave_recipes() -> None:
+    more = {"smoke": {"train"}, "forgetting": {"train", "retention"}}
     for name in suites():
         keys = set(yaml.safe_load((CONF / "suite" / f"{name}.yaml").read_text(encoding="utf-8")))
-        assert keys == {"defaults", "hydra"} | ({"train"} if name == "smoke" else set())
+        assert keys == {"defaults", "hydra"} | more.get(name, set()), name
 
 
 def test_the_help_names_every_row_and_suite(bench: Callable[..., Told]) -> None:

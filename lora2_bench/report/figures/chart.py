@@ -30,7 +30,8 @@ DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2
 class Mean:
     """One point of a method: the cost `x`, and the mean score `y` over `n` seeds.
 
-    `sd` is the standard deviation over seeds, None for one seed.
+    `sd` is the standard deviation over seeds, None for one seed; where a figure says so, half the 95 % interval, and
+    `x_sd` that of x. `mark` is a short text beside the point.
     """
 
     label: str
@@ -38,6 +39,8 @@ class Mean:
     y: float
     sd: float | None
     n: int
+    x_sd: float | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True)

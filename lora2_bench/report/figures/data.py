@@ -71,7 +71,8 @@ def _by_task(rows: Iterable[Run]) -> dict[str, list[Run]]:
     return {task: groups[task] for task in ALL_TASKS if task in groups}
 
 
-def _panel_title(task: str, rows: Sequence[Run]) -> str:
+def panel_title(task: str, rows: Sequence[Run]) -> str:
+    """The task with its metric."""
     metric = rows[0].metric
     return f"{ALL_TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
 
@@ -126,17 +127,18 @@ def _cost_panels(protocol: str, rows: Sequence[Run], cost: Callable[[Run], float
     if len(by_task) > 1:
         means = _means_over_tasks(protocol, rows, cost, list(by_task))
         if len(means) > 1:
-            panels.append(_means_panel(f"mean of {len(by_task)} tasks", means))
+            panels.append(means_panel(f"mean of {len(by_task)} tasks", means))
     for task, part in by_task.items():
         means = []
         for label, group in grouped(part, "label").items():
             values = [run.scores[protocol] for run in group]
             means.append(Mean(label, fmean(map(cost, group)), fmean(values), _sd(values), len(values)))
-        panels.append(_means_panel(_panel_title(task, part), means))
+        panels.append(means_panel(panel_title(task, part), means))
     return tuple(panels)
 
 
-def _means_panel(title: str, means: Sequence[Mean]) -> Panel:
+def means_panel(title: str, means: Sequence[Mean]) -> Panel:
+    """A panel of points, with their seeds in its title and their Pareto front."""
     seeds = sorted({one.n for one in means})
     counts = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     return Panel(f"{title} (n = {counts})", tuple(means), pareto_front((one.x, one.y) for one in means))
@@ -161,7 +163,7 @@ def _learning_curves(folder: str, protocol: str, rows: Sequence[Run]) -> list[Pl
     for task, part in _by_task(rows).items():
         if any(len(run.curve) > 1 for run in part):
             curves = [_curve(label, [run.curve for run in group]) for label, group in grouped(part, "label").items()]
-            panels.append(Panel(_panel_title(task, part), curves=tuple(curves)))
+            panels.append(Panel(panel_title(task, part), curves=tuple(curves)))
     if not panels:
         return []
     where = "dev" if protocol == "paper" else "held-out train rows"
@@ -188,7 +190,7 @@ def _learning_rates(folder: str, protocol: str, rows: Sequence[Run], selection: 
             if len({run.lr for run in group}) > 1:
                 curves.append(_over_learning_rates(label, protocol, group))
         if curves:
-            panels.append(Panel(_panel_title(task, part), curves=tuple(curves)))
+            panels.append(Panel(panel_title(task, part), curves=tuple(curves)))
     if not panels:
         return []
     note = "Thin: one seed; bold: mean over seeds. Only seeds run at every lr of a line count, where there are any. "

@@ -125,8 +125,14 @@ def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], 
             place = ax.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
             look = style[one.label]
             bars: dict[str, Any] = {"markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5, "transform": place}
-            ax.errorbar(one.x, one.y, yerr=one.sd or None, fmt=look.marker, color=look.colour, **bars)
-            ax.update_datalim([(one.x, one.y + (one.sd or 0)), (one.x, one.y - (one.sd or 0))])
+            ax.errorbar(
+                one.x, one.y, yerr=one.sd or None, xerr=one.x_sd or None, fmt=look.marker, color=look.colour, **bars
+            )
+            x_sd, sd = one.x_sd or 0, one.sd or 0
+            ax.update_datalim([(one.x + x_sd, one.y + sd), (one.x - x_sd, one.y - sd)])
+            if one.mark:
+                beside: dict[str, Any] = {"textcoords": "offset points", "xytext": (3, 3), "fontsize": 5.5}
+                ax.annotate(one.mark, (one.x, one.y), color="#444444", **beside)
     ax.autoscale_view()
 
 

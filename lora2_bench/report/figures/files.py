@@ -7,9 +7,12 @@ from pathlib import Path
 
 from lora2_bench.files.paths import below
 from lora2_bench.files.writing import write_bytes, write_text
+from lora2_bench.records.store import Store
 from lora2_bench.report.figures.chart import Plot, styles
 from lora2_bench.report.figures.data import plots, slug
 from lora2_bench.report.records import load_records
+from lora2_bench.report.retention.plots import retention_plots
+from lora2_bench.report.retention.settings import by_place, settings
 from lora2_bench.report.selection import Selection, select
 
 
@@ -21,7 +24,7 @@ def write_figures(results: Path) -> list[Path]:
     folder = results / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     selection = select(load_records(results))
-    wanted = plots(selection)
+    wanted = plots(selection) + retention_plots(by_place(settings(selection, Store(results))))
     if not wanted:
         path = folder / "empty.md"
         write_text(path, _empty(len(selection.finished)))

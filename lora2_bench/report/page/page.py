@@ -16,6 +16,7 @@ from markupsafe import Markup
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
+from lora2_bench.records.store import Store
 from lora2_bench.report.answer import QUESTION, answer, judge
 from lora2_bench.report.figures.chart import Style, styles
 from lora2_bench.report.page import blocks
@@ -26,7 +27,11 @@ from lora2_bench.report.page.verdicts import judgements, paper_grids, signs, unb
 from lora2_bench.report.page.versus import versus
 from lora2_bench.report.predictions import BoundedReader, Reader
 from lora2_bench.report.records import load_records
+from lora2_bench.report.retention.plots import retention_plots
+from lora2_bench.report.retention.settings import by_place, settings
+from lora2_bench.report.retention.sheet import sheet
 from lora2_bench.report.runs import Run
+from lora2_bench.report.selection import Selection
 from lora2_bench.report.standing import Board, boards, task_name
 from lora2_bench.report.tables.sheets import PROTOCOLS, column_label
 from lora2_bench.tasks.spec import ALL_TASKS
@@ -56,9 +61,9 @@ def write_report(results: Path) -> list[Path]:
     skipped: list[Path] = []
     gathered = gather(load_records(results, skipped))
     path = folder / "index.html"
-    write_text(
-        path, page(gathered, len(skipped), BoundedReader(results, gathered.selection.predictions), studies(results))
-    )
+    reader = BoundedReader(results, gathered.selection.predictions)
+    found = forgotten(gathered.selection, Store(results))
+    write_text(path, page(gathered, len(skipped), reader, studies(results), found))
     return [path]
 
 
@@ -72,11 +77,27 @@ def studies(results: Path) -> list[tuple[str, str, list[tuple[str, str]]]]:
     return found
 
 
+def forgotten(selection: Selection, store: Store) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Name, sheet as Markdown, and (name, SVG) of the figures of every place whose retention was measured."""
+    places = by_place(settings(selection, store))
+    if not places:
+        return []
+    from lora2_bench.report.figures.drawing import draw  # matplotlib takes 0.3 s to import
+
+    style = styles(run.label for run in selection.runs)
+    drawn = [(plot, draw(plot, style)[0].decode()) for plot in retention_plots(places)]
+    return [
+        (folder, sheet(folder, found), [(plot.name, svg) for plot, svg in drawn if plot.folder == folder])
+        for folder, found in places.items()
+    ]
+
+
 def page(
     gathered: Gathered,
     unreadable: int,
     read: Reader,
     of_studies: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
+    of_retention: Sequence[tuple[str, str, Sequence[tuple[str, str]]]] = (),
 ) -> str:
     """The whole page.
 
@@ -85,6 +106,7 @@ def page(
         unreadable: how many records could not be read.
         read: reads stored predictions, as far as it likes.
         of_studies: as `studies` gives them.
+        of_retention: as `forgotten` gives them.
     """
     selection = gathered.selection
     found = boards(selection)
@@ -94,11 +116,11 @@ def page(
     labels = {name: column_label(name) for grid in grids for name in grid.columns}
     judged = judge(grids, labels)
     shown = [_block(board, answer(board, judged), gathered, style, read) for board in found]
-    sheet, script = _asset("page.css"), Markup("").join(_asset(name) for name in _SCRIPTS)
+    css, script = _asset("page.css"), Markup("").join(_asset(name) for name in _SCRIPTS)
     checks = audit()
     return _TEMPLATES.get_template("page.html").render(
-        policy=_policy(sheet, script),
-        style=sheet,
+        policy=_policy(css, script),
+        style=css,
         script=script,
         question=QUESTION,
         no_answer=answer(None, judged),
@@ -110,7 +132,8 @@ def page(
         places=list(dict.fromkeys((board.folder, f"{board.model}, {board.data} data") for board in found)),
         protocols=[(name, text.split(" (")[0]) for name, text in PROTOCOLS.items() if _any(found, name)],
         versus=[versus(board, read) for board in found],
-        studies=[_study(number, *study) for number, study in enumerate(of_studies)],
+        studies=[_study(f"s{number}", *study) for number, study in enumerate(of_studies)],
+        retention=[_study(f"f{number}", *one) for number, one in enumerate(of_retention)],
         judgements=judgements(grids),
         signs=signs(),
         unbegun=unbegun(grids, selection.runs),
@@ -182,9 +205,9 @@ def _block(
     }
 
 
-def _study(number: int, name: str, text: str, svgs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _study(prefix: str, name: str, text: str, svgs: Sequence[tuple[str, str]]) -> dict[str, Any]:
     body = from_markdown(text if text.lstrip().startswith("#") else f"# {name}\n\n{text}", 3)
-    drawn = [(title, inline(svg, f"s{number}-{at}-", title)) for at, (title, svg) in enumerate(svgs)]
+    drawn = [(title, inline(svg, f"{prefix}-{at}-", title)) for at, (title, svg) in enumerate(svgs)]
     return {"name": name, "body": body, "figures": drawn}
 
 

@@ -7,11 +7,14 @@ from pathlib import Path
 from lora2_bench.experiment.suites import suites
 from lora2_bench.files.paths import below
 from lora2_bench.files.writing import write_text
+from lora2_bench.records.store import Store
 from lora2_bench.report.predictions import BoundedReader
 from lora2_bench.report.records import load_records
+from lora2_bench.report.retention.settings import by_place, settings
+from lora2_bench.report.retention.sheet import claims_csv, rows_csv, sheet
 from lora2_bench.report.runs import Run
 from lora2_bench.report.scores import over_seeds, scores
-from lora2_bench.report.selection import select
+from lora2_bench.report.selection import Selection, select
 from lora2_bench.report.tables.bench_times import write_bench
 from lora2_bench.report.tables.commands import RUN
 from lora2_bench.report.tables.exhibits import fill_exhibits, write_exhibits
@@ -70,6 +73,18 @@ def write_tables(results: Path) -> list[Path]:
             write_text(place / "scores.md", markdown(one.model, one.data, part, failed))
             written += [place / "scores.md", place / "scores.csv"]
         written += write_exhibits(place, one, compared, reader.passed_over)
+    return written + _write_retention(folder, selection, Store(results))
+
+
+def _write_retention(folder: Path, selection: Selection, store: Store) -> list[Path]:
+    """`retention.{md,csv}`, and `retention_claim.csv` where the claim can be judged, of places that were measured."""
+    written = []
+    for name, places in by_place(settings(selection, store)).items():
+        texts = {"retention.md": sheet(name, places), "retention.csv": rows_csv(places)}
+        texts |= {"retention_claim.csv": text} if (text := claims_csv(places)) else {}
+        for file, text in texts.items():
+            write_text(below(folder, name) / file, text)
+            written.append(below(folder, name) / file)
     return written
 
 

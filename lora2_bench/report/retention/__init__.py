@@ -1,0 +1,1 @@
+"""What was forgotten, read from `retention.json` beside records: settings, the sources' claim, and their sheet."""

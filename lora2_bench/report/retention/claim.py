@@ -1,0 +1,144 @@
+"""The sources' claim, "LoRA learns less and forgets less" (arXiv 2405.09673), as verdicts with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lora2_bench.report.retention.settings import MEASURES, Kept, Setting, score_of
+from lora2_bench.report.statistics.intervals import Interval, mean_interval
+from lora2_bench.report.statistics.significance import holm, pair, sign_flip_test, t_test
+
+FULL = "full"
+SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A method minus full fine-tuning, paired by seed.
+
+    Attributes:
+        interval: mean difference with its t interval.
+        p: of the paired t test; None where the spread is unknown.
+        adjusted: `p` by Holm over the methods of its table; None without one.
+        flips: of the sign-flip test.
+        word: whether the claim's direction is supported by the interval.
+    """
+
+    interval: Interval
+    p: float | None
+    adjusted: float | None
+    flips: float
+    word: str
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One method against full fine-tuning, each at the rate that its held-out rows chose.
+
+    Attributes:
+        ours, full: the settings that were chosen.
+        rates: how many learning rates each was chosen from.
+        learns: difference of the target score.
+        forgets: measure -> difference of what was kept.
+    """
+
+    ours: Setting
+    full: Setting
+    rates: tuple[int, int]
+    learns: Difference
+    forgets: dict[str, Difference]
+
+
+def judge(found: Sequence[Setting]) -> list[Judged]:
+    """Every other method of one place, task and protocol against full fine-tuning, on seeds that both have.
+
+    Under protocol clean alone: only there a rate can be chosen without a look at dev. Methods without a shared seed are
+    left out.
+    """
+    if not found or found[0].run.protocol != "clean":
+        return []
+    by_label: dict[str, list[Setting]] = {}
+    for setting in found:
+        by_label.setdefault(setting.run.label, []).append(setting)
+    if FULL not in by_label:
+        return []
+    full, full_rates = _best(by_label[FULL])
+    pairs = []
+    for label, own in by_label.items():
+        ours, rates = _best(own)
+        if label != FULL and _differences(ours, full, "target"):
+            pairs.append((ours, (rates, full_rates)))
+    learns = _tested([_differences(ours, full, "target") for ours, _ in pairs], -1)
+    forgets = {measure: _tested([_differences(ours, full, measure) for ours, _ in pairs], +1) for measure in MEASURES}
+    return [
+        Judged(
+            ours,
+            full,
+            rates,
+            _there(learns[at]),
+            {name: one for name in MEASURES if (one := forgets[name][at]) is not None},
+        )
+        for at, (ours, rates) in enumerate(pairs)
+    ]
+
+
+def _there(difference: Difference | None) -> Difference:
+    assert difference is not None, "only pairs with shared seeds are judged"
+    return difference
+
+
+def _best(found: Sequence[Setting]) -> tuple[Setting, int]:
+    """The learning rate with the highest mean score on the rows that chose the checkpoint, and how many rates it had.
+
+    Of settings that differ in more than the rate, those with the most runs count, and of rates those with the most
+    seeds. Equal means give the smaller rate.
+    """
+    groups: dict[str, list[Setting]] = {}
+    for one in found:
+        groups.setdefault(one.run.without_lr, []).append(one)
+    most = max(groups.values(), key=lambda group: sum(len(one.runs) for one in group))
+    seeds = max(len(one.runs) for one in most)
+    able = [one for one in most if len(one.runs) == seeds]
+    return max(able, key=lambda one: (one.selected, -one.run.lr)), len(able)
+
+
+def _differences(ours: Setting, full: Setting, measure: str) -> list[float]:
+    """Ours minus full's by seed, of the target or of what was kept of a measure on equal rows."""
+
+    def values(setting: Setting) -> dict[tuple[str, int], float]:
+        found = {(_rows(one, measure), one.run.seed): _value(one, measure) for one in setting.runs}
+        return {key: value for key, value in found.items() if value is not None}
+
+    return [float(value) for value in pair(values(ours), values(full)).differences]
+
+
+def _rows(one: Kept, measure: str) -> str:
+    return "" if measure == "target" else "; ".join(one.rows(measure))
+
+
+def _value(one: Kept, measure: str) -> float | None:
+    return score_of(one.run) if measure == "target" else one.kept(measure)
+
+
+def _tested(families: Sequence[list[float]], sign: int) -> list[Difference | None]:
+    """The tests of each method's differences; Holm's correction is over the methods that have a p."""
+    ps = [t_test(values) if values else None for values in families]
+    known = [at for at, p in enumerate(ps) if p is not None]
+    adjusted = dict(zip(known, holm([p for p in ps if p is not None]), strict=True))
+    found: list[Difference | None] = []
+    for at, values in enumerate(families):
+        if not values:
+            found.append(None)
+            continue
+        interval = mean_interval(values)
+        found.append(Difference(interval, ps[at], adjusted.get(at), sign_flip_test(values), _word(interval, sign)))
+    return found
+
+
+def _word(interval: Interval, sign: int) -> str:
+    """Whether the whole interval lies on the claim's side of zero, on the other side, or on both."""
+    if interval.low is None or interval.high is None:
+        return UNDECIDED
+    low, high = sorted((sign * interval.low, sign * interval.high))
+    return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else UNDECIDED

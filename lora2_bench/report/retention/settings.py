@@ -1,0 +1,183 @@
+"""Finished runs whose retention was measured, and their means over seeds. A run without such a file is absent."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from lora2_bench.records.retention import Retention, read_retention
+from lora2_bench.records.store import Store
+from lora2_bench.report.runs import Run
+from lora2_bench.report.selection import Selection
+from lora2_bench.report.statistics.intervals import Interval, mean_interval
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number of retention: `kept` is higher where less was forgotten.
+
+    Attributes:
+        name: for readers.
+        unit: of a change.
+        digits: shown of it.
+    """
+
+    name: str
+    unit: str
+    digits: int
+
+
+MEASURES = {
+    "sts": Measure("zero-shot STS-B", "points", 2),
+    "probe": Measure("linear probes", "points", 2),
+    "mlm": Measure("masked LM", "nats", 3),
+}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One finished run with what was measured of it.
+
+    Attributes:
+        selected: the score that chose its checkpoint, in points: on held-out rows of train under protocol clean.
+    """
+
+    run: Run
+    facts: Retention
+    selected: float
+
+    def pair(self, measure: str) -> tuple[float, float] | None:
+        """Before and after, both higher where more is known: points, and minus nats; None where it was not measured."""
+        if measure == "probe":
+            probes = self.facts.get("probe")
+            if not probes:
+                return None
+            before, after = (100 * fmean(values) for values in zip(*map(_both, probes.values()), strict=True))
+            return before, after
+        if measure == "sts" and "sts" in self.facts:
+            before, after = _both(self.facts["sts"])
+            return 100 * before, 100 * after
+        if measure == "mlm" and "mlm" in self.facts:
+            before, after = _both(self.facts["mlm"])
+            return -before, -after
+        return None
+
+    def kept(self, measure: str) -> float | None:
+        """After minus before: 0 where nothing was forgotten, negative where something was."""
+        pair = self.pair(measure)
+        return None if pair is None else pair[1] - pair[0]
+
+    def rows(self, measure: str) -> tuple[str, ...]:
+        """The digests of what a measure was taken on; runs with others are not compared."""
+        parts = self.facts.get("probe", {}) if measure == "probe" else {measure: self.facts.get(measure)}
+        return tuple(f"{name} {part['sha256']}" for name, part in sorted(parts.items()) if part)  # type: ignore[index]
+
+    def weights(self) -> dict[str, float]:
+        """Means over all maps: ‖ΔW‖/‖W₀‖, effective rank, intruders a map; nothing where they were not measured."""
+        found = self.facts.get("weights")
+        maps = [facts for layer in found["maps"].values() for facts in layer.values()] if found else []
+        if not maps:
+            return {}
+        return {
+            "update": fmean(one["update"] for one in maps),
+            "effective_rank": fmean(one["effective_rank"] for one in maps),
+            "intruders": fmean(one["intruders"] for one in maps),
+        }
+
+
+def _both(values: object) -> tuple[float, float]:
+    return values["before"], values["after"]  # type: ignore[index]  # a TypedDict with both
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs that differ in the seed alone, in its order."""
+
+    runs: tuple[Kept, ...]
+
+    @property
+    def run(self) -> Run:
+        """Any of its runs, for what they share."""
+        return self.runs[0].run
+
+    @property
+    def target(self) -> Interval:
+        """Mean of the deciding number on dev, in points."""
+        return mean_interval([score_of(one.run) for one in self.runs])
+
+    @property
+    def selected(self) -> float:
+        """Mean of the scores that chose the checkpoints, in points."""
+        return fmean(one.selected for one in self.runs)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Where it leaves its recipe, but for the learning rate."""
+        return tuple(mark for mark in self.run.obstacles if not mark.startswith("train.lr="))
+
+    def kept(self, measure: str) -> Interval | None:
+        """Mean change of a measure; None where no run has it."""
+        values = [value for one in self.runs if (value := one.kept(measure)) is not None]
+        return mean_interval(values) if values else None
+
+    def before_and_after(self, measure: str) -> tuple[float, float] | None:
+        """Means of both; None where no run has the measure."""
+        pairs = [pair for one in self.runs if (pair := one.pair(measure)) is not None]
+        return (fmean(pair[0] for pair in pairs), fmean(pair[1] for pair in pairs)) if pairs else None
+
+    def weights(self) -> dict[str, float]:
+        """Means of `Kept.weights` over the runs that have them."""
+        found = [values for one in self.runs if (values := one.weights())]
+        return {name: fmean(values[name] for values in found) for name in found[0]} if found else {}
+
+
+def score_of(run: Run) -> float:
+    """The deciding number on dev, in points, of the checkpoint that was chosen and measured."""
+    return run.scores[run.protocol]
+
+
+def settings(selection: Selection, store: Store) -> list[Setting]:
+    """Every setting with measured runs, by backbone and data, task, protocol, method and learning rate.
+
+    Stale runs are left out, trials too. A file that cannot be used is named on stderr and its run left out.
+    """
+    groups: dict[tuple[object, ...], list[Kept]] = {}
+    for run in selection.finished:
+        if run.id in selection.stale or not store.retention(run.id).is_file():
+            continue
+        try:
+            facts = read_retention(store.retention(run.id), run.id)
+        except ValueError as error:
+            print(f"warning: {store.retention(run.id)} is skipped: {error}", file=sys.stderr)
+            continue
+        record = store.read(run.id)
+        if facts is None or record is None or not record.is_done or facts["step"] != record.result["best"]["step"]:
+            continue
+        selected = 100 * max(one["score"] for one in record.result["evaluations"])
+        key = (run.folder, run.task, run.protocol, len(run.label), run.label, run.lr, run.science)
+        groups.setdefault(key, []).append(Kept(run, facts, selected))
+    return [Setting(tuple(sorted(groups[key], key=lambda one: one.run.seed))) for key in sorted(groups, key=str)]
+
+
+def by_place(found: Sequence[Setting]) -> dict[str, dict[tuple[str, str], list[Setting]]]:
+    """Folder -> (task, protocol) -> its settings."""
+    places: dict[str, dict[tuple[str, str], list[Setting]]] = {}
+    for one in found:
+        places.setdefault(one.run.folder, {}).setdefault((one.run.task, one.run.protocol), []).append(one)
+    return {folder: {key: _in_order(of[key]) for key in sorted(of)} for folder, of in sorted(places.items())}
+
+
+def _in_order(found: Sequence[Setting]) -> list[Setting]:
+    """Full fine-tuning first, then methods by name, size and learning rate."""
+    return sorted(
+        found,
+        key=lambda one: (
+            one.run.method_name != "full",
+            one.run.method_name,
+            one.run.record.result["size"]["value"] or 0,
+            one.run.label,
+            one.run.lr,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""What fine-tuning forgets: measures of an adapted encoder beside the same encoder at its start (docs/RETENTION.md)."""
