@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from lora2_bench.config import resolvers
 from lora2_bench.config.contradictions import check_contradictions, check_experiment, quoted_ids
 from lora2_bench.config.messages import one_line
+from lora2_bench.config.quicker import quicken
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, section
@@ -49,6 +50,7 @@ _SWITCHES = (
     "predict_test",
 )
 
+quicken()
 resolvers.register()
 
 
