@@ -64,11 +64,8 @@ def test_nothing_is_lost_and_the_optimisers_wait_for_their_use(plain: dict[str, 
 
 def test_a_broken_cache_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORA2_BENCH_CACHE", str(tmp_path / "cache"))
-    models, scanner, found = (
-        tmp_path / "models",
-        tmp_path / "scanner.py",
-        {"bert": {frozenset({"torch"}): {"m": {"A", "B"}}}},
-    )
+    models, scanner = tmp_path / "models", tmp_path / "scanner.py"
+    found = {"bert": {frozenset({"torch"}): {"m": {"A", "B"}}}}
     models.mkdir()
     scanner.write_text("")
     scans = []
