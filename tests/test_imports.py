@@ -83,3 +83,43 @@ def test_a_command_that_does_not_train_loads_no_torch(command: str, results: Pat
     modules = json.loads(loaded.read_text())
     assert "lora2_bench" in modules
     assert [name for name in HEAVY if name in modules] == []
+
+
+UNUSED = (
+    "peft",
+    "bitsandbytes",
+    "datasets",
+    "evaluate",
+    "sklearn",
+    "scipy.optimize",
+    "scipy.stats",
+    "pandas",
+    "pyarrow",
+)
+
+
+def test_a_cell_of_generated_rows_imports_only_what_it_uses(tmp_path: Path) -> None:
+    """Before its first step none of what scoring, other methods and other sources of rows need; after it, no more."""
+    loaded, seen = tmp_path / "loaded.json", tmp_path / "seen.json"
+    watch = (
+        "import json, sys, lora2_bench.config.launch\n"
+        "class Watch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'lora2_bench.training.loop':\n"
+        "            sys.meta_path.remove(self)\n"
+        "            import lora2_bench.training.loop as loop\n"
+        "            step = loop.TrainingStep.__call__\n"
+        "            def first(own, batch, number):\n"
+        f"                with open({str(seen)!r}, 'w') as stream:\n"
+        "                    json.dump(sorted(sys.modules), stream)\n"
+        "                return step(own, batch, number)\n"
+        "            loop.TrainingStep.__call__ = first\n"
+        "sys.meta_path.insert(0, Watch())\n"
+    )
+    words = ("method=lora", "task=rte", "train.max_steps=1", "data.max_eval=8", f"results={tmp_path}")
+    command = [sys.executable, "-c", watch + RUN, str(loaded), "lora2_bench", *words]
+    subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True, timeout=240)
+    before, after = json.loads(seen.read_text()), json.loads(loaded.read_text())
+    assert "torch" in before
+    assert [name for name in UNUSED if name in before] == []
+    assert [name for name in ("datasets", "evaluate", "sklearn", "scipy.stats", "pandas") if name in after] == []

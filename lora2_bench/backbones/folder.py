@@ -1,12 +1,15 @@
-"""A backbone's folder, checked before anything in it is loaded: JSON and safetensors only, and no code."""
+"""A backbone's folder, found, and checked before anything in it is loaded: JSON and safetensors only, and no code."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.cell import Model
+from lora2_bench.files.paths import user_path
 
 WEIGHTS = "model.safetensors"
 _INDEX = f"{WEIGHTS}.index.json"
@@ -18,6 +21,22 @@ _CODE = {
     "tokenizer_config.json": ("auto_map",),
 }
 _PLAIN_ATTENTION = (None, "eager", "sdpa")
+
+
+def find_folder(model: Model, *, path: str | None, package: str | None, folder: str | None) -> Path:
+    """The folder that holds a backbone's config, tokenizer and weights. No code of a package is run."""
+    if model.source == "local":
+        return user_path(str(path), "model.path")
+    if model.source == "package":
+        spec = importlib.util.find_spec(str(package))
+        if spec is None or not spec.submodule_search_locations:
+            raise UserError(
+                f"model={model.name} needs the package {package}: pip install {str(package).replace('_', '-')}"
+            )
+        return Path(next(iter(spec.submodule_search_locations))) / str(folder)
+    from lora2_bench.files.hub import model_snapshot  # the hub client is needed for hub backbones only
+
+    return model_snapshot(str(model.hub_id), str(model.revision))
 
 
 def read_config(root: Path, where: str) -> dict[str, Any]:

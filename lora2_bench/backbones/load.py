@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,13 @@ import transformers
 from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig, PretrainedConfig
 
 from lora2_bench.backbones.backbone import ENCODERS, Backbone
-from lora2_bench.backbones.folder import read_config, read_index, weights_files
+from lora2_bench.backbones.folder import find_folder, read_config, read_index, weights_files
+from lora2_bench.backbones.reading import read_weights
 from lora2_bench.backbones.tokenizer import hash_tokenizer, load_tokenizer
-from lora2_bench.backbones.weights import check_layers, fitted, read_weights
+from lora2_bench.backbones.weights import check_layers, fitted
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.cell import Model
 from lora2_bench.files.digests import hash_files, stamped
-from lora2_bench.files.paths import user_path
 
 # How the names of transformers' classes of a type begin.
 _FAMILIES = {"bert": "Bert", "roberta": "Roberta", "deberta-v2": "DebertaV2", "modernbert": "ModernBert"}
@@ -112,22 +111,6 @@ def _config(root: Path, num_labels: int, where: str) -> PretrainedConfig:
 
 def _impossible(error: Exception, where: str) -> UserError:
     return UserError(f"{where}: config.json is not possible ({first_line(error)[:200]}): give the one of the weights")
-
-
-def find_folder(model: Model, *, path: str | None, package: str | None, folder: str | None) -> Path:
-    """The folder that holds a backbone's config, tokenizer and weights. No code of a package is run."""
-    if model.source == "local":
-        return user_path(str(path), "model.path")
-    if model.source == "package":
-        spec = importlib.util.find_spec(str(package))
-        if spec is None or not spec.submodule_search_locations:
-            raise UserError(
-                f"model={model.name} needs the package {package}: pip install {str(package).replace('_', '-')}"
-            )
-        return Path(next(iter(spec.submodule_search_locations))) / str(folder)
-    from lora2_bench.files.hub import model_snapshot  # the hub client is needed for hub backbones only
-
-    return model_snapshot(str(model.hub_id), str(model.revision))
 
 
 def copy_trained_parameters(backbone: Backbone) -> None:

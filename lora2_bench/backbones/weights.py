@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from lora2_bench.backbones.backbone import LAYER, is_head
 from lora2_bench.backbones.folder import shortened
-from lora2_bench.errors import UserError, first_line
-from lora2_bench.files.digests import Stamped
+from lora2_bench.backbones.reading import FLOATS
+from lora2_bench.errors import UserError
 
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 # What published files hold besides the encoder: heads of the pretraining or of another task, poolers that RoBERTa's
 # classifier does without, position numbers, and DeBERTa's embeddings that its training alone used.
 _UNUSED = re.compile(
@@ -28,40 +23,6 @@ _UNUSED = re.compile(
 # name alone.
 _DECODER = "decoder.weight"
 _UNUSED_OF_MODERNBERT = re.compile(r"^decoder\.(weight|bias)$")
-
-
-@lru_cache(maxsize=1)
-def read_weights(files: Stamped) -> dict[str, Tensor]:
-    """What weights files hold, read once for all cells of a process. No code in them is run.
-
-    Raises UserError for a file that is no safetensors file, for a tensor in two files, and for NaN or infinity.
-    """
-    found: dict[str, Tensor] = {}
-    for file, _, _ in files:
-        if file.suffix == ".safetensors":
-            try:
-                tensors = load_file(file)
-            except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"{file.name} is no whole safetensors file ({first_line(error)}): copy it again"
-                ) from None
-        else:
-            tensors = torch.load(file, map_location="cpu", weights_only=True)
-        if twice := sorted(found.keys() & tensors.keys()):
-            raise UserError(f"{file.name} has {shortened(twice)}, as another file has: keep one of them")
-        for name, tensor in tensors.items():
-            if tensor.dtype in _FLOATS and not _is_finite(tensor):
-                raise UserError(f"{file.name}: {name} has NaN or infinity in float32: copy or save it again")
-        found |= tensors
-    return {name: tensor.clone() for name, tensor in found.items()}  # off the file, which may be replaced
-
-
-def _is_finite(tensor: Tensor) -> bool:
-    if tensor.numel() == 0:
-        return True
-    low, high = (bound.item() for bound in tensor.aminmax())
-    most = torch.finfo(torch.float32).max
-    return low >= -most and high <= most  # NaN fails both
 
 
 def check_layers(tensors: dict[str, Tensor], layers: int, where: str) -> None:
@@ -101,7 +62,7 @@ def fitted(tensors: dict[str, Tensor], network: PreTrainedModel, where: str) -> 
             raise UserError(
                 f"{where}: {name} is {tuple(tensor.shape)}, {why} needs {wanted[place]}: give files that fit"
             )
-        if tensor.dtype not in _FLOATS:
+        if tensor.dtype not in FLOATS:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise UserError(f"{where}: {name} is {kind}: give the weights as they were before, in float32")
         found[place] = tensor

@@ -26,6 +26,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="bf16: by autocast")
     parser.add_argument("--results", type=folder, default=Path("results"), help="where bench/HOST.json is written")
+    parser.add_argument("--peer", action="store_true", help="whole runs beside Trainer + PEFT; --peer --help has more")
     arguments = parser.read()
     arguments.sizes = arguments.sizes.split(",")
     if unknown := [name for name in arguments.sizes if name not in SIZE_NAMES]:

@@ -17,6 +17,7 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 from lora2_bench.config import resolvers
 from lora2_bench.config.contradictions import check_contradictions, check_experiment, quoted_ids
 from lora2_bench.config.messages import one_line
+from lora2_bench.config.quicker import quicken
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
 from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, require_number, section
@@ -51,6 +52,7 @@ _SWITCHES = (
     "lr_factor",
 )
 
+quicken()
 resolvers.register()
 
 

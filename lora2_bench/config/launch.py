@@ -25,6 +25,7 @@ from lora2_bench.config.compose import plan_from
 from lora2_bench.config.contradictions import check_experiment, quoted_ids, typed_names
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
+from lora2_bench.config.quicker import no_look_for_mode
 from lora2_bench.config.resolvers import share_recipes, share_tuned
 from lora2_bench.errors import CellFailed, Interrupted, NotJoined, UserError, first_line
 from lora2_bench.experiment.plan import Plan
@@ -89,7 +90,8 @@ def launch(run: Callable[[Plan], object]) -> None:
             share_recipes(Path(own))
         share_tuned(sys.argv[1:])
         sys.argv[1:] = options_first(quoted_ids(sys.argv[1:]))
-        hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
+        with no_look_for_mode(sys.argv[1:]):
+            hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException, UserError) as error:
         if traceback_wanted:
             raise

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from lora2_bench.errors import UserError
 
@@ -43,12 +44,20 @@ def hash_folder(path: Path) -> str:
         raise UserError(f"model.path={path.name}: {name} cannot be read ({error.strerror}): mend its rights") from None
 
 
-@lru_cache(maxsize=16)
+_hashing = Lock()
+
+
 def hash_files(files: Stamped, *, named: bool = False) -> str:
     """SHA-256 over the bytes of files in their order; `named`: over each one's name and size too.
 
-    Remembered, so that a sweep's many plans read a backbone once.
+    Remembered, so that a sweep's many plans read a backbone once, and so do two threads.
     """
+    with _hashing:
+        return _hash(files, named=named)
+
+
+@lru_cache(maxsize=16)
+def _hash(files: Stamped, *, named: bool) -> str:
     digest = hashlib.sha256()
     for file, size, _ in files:
         if named:

@@ -10,6 +10,7 @@ from functools import partial
 
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.files.lean import lean_imports
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
@@ -46,7 +47,7 @@ def run(plan: Plan) -> Record:
             store.check_writable()
             check_places(plan)
             check_test_rows(plan)
-            import_trainer()
+            import_trainer(plan)
             from lora2_bench.runner.setup import check_fit
 
             check_fit(plan)
@@ -68,16 +69,22 @@ def run(plan: Plan) -> Record:
     return record
 
 
-def import_trainer() -> None:
+def import_trainer(plan: Plan) -> None:
     """Import the training code: torch and transformers take seconds, and a finished cell is printed without them.
 
-    The garbage collector is off meanwhile, and never looks through the imported objects afterwards.
+    The garbage collector is off meanwhile, and never looks through the imported objects afterwards. The plan's backbone
+    is read as soon as torch is there.
     """
     if "lora2_bench.runner.train_cell" in sys.modules:
         return  # freezing again would keep an earlier cell's objects for ever
     gc.disable()
     try:
-        import lora2_bench.runner.train_cell  # noqa: F401 (its import is all that is wanted)
+        with lean_imports():
+            from lora2_bench.backbones.ahead import read_ahead
+
+            place = plan.run_options
+            read_ahead(plan.cell.model, path=place.model_path, package=place.model_package, folder=place.model_folder)
+            import lora2_bench.runner.train_cell  # noqa: F401 (its import is all that is wanted)
     finally:
         gc.freeze()
         gc.enable()
@@ -89,7 +96,7 @@ def check_export(plan: Plan) -> None:
     rank, label = export.rank, plan.cell.method_label
     if rank is None and not export.merged:
         return
-    import_trainer()
+    import_trainer(plan)
     from lora2_bench.methods.base import load_method
 
     kind = load_method(plan.implementation)
@@ -123,7 +130,7 @@ def _predict(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
     """Print where a finished cell's test predictions are; they are made first where they are not there."""
     if not ranks.on_main(partial(has_test_predictions, plan, store)):
         ranks.on_main(partial(check_test_rows, plan))
-        import_trainer()
+        import_trainer(plan)
         from lora2_bench.runner.predict import predict_finished
 
         predict_finished(plan, store, record, ranks)
@@ -143,7 +150,7 @@ def _retain(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
 
 
 def _train(plan: Plan, store: Store, ranks: Ranks) -> Record:
-    import_trainer()
+    import_trainer(plan)
     from lora2_bench.runner.train_cell import run_cell
 
     return run_cell(plan, store, ranks)

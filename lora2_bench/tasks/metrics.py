@@ -1,8 +1,8 @@
-"""GLUE's metrics as a local `evaluate.Metric`: nothing is fetched at run time."""
+"""GLUE's metrics, and as a local `evaluate.Metric`: nothing is fetched at run time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -54,6 +54,12 @@ METRICS = {
 }
 
 
+def metrics_of(spec: TaskSpec, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+    """Every metric of a task, by name, from class ids, or from scores of a regression."""
+    given, wanted = np.asarray(predictions), np.asarray(references)
+    return {name: METRICS[name](given, wanted) for name in spec.metrics}
+
+
 @cache
 def _metric_class() -> type:
     """The `evaluate.Metric` class; made on first use because `evaluate` takes seconds to import."""
@@ -81,14 +87,17 @@ def _metric_class() -> type:
             )
 
         def _compute(self, predictions: list[Any], references: list[Any]) -> dict[str, float]:
-            given, wanted = np.asarray(predictions), np.asarray(references)
-            return {name: METRICS[name](given, wanted) for name in self.spec.metrics}
+            return metrics_of(self.spec, predictions, references)
 
     return Glue
 
 
 def glue_metric(spec: TaskSpec) -> Any:
-    """The `evaluate.Metric` of one task: `.compute(predictions=..., references=...)` -> {metric name: value}."""
+    """The `evaluate.Metric` of one task: `.compute(predictions=..., references=...)` -> {metric name: value}.
+
+    For scripts that take such a one. Its numbers are those of `metrics_of`, which a run takes: `evaluate` is imported
+    with datasets, pandas and scipy.stats, in seconds.
+    """
     return _metric_class()(spec)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lora2_bench.tasks.batches import by_length
 from lora2_bench.tasks.encoding import EncodedSplit
-from lora2_bench.tasks.metrics import glue_metric, main_score
+from lora2_bench.tasks.metrics import main_score, metrics_of
 from lora2_bench.tasks.spec import TaskSpec
 from lora2_bench.training.memory import batch_size_in_words, explain_out_of_memory
 
@@ -101,13 +100,11 @@ def score(
     """
     logits: Logits = {}
     metrics: dict[str, dict[str, float]] = {}
-    metric = glue_metric(spec)
     for name, rows in splits.items():
         out = logits_of(model, rows, spec.num_labels, accelerator, batch_size, step, f"scoring {name}")
         references = torch.tensor(rows.labels)
-        values: dict[str, Any] = metric.compute(predictions=predictions_of(out), references=rows.labels)
         metrics[name] = {
-            **{key: float(value) for key, value in values.items()},
+            **metrics_of(spec, predictions_of(out), rows.labels),
             "loss": loss_of(out, references).item(),
         }
         logits[name] = out

@@ -8,7 +8,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
-from transformers import get_scheduler
 
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.cell import Train
@@ -17,6 +16,7 @@ from lora2_bench.methods.base import Method
 from lora2_bench.training.evaluation import loss_of
 from lora2_bench.training.memory import batch_size_in_words, explain_out_of_memory, how_to_save_memory
 from lora2_bench.training.ranks import SINGLE_PROCESS, Ranks
+from lora2_bench.training.schedule import make_schedule
 
 
 class TrainingStep:
@@ -48,8 +48,7 @@ class TrainingStep:
         betas = (settings.adam_beta1, settings.adam_beta2)
         optimizer = AdamW(groups, lr=settings.lr, betas=betas, eps=settings.adam_eps)
         warmup = in_steps(settings.warmup, total_steps)
-        schedule = "constant_with_warmup" if settings.schedule == "constant" else settings.schedule
-        self.scheduler = get_scheduler(schedule, optimizer, warmup, total_steps)
+        self.scheduler = make_schedule(settings.schedule, optimizer, warmup, total_steps)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
         self._less_memory = how_to_save_memory(settings)
 

@@ -438,7 +438,7 @@ def test_an_exported_adapter_loads_with_plain_peft(
 
 
 def test_the_default_backbones_adapter_loads_with_plain_peft(bench: Bench, tmp_path: Path) -> None:
-    from lora2_bench.backbones.load import find_folder
+    from lora2_bench.backbones.folder import find_folder
     from lora2_bench.experiment.cell import Model
 
     results = tmp_path / "results"

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from transformers import AutoTokenizer
 
-from lora2_bench.backbones.load import find_folder
+from lora2_bench.backbones.folder import find_folder
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Model
 from lora2_bench.tasks.data import Split

@@ -1,4 +1,4 @@
-"""Metrics against their textbook formulas, through the local `evaluate.Metric`."""
+"""Metrics against their textbook formulas, and the local `evaluate.Metric` against them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora2_bench.tasks.metrics import glue_metric, main_name, main_score
+from lora2_bench.tasks.metrics import glue_metric, main_name, main_score, metrics_of
 from lora2_bench.tasks.spec import TASKS, task_spec
 
 binary = st.integers(0, 1)
@@ -26,7 +26,7 @@ def test_matthews_and_accuracy(rows: list[tuple[int, int]]) -> None:
     tp, tn, fp, fn = counts(rows)
     below = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     given_, wanted = zip(*rows, strict=True)
-    found = glue_metric(task_spec("cola")).compute(predictions=given_, references=wanted)
+    found = metrics_of(task_spec("cola"), given_, wanted)
     assert found["matthews_correlation"] == pytest.approx((tp * tn - fp * fn) / below if below else 0.0)
     assert found["accuracy"] == pytest.approx((tp + tn) / len(rows))
 
@@ -36,7 +36,7 @@ def test_matthews_and_accuracy(rows: list[tuple[int, int]]) -> None:
 def test_f1(rows: list[tuple[int, int]]) -> None:
     tp, _, fp, fn = counts(rows)
     given_, wanted = zip(*rows, strict=True)
-    found = glue_metric(task_spec("qqp")).compute(predictions=given_, references=wanted)
+    found = metrics_of(task_spec("qqp"), given_, wanted)
     assert found["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn) if tp + fp + fn else 0.0)
 
 
@@ -57,7 +57,7 @@ def ranks(xs: list[float]) -> list[float]:
 @given(scores)
 def test_correlations(rows: list[tuple[int, int]]) -> None:
     xs, ys = [x / 7 for x, _ in rows], [y / 4 for _, y in rows]
-    found = glue_metric(task_spec("stsb")).compute(predictions=xs, references=ys)
+    found = metrics_of(task_spec("stsb"), xs, ys)
     assert found["pearson"] == pytest.approx(slow_pearson(xs, ys), abs=1e-9)
     assert found["spearman"] == pytest.approx(slow_pearson(ranks(xs), ranks(ys)), abs=1e-9)
 
@@ -74,6 +74,13 @@ def test_main_score_is_the_mean_of_main_metrics_over_splits() -> None:
 def test_every_task_reports_its_metrics(task: str) -> None:
     spec = task_spec(task)
     rows = [0.5, 1.0, 2.0] if spec.is_regression else [0, 1, 1]
-    found = glue_metric(spec).compute(predictions=rows, references=rows)
+    found = metrics_of(spec, rows, rows)
     assert set(found) == set(spec.metrics) and set(spec.main) <= set(found)
     assert all(value == pytest.approx(1.0) for value in found.values())
+
+
+@pytest.mark.parametrize("task", ["mrpc", "stsb"])
+def test_the_evaluate_metric_gives_the_same(task: str) -> None:
+    predictions, references = ([1, 0, 1, 1], [1, 0, 0, 1]) if task == "mrpc" else ([0.5, 2.0, 4.0], [0.0, 2.5, 3.0])
+    found = glue_metric(task_spec(task)).compute(predictions=predictions, references=references)
+    assert found == metrics_of(task_spec(task), predictions, references)
