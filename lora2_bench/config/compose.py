@@ -47,6 +47,7 @@ _SWITCHES = (
     "engine",
     "eval_batch_size",
     "predict_test",
+    "keep",
 )
 
 resolvers.register()
@@ -194,6 +195,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         checkpoint=section(CheckpointSchedule, values["checkpoint"], "checkpoint"),
         export=section(Export, values["export"], "export"),
         predict_test=values["predict_test"],
+        keep=values["keep"],
     )
 
 

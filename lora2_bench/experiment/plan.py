@@ -18,6 +18,8 @@ from lora2_bench.experiment.checks import (
     require_number,
 )
 
+KEEPS = ("weights", "adapter", "nothing")
+"""What a finished cell can be asked to keep; None = its method's own answer (`Method.exports`)."""
 _MOST_THREADS = 1024  # above any machine's cores; a million end in libgomp, without a line
 
 
@@ -71,6 +73,7 @@ class RunOptions:
         checkpoint: when a running cell writes one.
         export: what else is exported of a finished cell.
         predict_test: whether the cell also predicts its task's test rows, for GLUE's server.
+        keep: what of the method is kept beside the record, one of `KEEPS`, or None for what the method keeps.
     """
 
     results: Path
@@ -87,8 +90,11 @@ class RunOptions:
     checkpoint: CheckpointSchedule = CheckpointSchedule(None, 2.0)
     export: Export = Export(None, False)
     predict_test: bool = False
+    keep: str | None = None
 
     def __post_init__(self) -> None:
+        if self.keep is not None:
+            require_choice("keep", self.keep, KEEPS)
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("engine", self.engine, ("fast", "plain"))
         require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))

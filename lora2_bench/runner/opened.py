@@ -58,7 +58,10 @@ def open_cell(
         cell_id: the cell's id.
         base: the folder of a `local` backbone, for its path is in no record.
         implementation: MODULE.CLASS of a method of the user's own.
-        device, threads, eval_batch_size, data_dir: as in `RunOptions`.
+        device: auto, cpu or cuda.
+        threads: CPU threads, or None for all cores.
+        eval_batch_size: rows per batch.
+        data_dir: folder of the `local` data source, for a caller that reads rows.
 
     Raises:
         UserError: where there is no finished cell, a local backbone's folder is missing or another's, or the class of
@@ -74,6 +77,7 @@ def open_cell(
     if cell.id != cell_id:
         raise UserError(f"cell {cell_id} has settings that are another's here ({cell.id}): use the version that ran it")
     config: Mapping[str, Any] = record.run.get("config", {})
+    package, folder = _package(cell, _section(config, "model"))
     place = RunOptions(
         results=results,
         device=device,
@@ -82,7 +86,8 @@ def open_cell(
         eval_batch_size=eval_batch_size,
         data_dir=data_dir,
         model_path=_local_folder(cell, base),
-        **_package(cell, _section(config, "model")),
+        model_package=package,
+        model_folder=folder,
     )
     return Plan(cell, _implementation(cell, _section(config, "method"), implementation), place), record
 
@@ -129,17 +134,17 @@ def _local_folder(cell: Cell, base: str | None) -> str | None:
     return base
 
 
-def _package(cell: Cell, told: Mapping[str, Any]) -> dict[str, str | None]:
+def _package(cell: Cell, told: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Package and folder of a `package` backbone: of conf/model, or of one's own as its record says."""
     if cell.model.source != "package":
-        return {}
+        return None, None
     values = _conf("model", cell.model.name)
     if values.get("sha256") != cell.model.sha256:
         values = told
     package, folder = values.get("package"), values.get("folder")
     if not (isinstance(package, str) and package.isidentifier() and isinstance(folder, str)):
         raise UserError(f"cell {cell.id} does not say which package has model={cell.model.name}: run its command again")
-    return {"model_package": package, "model_folder": folder}
+    return package, folder
 
 
 def _conf(group: str, name: str) -> Mapping[str, Any]:
