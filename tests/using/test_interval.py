@@ -34,7 +34,7 @@ def test_it_is_that_of_rows_drawn_anew(task: str) -> None:
         said = np.where(random.random(150) < 0.7, labels, random.integers(0, spec.num_labels, 150))
         splits[split] = predictions(labels.tolist(), said.tolist(), spec.num_labels)
     scores = []
-    for _ in range(400):
+    for _ in range(150):
         parts = []
         for found in splits.values():
             rows = random.integers(0, 150, 150)

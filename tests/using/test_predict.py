@@ -144,7 +144,7 @@ def test_what_cannot_be_predicted_is_one_line(
         assert told.code == 2 and told.err.startswith(f"error: {line}") and told.err.count("\n") == 1, told.err
     weights = of.store.weights(cell)
     weights.rename(tmp_path / "away")
-    told = predict("lora", "rte", *PAIR)
+    told = call(main, "predict", cell, *results, "--base", str(of.base), *PAIR)
     (tmp_path / "away").rename(weights)
     line = f"error: cell {cell} (lora r=1 on rte) kept no weights: train it anew with rerun=true keep=weights\n"
     assert (told.code, told.err) == (2, line)
@@ -199,7 +199,7 @@ def test_bad_rows_are_named_with_their_lines() -> None:
         "line 4: has 3 columns, the header 2",
         "line 5: has 1 columns, the header 2",
     ]
-    of_csv = ["line 4: text_pair is empty", "line 5: is no CSV"]
+    of_csv = ["line 4: sentence2 is empty", "line 5: is no CSV"]
     cases: list[tuple[str, bytes, list[str]]] = [
         ("tsv", tsv, of_tsv),
         ("csv", b'text,text_pair\n"a\nb",c\nd,\n"x', of_csv),
