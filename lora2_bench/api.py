@@ -1,11 +1,12 @@
 """The functions behind `import lora2_bench`, for scripts and notebooks: see docs/API.md.
 
-Each imports what it needs when it is called; none imports torch, but `run` where it trains.
+Each imports what it needs when it is called; none imports torch, but `run` where it trains, and `predict`.
 """
 
 from __future__ import annotations
 
-from os import PathLike
+from collections.abc import Sequence
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
 from lora2_bench.experiment.words import words
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lora2_bench.records.record import Record
+    from lora2_bench.using.prediction import Prediction
 
 Folder = str | PathLike[str]
 
@@ -57,6 +59,58 @@ def predictions(cell_id: str, results: Folder = "results") -> pd.DataFrame:
     from lora2_bench.report.frame import prediction_frame
 
     return prediction_frame(results_folder(str(results)), cell_id)
+
+
+def predict(
+    cell: Folder,
+    texts: str | Sequence[str],
+    text_pairs: str | Sequence[str] | None = None,
+    *,
+    results: Folder = "results",
+    base: Folder | None = None,
+    method: str | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    eval_batch_size: int = 64,
+) -> list[Prediction]:
+    """What a finished cell's model says of new texts, at its best checkpoint: one prediction a row.
+
+    The model is loaded at each call, which takes a second: give all rows at once. Torch's settings of this process are
+    changed as by `run`.
+
+    Args:
+        cell: its id, or its folder.
+        texts: the rows, or a single one.
+        text_pairs: the second text of each, for a task on pairs.
+        results: the folder with `cells/`, for an id.
+        base: the backbone's folder, of a cell of `model=local`.
+        method: MODULE.CLASS that trained the cell, of a method of one's own.
+        device: auto, cpu or cuda.
+        threads: CPU threads; None for all cores.
+        eval_batch_size: rows a batch.
+
+    Raises:
+        UserError: for a cell that is not there, not finished or kept no weights, and for rows that cannot be predicted.
+        CellFailed: where a batch does not fit the memory, or the outputs are no finite numbers.
+    """
+    from lora2_bench.runner.opened import find_cell, open_cell
+    from lora2_bench.using.rows import given_rows
+
+    place, cell_id = find_cell(fspath(cell), results_folder(str(results)))
+    plan, record = open_cell(
+        place,
+        cell_id,
+        base=None if base is None else fspath(base),
+        implementation=method,
+        device=device,
+        threads=threads,
+        eval_batch_size=eval_batch_size,
+    )
+    columns = [[column] if isinstance(column, str) else column for column in (texts, text_pairs) if column is not None]
+    rows = given_rows(plan.cell.spec, columns[0], columns[1] if len(columns) > 1 else None, ("texts", "text_pairs"))
+    from lora2_bench.using.predictor import Predictor
+
+    return Predictor(plan, record).predict(rows.texts)
 
 
 def compare(frame: pd.DataFrame, ours: str, other: str, *, margin: float | None = None) -> pd.DataFrame:

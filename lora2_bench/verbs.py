@@ -22,6 +22,11 @@ VERBS: dict[str, tuple[str, str]] = {
     "figures": ("lora2_bench.report.__main__:main", "records -> figures"),
     "report": ("lora2_bench.report.__main__:main", "records -> one page"),
     "audit": ("lora2_bench.report.__main__:main", "the paper's printed figures recomputed"),
+    "predict": (
+        "lora2_bench.using.command:predict",
+        "what a finished cell says of new texts: one, a file, standard input",
+    ),
+    "export": ("lora2_bench.using.command:export", "a finished cell as a folder for plain transformers and PEFT"),
     "submission": ("lora2_bench.report.submission.command:main", "test predictions -> the zip for GLUE's server"),
     "publish": ("lora2_bench.tracking.publish:main", "mirror finished records to Weights & Biases"),
     "submit": ("lora2_bench.sharing.command:submit", "check records, and pack them into one file to send"),

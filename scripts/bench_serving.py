@@ -150,10 +150,10 @@ class Rivals:
         own = [self.base.model.get_parameter(f"{name}.weight") for name in self.names.values()]
         own += list(self.base.head_parameters().values())
         shared = {id(one): one for one in self.base.model.parameters() if all(one is not other for other in own)}
-        model: nn.Module = copy.deepcopy(self.base.model, shared)
+        model: nn.Module = copy.deepcopy(cast(nn.Module, self.base.model), shared)
         for key, name in self.names.items():
             update = adapter.updates[key]
-            model.get_submodule(name).weight.data.addmm_(update.up.t(), update.down.t())
+            model.get_parameter(f"{name}.weight").data.addmm_(update.up.t(), update.down.t())
         model.load_state_dict(dict(adapter.head), strict=False)
         return model
 

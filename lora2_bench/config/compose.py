@@ -50,6 +50,7 @@ _SWITCHES = (
     "predict_test",
     "retention",
     "lr_factor",
+    "keep",
 )
 
 quicken()
@@ -208,6 +209,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         export=section(Export, values["export"], "export"),
         predict_test=values["predict_test"],
         retention=measures_of(values["retention"]),
+        keep=values["keep"],
     )
 
 

@@ -20,6 +20,8 @@ from lora2_bench.experiment.checks import (
 
 MEASURES = ("sts", "probe", "mlm", "weights")
 """What can be measured of what a cell has forgotten (docs/RETENTION.md)."""
+KEEPS = ("weights", "adapter", "nothing")
+"""What a finished cell can be asked to keep; None = its method's own answer (`Method.exports`)."""
 _MOST_THREADS = 1024  # above any machine's cores; a million end in libgomp, without a line
 
 
@@ -74,6 +76,7 @@ class RunOptions:
         export: what else is exported of a finished cell.
         predict_test: whether the cell also predicts its task's test rows, for GLUE's server.
         retention: which of `MEASURES` of forgetting are taken of the finished cell.
+        keep: what of the method is kept beside the record, one of `KEEPS`, or None for what the method keeps.
     """
 
     results: Path
@@ -91,8 +94,11 @@ class RunOptions:
     export: Export = Export(None, False)
     predict_test: bool = False
     retention: tuple[str, ...] = ()
+    keep: str | None = None
 
     def __post_init__(self) -> None:
+        if self.keep is not None:
+            require_choice("keep", self.keep, KEEPS)
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("engine", self.engine, ("fast", "plain"))
         require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))

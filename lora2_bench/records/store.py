@@ -24,6 +24,10 @@ from lora2_bench.records.record import SCHEMA, Record
 
 PREDICTIONS = "predictions.json"
 WEIGHTS = "trained.safetensors"
+ADAPTER = "adapter"
+MODEL = "model"
+"""The folder of a cell that keeps its whole model, which transformers loads; `MODEL_WEIGHTS` are in it."""
+MODEL_WEIGHTS = "model.safetensors"
 TEST_PREDICTIONS = "test_predictions.safetensors"
 RETENTION = "retention.json"
 
@@ -52,8 +56,12 @@ class Store:
         return below(self.results / "running", cell_id)
 
     def weights(self, cell_id: str) -> Path:
-        """What a cell's method trained, at the best checkpoint, as safetensors; full fine-tuning keeps none."""
-        return self.folder(cell_id) / WEIGHTS
+        """What a cell's method trained, at the best checkpoint, as safetensors; it need not be there.
+
+        Where every weight trained (`keep=weights` of full fine-tuning) they are those of the folder `model`.
+        """
+        whole = self.folder(cell_id) / MODEL / MODEL_WEIGHTS
+        return whole if whole.is_file() else self.folder(cell_id) / WEIGHTS
 
     def test_predictions(self, cell_id: str) -> Path:
         """What a cell predicts of its task's test rows, where it was asked to."""

@@ -17,15 +17,16 @@ from lora2_bench.methods.base import Method
 _PREFIX = "base_model.model."
 
 
-def export_adapter(folder: Path, method: Method) -> None:
+def export_adapter(folder: Path, method: Method, base: str | None = None) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`, head included, for a method that PEFT can load.
 
-    The base model is named by its origin on the hub, never by a path. Raises ValueError for other methods.
+    The base model is named `base`; by its origin on the hub, never by a path, without one. Raises ValueError for other
+    methods.
     """
     backbone = method.backbone
     config, tensors = method.peft_adapter() or _as_lora(method)
     config.task_type = TaskType.SEQ_CLS
-    config.base_model_name_or_path = backbone.origin or backbone.name
+    config.base_model_name_or_path = base or backbone.origin or backbone.name
     config.inference_mode = True
     whole = [*backbone.head_modules(), *method.whole_modules()]
     config.modules_to_save = sorted({name.rpartition(".")[2] for name in whole})

@@ -6,16 +6,12 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
-from safetensors.torch import save
-
-from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.files.writing import write_bytes
 from lora2_bench.methods.base import Method
-from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.runner.export import export_adapter
+from lora2_bench.runner.model_folder import write_model
 from lora2_bench.runner.stored import stored_method
 
 
@@ -34,7 +30,13 @@ def export_merged(plan: Plan, store: Store, record: Record) -> Path:
 
     Raises UserError as `export_at_rank` does, and where the method cannot be merged.
     """
-    return _exported(plan, store, record, "merged", "export.merged=true", _write_merged)
+    spec = plan.cell.spec
+
+    def write(folder: Path, method: Method) -> None:
+        method.merge()
+        write_model(folder, method.backbone, spec)
+
+    return _exported(plan, store, record, "merged", "export.merged=true", write)
 
 
 def _exported(
@@ -48,26 +50,3 @@ def _exported(
     method = stored_method(plan, store, record, asked)
     with nullcontext() if rank is None else method.at_rank(rank):
         return store.add(plan.cell.id, name, lambda folder: write(folder, method))
-
-
-def _write_merged(folder: Path, method: Method) -> None:
-    method.merge()
-    write_model(folder, method.backbone)
-
-
-def write_model(folder: Path, backbone: Backbone) -> None:
-    """Write a model of transformers whole: config, tokenizer, and its tensors as `model.safetensors`.
-
-    Those of a model with maps in few bits are `quantised.safetensors`, which `from_pretrained` does not take for its
-    own: it would draw the maps that it does not find.
-    """
-    folder.mkdir()
-    model = backbone.model
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(str(folder))
-    if backbone.tokenizer is not None:
-        backbone.tokenizer.save_pretrained(str(folder))
-    quantised = any(isinstance(module, QuantisedLinear) for module in model.modules())
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    name = "quantised.safetensors" if quantised else "model.safetensors"
-    write_bytes(folder / name, save(tensors, {"format": "pt"}))

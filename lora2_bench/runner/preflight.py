@@ -15,7 +15,7 @@ from lora2_bench.files.hub import find_model
 from lora2_bench.files.paths import shortened, user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.retention import read_retention
-from lora2_bench.records.store import Store
+from lora2_bench.records.store import ADAPTER, MODEL, WEIGHTS, Store
 from lora2_bench.retention.rows import Source
 from lora2_bench.tasks.data import texts_hash
 from lora2_bench.tasks.hub import find_hub
@@ -197,8 +197,8 @@ def check_origin(cell: Cell, store: Store) -> None:
         )
     if not store.weights(cell.init_from).is_file():
         raise UserError(
-            f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) kept no weights: give a cell of an "
-            "adapter or of bitfit"
+            f"init_from={cell.init_from} ({origin.label} on {origin.cell['task']}) kept no weights: train it anew "
+            "with rerun=true keep=weights"
         )
     if not origin.result["parameters"]["adapter"]:
         raise UserError(
@@ -236,3 +236,26 @@ def _check_function(cell: Cell, origin: Record) -> None:
         if name in _FUNCTION:
             raise UserError(f"{told}: its adapter would be another here; give the same")
         print(f"warning: {told}: its adapter may compute something else here", file=sys.stderr)
+
+
+def check_kept(plan: Plan, store: Store, record: Record) -> None:
+    """Raise UserError where a finished cell did not keep what is asked for now."""
+    keep, folder = plan.run_options.keep, store.folder(record.id)
+    lacks_weights = keep == "weights" and not store.weights(record.id).is_file()
+    if lacks_weights or (keep == "adapter" and not (folder / ADAPTER).is_dir()):
+        raise UserError(
+            f"keep={keep}: cell {record.id} ({record.label} on {record.cell['task']}) is finished, and kept none: "
+            f"train it anew with rerun=true keep={keep}"
+        )
+
+
+def kept_line(store: Store, cell_id: str) -> str:
+    """What a finished cell keeps of its method, each part with its size."""
+    folder = store.folder(cell_id)
+    parts = []
+    for name in (ADAPTER, WEIGHTS, MODEL):
+        path = folder / name
+        files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+        if files:
+            parts.append(f"{path} ({sum(file.stat().st_size for file in files) / 1e6:,.2f} MB)")
+    return f"kept: {', '.join(parts) or 'nothing but the record and the predictions'}"

@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 
-from lora2_bench.backbones.folder import weights_files
-from lora2_bench.backbones.load import find_folder
-from lora2_bench.backbones.weights import read_weights
+from lora2_bench.backbones.folder import find_folder, weights_files
+from lora2_bench.backbones.reading import read_weights
 from lora2_bench.experiment.plan import MEASURES, Plan
 from lora2_bench.files.digests import stamped
 from lora2_bench.methods.base import Method

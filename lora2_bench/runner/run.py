@@ -15,6 +15,7 @@ from lora2_bench.records.lock import locked
 from lora2_bench.records.record import Record, result_line
 from lora2_bench.records.store import Store
 from lora2_bench.runner.preflight import (
+    check_kept,
     check_origin,
     check_places,
     check_retention,
@@ -23,6 +24,7 @@ from lora2_bench.runner.preflight import (
     check_test_source,
     has_retention,
     has_test_predictions,
+    kept_line,
     warn_of_other_code,
 )
 from lora2_bench.training.ranks import Ranks
@@ -38,10 +40,11 @@ def run(plan: Plan) -> Record:
     with ExitStack() as locks:
 
         def look_up_and_lock() -> Record | None:
-            check_export(plan)
+            check_export(plan, store)
             check_test_source(plan)
             check_retention(plan)
             if (record := finished_record(plan, store)) is not None:
+                check_kept(plan, store, record)
                 return record
             check_origin(plan.cell, store)
             store.check_writable()
@@ -57,6 +60,8 @@ def run(plan: Plan) -> Record:
 
         record = ranks.on_main(look_up_and_lock) or _train(plan, store, ranks)
     if record.is_done:
+        if plan.run_options.keep is not None and ranks.is_main:
+            print(kept_line(store, record.id))
         ranks.on_main(partial(_export, plan, store, record))
     if plan.run_options.predict_test and record.is_done:
         _predict(plan, store, record, ranks)
@@ -90,19 +95,28 @@ def import_trainer(plan: Plan) -> None:
         gc.enable()
 
 
-def check_export(plan: Plan) -> None:
-    """Raise UserError where the cell's method does not serve the rank that is to be exported, or cannot be merged."""
-    export = plan.run_options.export
+def check_export(plan: Plan, store: Store) -> None:
+    """Raise UserError for what the cell's method cannot give: an adapter to keep, a merged model, another rank."""
+    export, keep = plan.run_options.export, plan.run_options.keep
     rank, label = export.rank, plan.cell.method_label
-    if rank is None and not export.merged:
+    if rank is None and not export.merged and keep != "adapter":
         return
     import_trainer(plan)
     from lora2_bench.methods.base import load_method
 
     kind = load_method(plan.implementation)
     method = kind(kind.parse(plan.cell.method), total_steps=1)
-    if export.merged and kind.exports == "none":
-        raise UserError(f"export.merged=true does not fit {label}, which keeps no weights: leave it out")
+    if keep == "adapter" and kind.exports not in ("lora", "peft"):
+        raise UserError(
+            f"keep=adapter does not fit {label}, which PEFT cannot load: give keep=weights, or leave it out"
+        )
+    asked = f"export.rank={rank}" if rank is not None else "export.merged=true"
+    if rank is None and not export.merged:
+        return
+    if keep in ("adapter", "nothing"):
+        raise UserError(f"{asked} is made of the weights, which keep={keep} leaves out: leave out one of the two")
+    if export.merged and kind.exports == "none" and keep is None and not store.weights(plan.cell.id).is_file():
+        raise UserError(f"export.merged=true does not fit {label}, which keeps no weights: give keep=weights too")
     if export.merged and not kind.merges:
         method.merge()  # which refuses, with its reason
     if rank is None:
@@ -141,7 +155,7 @@ def _predict(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
 def _retain(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
     """Print where it stands what a finished cell has forgotten; it is measured first where it is not there."""
     if not ranks.on_main(partial(has_retention, plan, store)):
-        import_trainer()
+        import_trainer(plan)
         from lora2_bench.runner.retain import retain_finished
 
         retain_finished(plan, store, record, ranks)

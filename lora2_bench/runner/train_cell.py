@@ -9,30 +9,31 @@ from typing import Any
 
 from lora2_bench import __version__
 from lora2_bench.errors import CellFailed, OutOfMemory
-from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.plan import Plan, RunOptions
 from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.files.writing import write_json
 from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import Record
 from lora2_bench.records.schema import Scoring
-from lora2_bench.records.store import PREDICTIONS, TEST_PREDICTIONS, WEIGHTS, Store
+from lora2_bench.records.store import PREDICTIONS, TEST_PREDICTIONS, Store
 from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.foreign import failure_of
+from lora2_bench.runner.kept import write_kept
 from lora2_bench.runner.predict import predict_test
 from lora2_bench.runner.retain import retain
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
-from lora2_bench.runner.weights import save_weights
 from lora2_bench.tasks.metrics import main_score
+from lora2_bench.tasks.spec import ALL_TASKS
 from lora2_bench.tracking.tracker import Tracker, make_tracker
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, score
 from lora2_bench.training.loop import Outcome, train
 from lora2_bench.training.machine import code_state
 from lora2_bench.training.ranks import Ranks
-from lora2_bench.training.state import load_trained_state, trained_state
+from lora2_bench.training.state import load_trained_state
 
 
 def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
@@ -103,7 +104,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
     record = record_of(plan, facts, times, checkpoints, sources, setup.accelerator.device.type, failure)
 
     def keep() -> Record:
-        write_record(record, predictions, test, setup.method, checkpoints, store, over_finished=place.rerun)
+        write_record(record, predictions, test, setup.method, checkpoints, store, place)
         if not isinstance(failure, OutOfMemory):  # which may go on from its checkpoint
             checkpoints.remove()
         progress.remove()
@@ -155,27 +156,21 @@ def write_record(
     method: Method,
     checkpoints: Checkpoints,
     store: Store,
-    *,
-    over_finished: bool,
+    place: RunOptions,
 ) -> None:
-    """Write the record; that of a finished cell with its predictions, PEFT adapter and weights beside it.
+    """Write the record; that of a finished cell with its predictions, and what it keeps of its method, beside it.
 
     `test` are predictions of the test rows, where they were asked for.
     """
 
     def write_outputs(folder: Path) -> None:
-        from lora2_bench.runner.export import export_adapter  # PEFT is wanted at the end only
-
         write_json(folder / PREDICTIONS, predictions)
         if test is not None:
             write_predicted(folder / TEST_PREDICTIONS, record.id, test)
-        if method.exports in ("lora", "peft"):
-            export_adapter(folder / "adapter", method)
-        if method.exports != "none":
-            save_weights(trained_state(method), folder / WEIGHTS, record.id)
+        write_kept(folder, record.id, method, ALL_TASKS[record.cell["task"]], place.keep)
 
     try:
-        store.write(record, write_outputs if record.is_done else None, over_finished=over_finished)
+        store.write(record, write_outputs if record.is_done else None, over_finished=place.rerun)
     except OSError as error:
         raise cannot_write(record, error, store, checkpoints) from None
 

@@ -18,10 +18,10 @@ from lora2_bench.training.checkpoints import content_digest
 def save_weights(tensors: Mapping[str, Tensor], path: Path, cell_id: str) -> None:
     """Write a cell's trained weights as safetensors, whole or not at all. Raises OSError where that fails.
 
-    A digest of them and of the cell's id is in the file's metadata.
+    A digest of them and of the cell's id is in the file's metadata, and the format that transformers asks for.
     """
     stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    write_bytes(path, save(stored, {"sha256": _digest(stored, cell_id)}))
+    write_bytes(path, save(stored, {"format": "pt", "sha256": _digest(stored, cell_id)}))
 
 
 def load_weights(path: Path, origin: str, setting: str) -> dict[str, Tensor]:

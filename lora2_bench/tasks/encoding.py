@@ -107,14 +107,20 @@ def _padded(rows: Sequence[NDArray[np.int32]], fill: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def encode(split: Split, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int) -> EncodedSplit:
-    """Tokenise a split, pairs cut to `max_length` tokens from the longer side."""
+def encode(
+    split: Split, spec: TaskSpec, tokenizer: PreTrainedTokenizerBase, max_length: int, *, must_know: bool = True
+) -> EncodedSplit:
+    """Tokenise a split, pairs cut to `max_length` tokens from the longer side.
+
+    Raises UserError where the tokenizer knows hardly any word, unless it need not (`must_know`).
+    """
     pad = check_tokenizer(tokenizer, max_length)
     columns = [split.texts[name] for name in spec.columns]
     coded = tokenizer(*columns, truncation=True, max_length=max_length, return_attention_mask=False)
     types = RaggedRows.of(coded["token_type_ids"]) if "token_type_ids" in tokenizer.model_input_names else None
     ids = RaggedRows.of(coded["input_ids"])
-    _check_known(ids, tokenizer)
+    if must_know:
+        _check_known(ids, tokenizer)
     return EncodedSplit(ids, types, split.labels, pad)
 
 

@@ -134,6 +134,8 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("retention", "sts", "null, all, or a list of some of sts, probe, mlm, weights"),
     ("retention", [], "null, all, or a list of some of sts, probe, mlm, weights"),
     ("lr_factor", 0, "a number above 0"),
+    ("keep", "all", "weights, adapter, nothing"),
+    ("keep", ["weights"], "weights, adapter, nothing"),
     ("results", None, "a folder"),
     ("device", "tpu", "auto, cpu, cuda"),
     ("threads", 0, "at least 1"),
@@ -404,10 +406,12 @@ def test_the_run_options_of_a_plan_are_those_of_the_config(tmp_path: Path) -> No
         "eval_batch_size": 7,
         "rerun": True,
         "predict_test": True,
+        "keep": "adapter",
     }
     options = plan_of(changes={**changes, "data.dir": "/glue"}).run_options
     assert (options.results, options.device, options.threads) == (tmp_path, "cpu", 1)
     assert (options.eval_batch_size, options.rerun, options.data_dir) == (7, True, "/glue") and options.predict_test
+    assert options.keep == "adapter"
 
 
 def test_a_good_command_reaches_the_run_with_its_overrides_as_typed(command: Callable[..., Told]) -> None:

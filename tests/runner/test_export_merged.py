@@ -117,7 +117,7 @@ def test_dylora_is_merged_at_a_rank(bench: Bench, tiny_folders: Folders, tmp_pat
     ("method", "line"),
     [
         ("prefix", "PrefixTuning cannot be merged into the backbone's maps: keep it beside them"),
-        ("full", "export.merged=true does not fit full, which keeps no weights: leave it out"),
+        ("full", "export.merged=true does not fit full, which keeps no weights: give keep=weights too"),
         (
             "qlora",
             "QLoRA cannot be merged into four-bit weights without rounding the adapter away: load it with PEFT on the "

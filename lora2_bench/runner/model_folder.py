@@ -1,0 +1,51 @@
+"""A whole model as a folder of transformers': config with the task's labels, tokenizer and weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import save
+from torch import Tensor
+from transformers import PretrainedConfig
+
+from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.files.writing import write_bytes
+from lora2_bench.methods.lowrank.quantised import QuantisedLinear
+from lora2_bench.records.store import MODEL_WEIGHTS
+from lora2_bench.tasks.spec import TaskSpec
+
+Save = Callable[[dict[str, Tensor], Path], None]
+
+
+def write_model(folder: Path, backbone: Backbone, spec: TaskSpec, save_tensors: Save | None = None) -> None:
+    """Write a model of transformers whole: config, tokenizer, and its tensors as `model.safetensors`.
+
+    Those of a model with maps in few bits are `quantised.safetensors`, which `from_pretrained` does not take for its
+    own: it would draw the maps that it does not find. `save_tensors` writes the file where it is not plain.
+    """
+    folder.mkdir()
+    model = backbone.model
+    config = labelled(model.config, spec)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(str(folder))
+    if backbone.tokenizer is not None:
+        backbone.tokenizer.save_pretrained(str(folder))
+    quantised = any(isinstance(module, QuantisedLinear) for module in model.modules())
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    (save_tensors or _save)(tensors, folder / ("quantised.safetensors" if quantised else MODEL_WEIGHTS))
+
+
+def labelled(config: PretrainedConfig, spec: TaskSpec) -> PretrainedConfig:
+    """A copy of a model's config with the task's label names and kind of problem, as transformers has them."""
+    config = copy.deepcopy(config)
+    names = spec.labels or ("score",)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: number for number, name in enumerate(names)}
+    config.problem_type = "regression" if spec.is_regression else "single_label_classification"
+    return config
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    write_bytes(path, save(tensors, {"format": "pt"}))

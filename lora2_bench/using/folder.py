@@ -1,0 +1,132 @@
+"""A finished cell as a folder of its own, which plain transformers and PEFT load without a network."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.errors import UserError
+from lora2_bench.experiment.plan import Plan
+from lora2_bench.methods.base import Method, load_method
+from lora2_bench.methods.lowrank.quantised import QuantisedLinear
+from lora2_bench.records.record import Record
+from lora2_bench.records.store import Store
+from lora2_bench.runner.export import export_adapter
+from lora2_bench.runner.model_folder import write_model
+from lora2_bench.runner.opened import require_weights
+from lora2_bench.runner.setup import backbone_of
+from lora2_bench.runner.stored import stored_method
+from lora2_bench.using.card import model_card, write_card
+
+BASE = "base"
+"""The folder of the base model in that of an adapter."""
+
+
+def write_folder(plan: Plan, record: Record, out: Path, merged: bool) -> str:
+    """Write the folder `out`, whole or not at all; returns the library that loads it, peft or transformers.
+
+    An adapter of PEFT's stands beside its base (in `base/`, named by its path); everything else, and an adapter that is
+    `merged`, is one model. The tokenizer cuts at the cell's own length.
+
+    Raises UserError for a method that neither library computes, for a folder that is not empty or cannot be written,
+    and for weights that are not those that the cell has kept.
+    """
+    store, spec = Store(plan.run_options.results), plan.cell.spec
+    require_weights(store, record)
+    check_out(out)
+    kind = load_method(plan.implementation)
+    if merged and not kind.merges and kind.exports in ("lora", "peft"):
+        kind(kind.parse(plan.cell.method), total_steps=1).merge()  # which refuses, with its reason
+    method = stored_method(plan, store, record, f"CELL={record.id}")
+    is_adapter = method.exports in ("lora", "peft") and not merged
+    library = "peft" if is_adapter else "transformers"
+    try:
+        card = model_card(plan.cell, record, store, library)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cell {record.id}: its predictions cannot be read ({error}): copy its folder anew") from None
+    if is_adapter:
+        base = _untouched(plan, method)
+
+        def write(folder: Path) -> None:
+            export_adapter(folder, method, str(out.absolute() / BASE))
+            _cut_at_own_length(base, plan)
+            write_model(folder / BASE, base, spec)
+            assert base.tokenizer is not None
+            base.tokenizer.save_pretrained(str(folder))
+    else:
+        _make_plain(method, record)
+
+        def write(folder: Path) -> None:
+            _cut_at_own_length(method.backbone, plan)
+            write_model(folder, method.backbone, spec)
+
+    _put_in_place(out, write, card)
+    return library
+
+
+def _untouched(plan: Plan, method: Method) -> Backbone:
+    """The backbone that the method's adapter is loaded onto, with the trained head."""
+    base = backbone_of(plan)
+    heads = {name: parameter.detach() for name, parameter in method.backbone.head_parameters().items()}
+    for name, tensor in {**method.replaced_weights(), **heads}.items():
+        base.model.get_parameter(name).data = tensor.cpu().clone()  # not in place: cells share what files hold
+    return base
+
+
+def _make_plain(method: Method, record: Record) -> None:
+    """Make the method's model one of transformers' own. Raises UserError where something of the method's stays."""
+    if type(method).merges:
+        method.merge()
+    model = method.backbone.model
+    for name, module in list(model.named_modules()):
+        if isinstance(module, QuantisedLinear):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, _dequantised(module))
+    if not type(method).merges and not all(method.backbone.owns(tensor) for tensor in method.saved().values()):
+        raise UserError(
+            f"{record.label} adds to the model what neither transformers nor PEFT computes in the same way: "
+            f"use lora2-bench predict {record.id}"
+        )
+
+
+@torch.no_grad()
+def _dequantised(module: QuantisedLinear) -> nn.Linear:
+    linear = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None)
+    linear.weight.copy_(module.dequantise())
+    if module.bias is not None:
+        linear.bias.copy_(module.bias)
+    return linear
+
+
+def _cut_at_own_length(backbone: Backbone, plan: Plan) -> None:
+    """Let `truncation=True` cut where the cell did."""
+    assert backbone.tokenizer is not None
+    backbone.tokenizer.model_max_length = plan.cell.train.max_length
+
+
+def check_out(out: Path) -> None:
+    """Raise UserError where a folder cannot be put at `out`: there is a file, or a folder that is not empty."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"--out {out} is there already: give a new folder, or an empty one")
+
+
+def _put_in_place(out: Path, write: Callable[[Path], None], card: str) -> None:
+    place: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        new = place / "new"
+        write(new)
+        write_card(new, card)
+        new.rename(out)
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be written ({error.strerror}): give another folder") from None
+    finally:
+        if place is not None:
+            shutil.rmtree(place, ignore_errors=True)

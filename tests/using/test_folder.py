@@ -1,0 +1,151 @@
+"""Exported folders of every method, read by transformers and PEFT in a process that never imports the package."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from lora2_bench.__main__ import main
+from lora2_bench.records.predictions import read_predictions
+from lora2_bench.runner.opened import open_cell
+from lora2_bench.runner.rows import sample
+from lora2_bench.tasks.sources import load_task
+from lora2_bench.using.folder import write_folder
+from lora2_bench.using.predictor import Predictor
+from tests.conftest import Told
+from tests.methods.helpers import METHODS, method_class
+from tests.using.conftest import ROWS, Cells
+
+Call = Callable[..., Told]
+CellsOf = Callable[[str], Cells]
+PLAIN = Path(__file__).with_name("plain.py")
+PROMPTS = ("prefix", "ptuning_v2", "prompt", "p_tuning")  # neither library computes them as they were trained
+EXPORTED = [name for name in METHODS if name not in PROMPTS]
+MERGED = [name for name in EXPORTED if method_class(name).merges]
+
+
+def dev_rows(task: str = "rte") -> list[list[str]]:
+    """The dev rows that a cell was scored on, a list of texts each."""
+    dev = sample(load_task(task, "mini").splits["dev"], ROWS)
+    return [list(row) for row in zip(*dev.texts.values(), strict=True)]
+
+
+def stored(cells: Cells, cell_id: str) -> torch.Tensor:
+    """The cell's own dev logits at its best step."""
+    return torch.from_numpy(read_predictions(cells.store.folder(cell_id) / "predictions.json")["dev"].logits["best"])
+
+
+def read_plainly(rows: list[list[str]], folders: list[Path], elsewhere: Path) -> dict[str, Any]:
+    """What `plain.py` tells of the folders, in another process with another working folder, offline."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-P", str(PLAIN)],
+        input=json.dumps({"rows": rows, "folders": list(map(str, folders))}),
+        env={**environment, "HF_HUB_OFFLINE": "1", "HF_HOME": str(elsewhere / "empty"), "OMP_NUM_THREADS": "1"},
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def told(cells: CellsOf, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Any]:
+    """(method, merged) -> what another process says of the folder; all in one process."""
+    place, of = tmp_path_factory.mktemp("exported"), cells("bert")
+    folders = {}
+    for name in EXPORTED:
+        plan, record = open_cell(of.results, of.id_of(name), base=str(of.base), device="cpu", threads=1)
+        for merged in (False, True) if name in MERGED else (False,):
+            folders[name, merged] = place / f"{name}-{merged}"
+            write_folder(plan, record, folders[name, merged], merged)
+    found = read_plainly(dev_rows(), list(folders.values()), place)
+    return {key: found[str(folder)] for key, folder in folders.items()}
+
+
+@pytest.mark.parametrize("name", EXPORTED)
+def test_a_folder_gives_the_cells_logits_without_the_package(
+    name: str, told: dict[tuple[str, bool], Any], cells: CellsOf
+) -> None:
+    of = cells("bert")
+    wanted = stored(of, of.id_of(name))
+    assert wanted.std(dim=0).min() > 1e-2  # rows differ
+    for merged in (False, True) if name in MERGED else (False,):
+        one = told[name, merged]
+        torch.testing.assert_close(torch.tensor(one["logits"]), wanted, rtol=0, atol=2e-5)
+        assert one["id2label"] == {"0": "entailment", "1": "not_entailment"} and one["num_labels"] == 2
+        assert one["problem_type"] == "single_label_classification"
+    is_adapter = method_class(name).exports in ("lora", "peft")
+    assert (told[name, False]["without"] is not None) == is_adapter
+    if is_adapter:  # which is what is read
+        assert (torch.tensor(told[name, False]["without"]) - wanted).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_dev_rows_are_predicted_as_they_were(name: str, cells: CellsOf) -> None:
+    of = cells("bert")
+    plan, record = open_cell(of.results, of.id_of(name), base=str(of.base), device="cpu", threads=1)
+    found = Predictor(plan, record).logits(list(zip(*dev_rows(), strict=True)))
+    torch.testing.assert_close(found, stored(of, record.id), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["prefix", "prompt"])
+def test_what_neither_library_computes_is_refused(name: str, cells: CellsOf, call: Call, tmp_path: Path) -> None:
+    of = cells("bert")
+    cell = of.id_of(name)
+    out = call(main, "export", cell, "--results", str(of.results), "--base", str(of.base), "--out", str(tmp_path / "x"))
+    assert out.code == 2 and out.err.startswith(f"error: {name} length=8 adds to the model what neither transformers")
+    assert f"use lora2-bench predict {cell}" in out.err and not list(tmp_path.iterdir())
+
+
+def test_the_card_and_the_score_of_a_regression(cells: CellsOf, call: Call, tmp_path: Path) -> None:
+    of = cells("bert")
+    cell, out = of.id_of("lora", "stsb"), tmp_path / "stsb"
+    told = call(main, "export", str(of.store.folder(cell)), "--base", str(of.base), "--out", str(out))
+    assert told.code == 0, told.err
+    assert re.fullmatch(rf"lora r=1 on stsb, for peft: {out} \([\d.]+ MB\)\n", told.out)
+    config = json.loads((out / "base" / "config.json").read_text())
+    assert config["problem_type"] == "regression" and config["id2label"] == {"0": "score"}
+    adapter = json.loads((out / "adapter_config.json").read_text())
+    assert adapter["base_model_name_or_path"] == str(out / "base")
+    card = (out / "README.md").read_text()
+    head = yaml.safe_load(card.split("---")[1])
+    assert (head["base_model"], head["library_name"], head["license"]) == ("local", "peft", "unknown")
+    assert head["pipeline_tag"] == "text-classification" and "stsb" in head["tags"]
+    for part in ("generated by the package", "95 % interval", f"cell {cell}, seed 0", "on sentence1 and sentence2"):
+        assert part in card
+    assert of.store.read(cell) is not None  # nothing was written into the cell
+    again = call(main, "export", cell, "--results", str(of.results), "--base", str(of.base), "--out", str(out))
+    assert again.code == 2 and again.err == f"error: --out {out} is there already: give a new folder, or an empty one\n"
+
+
+def test_damaged_weights_and_a_method_that_cannot_be_merged_are_one_line(
+    cells: CellsOf, call: Call, tmp_path: Path
+) -> None:
+    of = cells("bert")
+    common = ("--results", str(of.results), "--base", str(of.base), "--out", str(tmp_path / "x"))
+    told = call(main, "export", of.id_of("qlora"), *common, "--merged")
+    assert told.code == 2 and told.err.startswith("error: QLoRA cannot be merged into four-bit weights")
+    path = of.store.weights(of.id_of("ia3"))
+    before = path.read_bytes()
+    tensors = load_file(path)
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, path, {"sha256": "0" * 64})
+    told = call(main, "export", path.parent.name, *common)
+    path.write_bytes(before)
+    assert told.code == 2 and "its content is not what was written" in told.err and told.err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
