@@ -17,6 +17,7 @@ from lora2_bench.experiment.checks import (
     require_int,
     require_number,
 )
+from lora2_bench.tasks.own.task import OwnTask
 
 _MOST_THREADS = 1024  # above any machine's cores; a million end in libgomp, without a line
 
@@ -65,6 +66,7 @@ class RunOptions:
         engine: how adapters are computed: fast, or plain; the results differ by rounding only.
         eval_batch_size: rows per evaluation batch.
         data_dir: folder of the `local` data source.
+        own_task: where the rows of a user's own task are; None for another task.
         model_path: folder of a `local` backbone.
         model_package, model_folder: the Python package of a `package` backbone, and the folder in it.
         tracker: the tracker's settings.
@@ -80,6 +82,7 @@ class RunOptions:
     engine: str = "fast"
     eval_batch_size: int = 64
     data_dir: str | None = None
+    own_task: OwnTask | None = None
     model_path: str | None = None
     model_package: str | None = None
     model_folder: str | None = None
