@@ -22,14 +22,18 @@ def take_own_task(config: DictConfig, values: dict[str, Any], given: Mapping[str
     """
     section = values["task"]
     name, keys = section["name"], sorted({*section} & {*KEYS} - {"name"})
+    if (
+        (chosen := given.get("task", name).rpartition("/")[2]) != name
+        and "task.name" not in given
+        and chosen[:1] != "{"
+    ):
+        raise UserError(f"task={chosen} has name: {name} in its file: give both one name")
     if not keys:
         return None
     if name in ALL_TASKS:
         raise UserError(
             f"task.{keys[0]} is not for task.name={name}, a task of the package: give your own task another name"
         )
-    if (chosen := given.get("task", name).rpartition("/")[2]) != name and not chosen.startswith("{"):
-        raise UserError(f"task={chosen} has name: {name} in its file: give both one name")
     raw: dict[str, Any] = OmegaConf.to_container(config.data, resolve=False)  # type: ignore[assignment]
     data = dict(values["data"])
     if str(raw.get("dir")).startswith(_GLUE_FOLDER):

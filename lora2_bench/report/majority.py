@@ -47,8 +47,13 @@ class Majority:
 
 
 def majority_classes(runs: Iterable[Run], read: Reader) -> dict[str, Majority]:
-    """Task -> the score of its majority class, from what the runs' records or the stored predictions tell."""
-    return {task: _majority(group, read) for task, group in grouped(runs, "task").items()}
+    """Task -> the score of its majority class, from what the runs' records or the stored predictions tell.
+
+    Nothing where they tell no score, unless there is none.
+    """
+    found = {task: _majority(group, read) for task, group in grouped(runs, "task").items()}
+    told = any(one.score is not None for one in found.values()) or all(one.is_undefined for one in found.values())
+    return found if told else {}
 
 
 def _majority(runs: Sequence[Run], read: Reader) -> Majority:

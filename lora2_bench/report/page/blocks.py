@@ -72,7 +72,8 @@ def by_task(board: Board, majority: Mapping[str, Majority]) -> list[list[Shown]]
         for task in board.tasks:
             line.append(_score(one, task, scales[task]) if task in one.scores else Shown(""))
         lines.append(line)
-    lines.append([Shown(ROW, "", MEANING), *(_constant(majority[task]) for task in board.tasks)])
+    if majority:
+        lines.append([Shown(ROW, "", MEANING), *(_constant(majority[task]) for task in board.tasks)])
     return lines
 
 
