@@ -7,8 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+
+import yaml
+
+import lora2_bench
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "ADDING_A_METHOD.md"
@@ -57,3 +62,62 @@ def test_the_added_method_is_two_files_that_run_and_pass_the_contract(
     assert f"{trained} adapter parameters" in done.stdout
     assert len(list((tmp_path / "out" / "cells").glob("*/adapter/adapter_model.safetensors"))) == 1
     assert re.search(r"\b[3-9]\d passed", done.stdout), done.stdout[-500:]
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    text = (ROOT / "docs" / "DEPENDENCIES.md").read_text(encoding="utf-8")
+    named = set(
+        re.findall(r"[\w-]+", " ".join(line.split("|")[1] for line in text.splitlines() if line.startswith("|")))
+    )
+    assert {re.split(r"[<>=]", one)[0] for one in wanted} <= named
+    assert "(DEPENDENCIES.md)" in (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+# Of the schema of the Citation File Format 1.2.0: keys of a file and of a reference, as far as they are used here.
+CFF_FILE = {
+    "cff-version",
+    "message",
+    "title",
+    "type",
+    "abstract",
+    "authors",
+    "version",
+    "license",
+    "keywords",
+    "references",
+}
+CFF_REFERENCE = {
+    "type",
+    "status",
+    "title",
+    "authors",
+    "journal",
+    "volume",
+    "start",
+    "year",
+    "month",
+    "doi",
+    "url",
+    "notes",
+}
+
+
+def test_the_citation_is_one_of_the_format() -> None:
+    values = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert values.keys() <= CFF_FILE and {"cff-version", "message", "title", "authors"} <= values.keys()
+    assert (values["cff-version"], values["type"]) == ("1.2.0", "software")
+    assert (values["version"], values["license"]) == (lora2_bench.__version__, "Apache-2.0")
+    journal, preprint = values["references"]
+    for one in (journal, preprint):
+        assert one.keys() <= CFF_REFERENCE and {"type", "title", "authors"} <= one.keys()
+        assert all(author.keys() == {"family-names", "given-names"} for author in one["authors"])
+    assert (journal["journal"], journal["volume"], journal["start"], journal["year"]) == (
+        "Neurocomputing",
+        650,
+        130859,
+        2025,
+    )
+    assert (journal["doi"], preprint["doi"]) == ("10.1016/j.neucom.2025.130859", "10.48550/arXiv.2408.06854")
+    assert preprint["status"] == "preprint"

@@ -15,8 +15,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.config import resolvers
-from lora2_bench.config.contradictions import check_contradictions, check_experiment, quoted_ids
+from lora2_bench.config.contradictions import check_contradictions, check_experiment, quoted_ids, typed_values
 from lora2_bench.config.messages import one_line
+from lora2_bench.config.own_tasks import take_own_task
 from lora2_bench.config.quicker import quicken
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Data, Model, Protocol, Train
@@ -27,7 +28,8 @@ from lora2_bench.experiment.recipe import off_recipe
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, results_folder, shortened, user_path
 from lora2_bench.records.schema import Config
-from lora2_bench.tasks.spec import task_spec
+from lora2_bench.tasks.own.task import OwnTask
+from lora2_bench.tasks.spec import spec_of
 
 # The composed config's sections, which are config groups but for `train`, `checkpoint` and `export`; Hydra's own is not
 # in the config that a plan is made from.
@@ -64,9 +66,10 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     _check_types(values)
     _check_lr_factor(values, overrides)
     _check_single_choices(overrides)
+    own = take_own_task(config, values, typed_values(overrides))
     check_contradictions(config, values, overrides)
     values["recipe"] = _recipe_of_method(config, values, overrides)
-    cell, run_options = _cell(values, overrides), _run_options(values)
+    cell, run_options = _cell(values, overrides, own), _run_options(values, own)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
 
 
@@ -160,7 +163,7 @@ def _with_looks(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str
     return {**train, "eval_steps": None}
 
 
-def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
+def _cell(values: Mapping[str, Any], overrides: Sequence[str], own: OwnTask | None) -> Cell:
     method, size = dict(values["method"]), values["method"]["size"]
     for name in ("_target_", "size", "recipe"):
         method.pop(name, None)
@@ -168,8 +171,10 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
     if "targets" in method:
         method["targets"] = in_letters(method["targets"])
     train = _with_looks(values, overrides)
+    task, definition = values["task"]["name"], None if own is None else own.read().spec.definition
     if "budget" in method:
-        method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], values["task"]["name"])
+        rows = spec_of(task, definition).rows["train"]
+        method["budget"], train = _scaled_budget(method["budget"], train, values["recipe"], rows)
     model = _without(values["model"], "package", "folder", "path", "recipe")
     if model.get("source") == "package":  # to look up a part of a package would import the whole
         package = values["model"].get("package")
@@ -180,7 +185,7 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
         model["sha256"] = digest
     return Cell(
         model=section(Model, model, "model"),
-        task=values["task"]["name"],
+        task=task,
         method=method,
         size=size,
         data=section(Data, _without(values["data"], "dir"), "data"),
@@ -189,10 +194,11 @@ def _cell(values: Mapping[str, Any], overrides: Sequence[str]) -> Cell:
         seed=values["seed"],
         init_from=values["init_from"],
         rng_version=values["rng_version"],
+        definition=definition,
     )
 
 
-def _run_options(values: Mapping[str, Any]) -> RunOptions:
+def _run_options(values: Mapping[str, Any], own: OwnTask | None) -> RunOptions:
     return RunOptions(
         results=results_folder(values["results"]),
         rerun=values["rerun"],
@@ -201,6 +207,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         engine=values["engine"],
         eval_batch_size=values["eval_batch_size"],
         data_dir=values["data"].get("dir"),
+        own_task=own,
         model_path=values["model"].get("path"),
         model_package=values["model"].get("package"),
         model_folder=values["model"].get("folder"),
@@ -229,18 +236,19 @@ def _check_kr(kr: object, method: Mapping[str, Any], size: str | None) -> None:
 
 
 def _scaled_budget(
-    budget: Mapping[str, Any], train: Mapping[str, Any], recipe: Mapping[str, Any], task: str
+    budget: Mapping[str, Any], train: Mapping[str, Any], recipe: Mapping[str, Any], rows: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The budget without its `scale`, and the train section; scale=true turns steps into shares of the recipe's run.
 
-    The recipe's run is its epochs over the task's official rows: a shorter run then keeps the shape of the schedule.
+    The recipe's run is its epochs over the task's official `rows` of train: a shorter run then keeps the shape of the
+    schedule.
     """
     require(isinstance(budget, dict), "method.budget", budget, "a section of settings, as --cfg job shows it")
     budget, train = dict(budget), dict(train)
     scale = budget.pop("scale", False)
     require(isinstance(scale, bool), "method.budget.scale", scale, "true or false")
     if scale:
-        recipe_steps = recipe["epochs"] * math.ceil(task_spec(task).rows["train"] / recipe["batch_size"])
+        recipe_steps = recipe["epochs"] * math.ceil(rows / recipe["batch_size"])
         for part, name in ((budget, "t_init"), (budget, "t_final"), (budget, "delta_t"), (train, "warmup")):
             if isinstance(value := part.get(name), int | float) and value >= 1:
                 part[name] = value / recipe_steps

@@ -17,6 +17,7 @@ from lora2_bench.experiment.checks import require
 from lora2_bench.experiment.settings import typed, value_at
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.paths import CONF
+from lora2_bench.tasks.own.task import KEYS
 
 _IDENTITY = ("source", "package", "folder", "hub_id", "revision")  # `sha256` is compared with the files themselves
 _IDS = ("init_from", "model.revision", "model.sha256")
@@ -39,6 +40,11 @@ def typed_names(overrides: Sequence[str]) -> set[str]:
     return {override.lstrip("+~").partition("=")[0] for override in overrides}
 
 
+def typed_values(overrides: Sequence[str]) -> dict[str, str]:
+    """Name -> value of what is overridden, as it was typed."""
+    return dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+
+
 def check_experiment(name: str | None, params: Mapping[str, str] | None, overrides: Sequence[str]) -> None:
     """Raise UserError where one cell is asked for of an experiment that sweeps (`params`, hydra.sweeper's)."""
     if name is None or not params:
@@ -56,7 +62,7 @@ def check_contradictions(config: DictConfig, values: Mapping[str, Any], override
     What conf/ composes without overrides within a section goes together, and is not looked at. `values` are those of
     `config`, resolved.
     """
-    given = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    given = typed_values(overrides)
     _check_row(values, given)
     if any(_within("method", name, given) for name in ("name", "size", "_target_")):
         _check_method(values["method"], given)
@@ -82,7 +88,8 @@ def _check_keys(config: DictConfig, values: Mapping[str, Any]) -> None:
     """
     for group in ("task", "recipe", "tracker"):
         files = sorted((CONF / group).rglob("*.yaml"))
-        unknown = set(values[group])
+        own = {*KEYS} if group == "task" else set()  # of a user's own task, which is checked already
+        unknown = set(values[group]) - own
         for path in files:  # a few explain every key, and to read all takes a third of a second
             if not unknown:
                 break
@@ -90,7 +97,7 @@ def _check_keys(config: DictConfig, values: Mapping[str, Any]) -> None:
         if unknown:
             text = str(OmegaConf.to_container(config, resolve=False))
             unknown -= set(re.findall(rf"\$\{{{group}\.(\w+)", text))
-        known = {key for path in files for key in _keys(path)} if unknown else set()
+        known = {key for path in files for key in _keys(path)} | own if unknown else set()
         for key in sorted(unknown):
             near = difflib.get_close_matches(key, known, n=1)
             told = f"did you mean {group}.{near[0]}?" if near else f"give one of {', '.join(sorted(known))}"

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 
 from lora2_bench.errors import one_line_of
 from lora2_bench.files.paths import CONF
+from lora2_bench.tasks.spec import HOW_TO_ADD
 
 
 def one_line(error: BaseException) -> str:
@@ -39,7 +40,8 @@ def _missing_choice(error: MissingConfigException) -> str:
     group, _, name = str(error.missing_cfg_file).partition("/")
     if group != "recipe":
         group, _, name = str(error.missing_cfg_file).rpartition("/")  # hydra/sweeper=optuna
-        return f"{group}={name} is not known: choose one of {', '.join(error.options or ())}"
+        add = f", or {HOW_TO_ADD}" if group == "task" else ""
+        return f"{group}={name} is not known: choose one of {', '.join(error.options or ())}{add}"
     model, slash, method = name.partition("/")
     if not slash:
         return f"recipe={name} is not possible: recipe must be MODEL/METHOD, as in recipe=minilm/lora2"

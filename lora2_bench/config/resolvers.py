@@ -16,15 +16,23 @@ from omegaconf import DictConfig, OmegaConf
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.recipe import Tuned
 from lora2_bench.files.paths import CONF, results_folder
+from lora2_bench.tasks.spec import ALL_TASKS
 
 
 def _by_task(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
-    """The resolver `${by_task:{cola: 1, ...}}`: a recipe's value for the chosen task, or for `default`."""
-    task = _root_.task.name
+    """The resolver `${by_task:{cola: 1, ...}}`: a recipe's value for the chosen task, or for `default`.
+
+    A user's own task with `recipe_of: TASK` has that task's.
+    """
+    name = _root_.task.name
+    task = OmegaConf.select(_root_, "task.recipe_of") or name
     if task not in table and "default" not in table:
+        own = (
+            "" if name in ALL_TASKS else f" add recipe_of: {next(iter(table))} to its file, whose recipe it then takes;"
+        )
         raise UserError(
-            f"task={task} has no recipe for model={_root_.model.name} with method={_root_.method.name}: choose one of "
-            f"{', '.join(table)}, or another recipe=MODEL/METHOD"
+            f"task={task} has no recipe for model={_root_.model.name} with method={_root_.method.name}:{own} choose "
+            f"one of {', '.join(table)}, or another recipe=MODEL/METHOD"
         )
     return table[task] if task in table else table["default"]
 

@@ -139,8 +139,8 @@ def checkpoint_goes_on(subject: Subject, architecture: str) -> None:
     hold(whole.summary() == resumed.summary(), "a resumed run ends with another summary")
 
 
-def export_loads_in_peft(subject: Subject, architecture: str, steps: int = 2) -> None:
-    """The exported adapter gives the same logits in PEFT, where `exports` promises one."""
+def export_loads_in_peft(subject: Subject, architecture: str, steps: int = 2, folder: Path | None = None) -> Method:
+    """The exported adapter gives the same logits in PEFT, where `exports` promises one; `folder` then keeps it."""
     from peft import PeftModel
 
     method = subject.make(make_backbone(architecture))
@@ -148,16 +148,18 @@ def export_loads_in_peft(subject: Subject, architecture: str, steps: int = 2) ->
     hold((method.peft_adapter() is not None) == (method.exports == "peft"), f"peft_adapter, and {method.exports=}")
     if method.exports in ("weights", "none"):
         hold(method.lora_factors() is None, f"it has LoRA factors, and exports is {method.exports}")
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        export_adapter(Path(folder) / "adapter", method)
+        return method
+    with tempfile.TemporaryDirectory() as passing:
+        adapter = (folder or Path(passing)) / "adapter"
+        export_adapter(adapter, method)
         other = make_backbone(architecture)
         for parameter in other.head_parameters().values():  # another head, replaced by the adapter's
             nn.init.ones_(parameter)
         base: nn.Module = other.model
         base.load_state_dict(method.replaced_weights(), strict=False)
-        loaded = PeftModel.from_pretrained(base, str(Path(folder) / "adapter"))
+        loaded = PeftModel.from_pretrained(base, str(adapter))
     _same(logits_of(loaded), logits_of(method.backbone.model), "the export gives other logits in PEFT", 1e-5, 1e-5)
+    return method
 
 
 def merges_as_it_says(subject: Subject, architecture: str) -> Method:

@@ -24,7 +24,7 @@ from lora2_bench.experiment.checks import (
 from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import TUNE
 from lora2_bench.records.schema import CellSettings
-from lora2_bench.tasks.spec import TaskSpec, check_source, task_spec
+from lora2_bench.tasks.spec import TaskSpec, check_source, spec_of
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,7 @@ class Cell:
         method: the method's name and options, as its own `Options` checks them.
         size: the option that the paper's K/R setting names (k, r), or None.
         init_from: id of the finished cell whose adapter this one starts from, or None for the untouched backbone.
+        definition: what a user's own task is, with the digests of its rows (`TaskSpec.definition`); None for others.
         rng_version: 2 for independent random streams (training/streams.py), 1 for the numbers of earlier versions.
     """
 
@@ -181,10 +182,10 @@ class Cell:
     seed: int
     init_from: str | None = None
     rng_version: int = 1
+    definition: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        task_spec(self.task)
-        check_source(self.task, self.data.source)
+        check_source(self.spec, self.data.source)
         require_plain_name("method.name", self.method.get("name"))
         if self.init_from is not None:
             is_id = isinstance(self.init_from, str) and re.fullmatch(r"[0-9a-f]{16}", self.init_from) is not None
@@ -197,7 +198,7 @@ class Cell:
     @property
     def spec(self) -> TaskSpec:
         """The task's columns, labels and metrics."""
-        return task_spec(self.task)
+        return spec_of(self.task, self.definition)
 
     @property
     def size_value(self) -> int | None:
@@ -218,6 +219,8 @@ class Cell:
     def to_dict(self) -> CellSettings:
         """The cell as plain data, as a record holds it."""
         values: CellSettings = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.definition is None:
+            del values["definition"]
         return values
 
     @classmethod

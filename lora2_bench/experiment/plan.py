@@ -17,6 +17,7 @@ from lora2_bench.experiment.checks import (
     require_int,
     require_number,
 )
+from lora2_bench.tasks.own.task import OwnTask
 
 MEASURES = ("sts", "probe", "mlm", "weights")
 """What can be measured of what a cell has forgotten (docs/RETENTION.md)."""
@@ -69,6 +70,7 @@ class RunOptions:
         engine: how adapters are computed: fast, or plain; the results differ by rounding only.
         eval_batch_size: rows per evaluation batch.
         data_dir: folder of the `local` data source.
+        own_task: where the rows of a user's own task are; None for another task.
         model_path: folder of a `local` backbone.
         model_package, model_folder: the Python package of a `package` backbone, and the folder in it.
         tracker: the tracker's settings.
@@ -86,6 +88,7 @@ class RunOptions:
     engine: str = "fast"
     eval_batch_size: int = 64
     data_dir: str | None = None
+    own_task: OwnTask | None = None
     model_path: str | None = None
     model_package: str | None = None
     model_folder: str | None = None

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LEFT_OUT: Mapping[str, Any] = {
+    "definition": None,
     "init_from": None,
     "rng_version": 1,
     "train.looks": None,

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from lora2_bench.errors import UserError
 from lora2_bench.records.checking import Wrong, checker
 from lora2_bench.records.schema import CellSettings, Failure, RecordValues, Result, RunFacts, Scoring
-from lora2_bench.tasks.spec import ALL_TASKS
+from lora2_bench.tasks.spec import ALL_TASKS, TaskSpec, spec_of
 
 SCHEMA = 1
 DONE, FAILED = "done", "failed"
 TUNE = "tune"
 """The protocol of a study's trials, whose scores are of held-out rows of train and stand in no table."""
+OWN = "own-"
+"""What the data of a user's own task begin with, as tables name them."""
 _FINISHED = ("evaluations", "best", "last", "steps", "epochs")  # what the result of a failed cell has not
 _SIGNED = {"matthews_correlation", "pearson", "spearman"}  # metrics that can be negative
 
@@ -58,9 +61,19 @@ class Record:
 
     @property
     def data_name(self) -> str:
-        """Source of its rows, as tables name it: `-sample` for real files without GLUE's own row counts."""
+        """Source of its rows, as tables name it: `-sample` for real files without GLUE's own row counts.
+
+        A user's own task has a name of its own there, `own-TASK`: its runs meet those of no other.
+        """
+        if "definition" in self.cell:
+            return f"{OWN}{self.cell['task']}"
         source = self.cell["data"]["source"]
         return source if source == "mini" or self.result["data"]["official"] else f"{source}-sample"
+
+    @property
+    def spec(self) -> TaskSpec:
+        """The task's columns, labels and metrics."""
+        return spec_of(self.cell["task"], self.cell.get("definition"))
 
     def scorings(self) -> dict[str, Scoring]:
         """Protocol (`paper`, `last`, `clean`) -> its scoring on dev; nothing of a failed cell or a trial."""
@@ -105,9 +118,7 @@ def _written_by(values: dict[str, Any]) -> str:
 
 def _check_outcome(values: dict[str, Any]) -> None:
     """Raise Wrong where status, protocol, task and result do not go together."""
-    status, result, task = values["status"], values["result"], ALL_TASKS.get(values["cell"]["task"])
-    if task is None:
-        raise Wrong("is no task of this package", "cell.task")
+    status, result, task = values["status"], values["result"], _task_of(values["cell"])
     if status == FAILED:
         if values["error"] is None:
             raise Wrong("is missing", "error")
@@ -121,6 +132,16 @@ def _check_outcome(values: dict[str, Any]) -> None:
         raise Wrong("is missing", "result.last")
     if _SIGNED.isdisjoint(task.main):
         _check_shares(result)
+
+
+def _task_of(cell: CellSettings) -> TaskSpec:
+    """The cell's task. Raises Wrong for one that neither the package nor the cell defines."""
+    if "definition" not in cell and cell["task"] not in ALL_TASKS:
+        raise Wrong("is no task of this package, and the cell has no definition of it", "cell.task")
+    try:
+        return spec_of(cell["task"], cell.get("definition"))
+    except UserError as error:
+        raise Wrong(f"is no task: {error}", "cell.definition") from None
 
 
 def _check_shares(result: Result) -> None:

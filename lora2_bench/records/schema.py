@@ -67,11 +67,26 @@ class ProtocolSettings(TypedDict):
     split_seed: int
 
 
+class Definition(TypedDict):
+    """What a user's own task is, as `tasks.spec.own_spec` takes it; `rows` and `sha256` are its files', by split."""
+
+    columns: list[Line]
+    labels: list[Line]
+    metrics: list[Name]
+    main: list[Name]
+    rows: dict[str, Count]
+    sha256: dict[str, Sha256]
+
+
 class CellSettings(TypedDict):
-    """The science, as `Cell.to_dict`; without `init_from` and `rng_version` in earlier records."""
+    """The science, as `Cell.to_dict`; without `init_from` and `rng_version` in earlier records.
+
+    `definition` is of a user's own task, and no other cell has it.
+    """
 
     model: ModelSettings
     task: Name
+    definition: NotRequired[Definition]
     method: MethodSettings
     size: Name | None
     data: DataSettings
@@ -87,6 +102,7 @@ class Metrics(TypedDict):
 
     accuracy: NotRequired[Share]
     f1: NotRequired[Share]
+    macro_f1: NotRequired[Share]
     matthews_correlation: NotRequired[Correlation]
     pearson: NotRequired[Correlation]
     spearman: NotRequired[Correlation]
@@ -125,12 +141,16 @@ class Size(TypedDict):
 
 
 class Rows(TypedDict):
-    """The rows that a cell saw: `source_rows` are the source's own, `rows` those used; both by split."""
+    """The rows that a cell saw: `source_rows` are the source's own, `rows` those used; both by split.
+
+    `labels` counts the rows used by class, of train and of dev; a regression and earlier records have none.
+    """
 
     source: Name
     official: bool
     source_rows: dict[str, Count]
     rows: dict[str, Count]
+    labels: NotRequired[dict[str, list[Count]]]
     sha256: str
     notes: list[str]
 

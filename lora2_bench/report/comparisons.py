@@ -25,7 +25,7 @@ from lora2_bench.report.statistics.significance import (
     t_test,
 )
 from lora2_bench.report.statistics.verdict import MEANINGFUL
-from lora2_bench.tasks.spec import ALL_TASKS, TASKS
+from lora2_bench.tasks.spec import TASKS, in_order
 
 EIGHT = tuple(task for task in TASKS if task != "wnli")  # those of the paper's average
 AVERAGE = "average"
@@ -153,7 +153,7 @@ def _rows(
     rows: list[dict[str, Any]] = []
     by_task: dict[str, dict[int, float]] = {}
     seen = 0
-    for task in sorted(tasks, key=list(ALL_TASKS).index):
+    for task in in_order(tasks):
         pairs = pair(*({key: run.score for key, run in runs.items() if key[0] == task} for runs in (ours, theirs)))
         right = _right(ours, theirs, pairs.keys, checkpoint, correctness) if correctness else []
         test = mcnemar(*(np.stack(side) for side in zip(*right, strict=True))) if right else None

@@ -28,8 +28,8 @@ class Run:
     Attributes:
         record: all that is kept of the cell.
         data: source of its rows, with what must never meet the rest in one table: `-sample` where real files do not
-            hold GLUE's own rows, `-init_from` where it started from another cell's adapter, `-tuned-STUDY` where
-            a study chose its recipe.
+            hold GLUE's own rows, `own-TASK` of a user's own task, `-init_from` where it started from another cell's
+            adapter, `-tuned-STUDY` where a study chose its recipe.
         science: its settings without task and seed, as one text for equal science.
         obstacles: why it is no run of its recipe: limits, and settings off the recipe.
         scores: protocol (`paper`, `last`, `clean`) -> the task's deciding number, in points; empty for a failed cell.

@@ -15,7 +15,7 @@ from lora2_bench.report.runs import Run, grouped
 from lora2_bench.report.selection import Selection
 from lora2_bench.report.statistics.intervals import Interval, averages, mean_interval
 from lora2_bench.report.statistics.ties import ALPHA, adjusted_p, letters_of, tie_groups
-from lora2_bench.tasks.spec import ALL_TASKS, TASKS
+from lora2_bench.tasks.spec import ALL_TASKS, TASKS, TaskSpec, in_order
 
 ANSWERS_BY = ("last", "clean", "paper")
 """Which protocol answers, where a place has several: at the end of training nothing was chosen on dev."""
@@ -89,6 +89,10 @@ class Board:
         """The methods with an average, best first."""
         return [one for one in self.entrants if one.mean is not None]
 
+    def spec(self, task: str) -> TaskSpec:
+        """One of its tasks."""
+        return next(run.record.spec for one in self.entrants for run in one.runs.get(task, {}).values())
+
     @property
     def runs(self) -> int:
         """How many runs count here."""
@@ -115,10 +119,10 @@ def board_of(model: str, data: str, protocol: str, runs: Iterable[Run]) -> Board
     found = []
     for label, own in grouped(runs, "label").items():
         by_task = {task: {run.seed: run for run in group} for task, group in grouped(own, "task").items()}
-        by_task = {task: by_task[task] for task in ALL_TASKS if task in by_task}
+        by_task = {task: by_task[task] for task in in_order(by_task)}
         points = {t: {seed: run.scores[protocol] for seed, run in of.items()} for t, of in by_task.items()}
         found.append(Entrant(label, by_task, points))
-    tasks = tuple(task for task in ALL_TASKS if any(task in one.runs for one in found))
+    tasks = tuple(in_order(task for one in found for task in one.runs))
     averaged = _averaged([set(one.runs) for one in found], tasks)
     per_seed = {one.label: averages({t: one.scores[t] for t in averaged}) if averaged and averaged <= one.runs.keys()
                 else {} for one in found}  # fmt: skip
@@ -137,8 +141,7 @@ def board_of(model: str, data: str, protocol: str, runs: Iterable[Run]) -> Board
         )
         for one, own_letters in zip(order, shared, strict=True)
     )
-    in_order = tuple(task for task in ALL_TASKS if task in averaged)
-    return Board(model, data, protocol, tasks, in_order, entrants, p, tied)
+    return Board(model, data, protocol, tasks, tuple(in_order(averaged)), entrants, p, tied)
 
 
 def _averaged(owned: Sequence[set[str]], tasks: Sequence[str]) -> frozenset[str]:

@@ -39,6 +39,8 @@ def facts_of(cell: Cell, data: TaskData, rows: Rows, method: Method, origin_task
         "backbone": {"name": method.backbone.name, "sha256": method.backbone.sha256},
         "parameters": cast(Parameters, method.parameters()),
     }
+    if not cell.spec.is_regression:
+        facts["data"]["labels"] = rows.labels(cell.spec.num_labels)
     if cell.init_from is not None and origin_task is not None:
         facts["init_from"] = {"cell": cell.init_from, "task": origin_task}
     return facts

@@ -42,7 +42,7 @@ def check_places(plan: Plan) -> None:
         find_model(str(plan.cell.model.hub_id), str(plan.cell.model.revision))
     if plan.cell.data.source == "hub":
         find_hub(plan.cell.spec)
-    if plan.cell.data.source == "local":
+    if plan.cell.data.source == "local" and plan.run_options.own_task is None:  # whose files the plan has read
         find_local(plan.cell.spec, local_folder(plan.run_options.data_dir))
 
 
@@ -50,10 +50,15 @@ def check_same_rows(plan: Plan, known: Record) -> None:
     """Raise UserError where the files of `data=local` hold other rows than the stored record was made from.
 
     A cell's id has no path in it, so that records can be merged from any machine; where the files are not here (a
-    merged record), there is nothing to compare.
+    merged record), there is nothing to compare. The id of a user's own task has the rows in it.
     """
     folder = plan.run_options.data_dir
-    if plan.cell.data.source != "local" or not folder or not user_path(folder, "data.dir").is_dir():
+    if (
+        plan.cell.data.source != "local"
+        or plan.cell.definition is not None
+        or not folder
+        or not user_path(folder, "data.dir").is_dir()
+    ):
         return
     data = load_task(plan.cell.task, "local", glue_dir=folder)
     if data.content_hash() != known.result["data"]["sha256"]:
@@ -80,7 +85,9 @@ def warn_of_other_code(plan: Plan, known: Record) -> None:
 
 
 def check_test_source(plan: Plan) -> None:
-    """Raise UserError where test rows are to be predicted of a task that is generated."""
+    """Raise UserError where test rows are to be predicted of a task that is generated, or a user's own."""
+    if plan.run_options.predict_test and plan.cell.definition is not None:
+        raise UserError(f"predict_test=true does not fit task={plan.cell.task}, which has no test rows: leave it out")
     if plan.run_options.predict_test and plan.cell.data.source == "mini":
         raise UserError(
             "predict_test=true does not fit data=mini, whose generated tasks have no test rows: give data=local or "

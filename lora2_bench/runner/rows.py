@@ -29,6 +29,11 @@ class Rows:
         """Rows per split."""
         return {"train": len(self.train), **{name: len(split) for name, split in (self.selection | self.dev).items()}}
 
+    def labels(self, classes: int) -> dict[str, list[int]]:
+        """Rows per class, of train and of dev."""
+        splits = {"train": self.train, **self.dev}
+        return {name: [split.labels.count(number) for number in range(classes)] for name, split in splits.items()}
+
 
 def held_out_rows(cell: Cell, rows: int) -> int:
     """Rows of train that select the checkpoint under `clean` and `tune`; 0 under `paper`. Raises UserError for none."""
@@ -63,6 +68,11 @@ def sample(split: Split, rows: int | None) -> Split:
 
 def load_rows(plan: Plan) -> tuple[TaskData, Rows]:
     """The task's data, and its rows as the cell takes them."""
-    cell = plan.cell
+    cell, own = plan.cell, plan.run_options.own_task
+    if own is not None:
+        data = own.read()
+        if data.spec.definition != cell.definition:
+            raise UserError(f"the files of task={cell.task} have changed since this began: run the same again")
+        return data, prepare_rows(cell, data)
     data = load_task(cell.task, cell.data.source, glue_dir=plan.run_options.data_dir, mini_seed=cell.data.seed or 0)
     return data, prepare_rows(cell, data)

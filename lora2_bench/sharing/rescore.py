@@ -17,7 +17,7 @@ from lora2_bench.records.schema import Metrics, Result, RunFacts, Scoring
 from lora2_bench.records.store import PREDICTIONS, Store
 from lora2_bench.sharing.scoring import metrics_of
 from lora2_bench.tasks.metrics import main_name, main_score
-from lora2_bench.tasks.spec import TaskSpec, task_spec
+from lora2_bench.tasks.spec import TaskSpec
 
 METRIC_TOLERANCE = 1e-6
 """Above what another order of the same float64 sums does, below one row of any dev set."""
@@ -33,7 +33,7 @@ def rescored(record: Record, folder: Path) -> Record:
     loss that is equal but for rounding stays. Raises FileNotFoundError without predictions, and ValueError with the
     reason where they are not this cell's.
     """
-    spec = task_spec(record.cell["task"])
+    spec = record.spec
     splits = read_predictions(folder / PREDICTIONS)
     if (record.files or {}).get(PREDICTIONS) not in (None, file_digest(folder / PREDICTIONS)):
         raise ValueError(f"{PREDICTIONS} is not the file that the record was written with")

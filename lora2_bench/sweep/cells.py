@@ -6,9 +6,12 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
+
+import yaml
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.recipe import tuned_of
@@ -16,6 +19,9 @@ from lora2_bench.files.paths import CONF, below, results_folder, user_path
 from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.checking import checker
+from lora2_bench.tasks.own.tables import stamps
+from lora2_bench.tasks.own.task import OwnTask
+from lora2_bench.tasks.spec import ALL_TASKS
 
 DEFAULT_RESULTS = "results"
 
@@ -143,6 +149,17 @@ def _suite_params(overrides: Sequence[str]) -> dict[str, str]:
     return suites()[name].params
 
 
+def _own_files(task: str, folder: str | None) -> str:
+    """The files of a user's own task as they stand now; nothing for another task, and for one that has to be mended."""
+    path = CONF / "task" / f"{task}.yaml"
+    if task in ALL_TASKS or "/" in task or not path.is_file():
+        return ""
+    with suppress(UserError, OSError, yaml.YAMLError, TypeError, LookupError):  # told where the cells are composed
+        own = OwnTask.of(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
+        return repr([stamps(one) for one in own.files])
+    return ""
+
+
 def _digest(overrides: Sequence[str]) -> str:
     """SHA-256 over what ids depend on besides the overrides: configs, the code that reads them, a local backbone."""
     package = Path(__file__).resolve().parents[1]
@@ -154,6 +171,8 @@ def _digest(overrides: Sequence[str]) -> str:
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    for name in (value_of(overrides, "task") or "").split(","):
+        digest.update(_own_files(name, value_of(overrides, "data.dir")).encode())
     if (tuned := tuned_of(overrides)) and (recipe := tuned.path(results_dir_of(overrides))).is_file():
         digest.update(recipe.read_bytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""GLUE's metrics, and as a local `evaluate.Metric`: nothing is fetched at run time."""
+"""The metrics of tasks, and as a local `evaluate.Metric`: nothing is fetched at run time."""
 
 from __future__ import annotations
 
@@ -31,6 +31,13 @@ def f1(predictions: Array, references: Array) -> float:
     return float(f1_score(references, predictions, zero_division=0))
 
 
+def macro_f1(predictions: Array, references: Array) -> float:
+    """Mean over classes of each one's F1, 0 to 1; over those that a row has or is predicted to have."""
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(references, predictions, average="macro", zero_division=0))
+
+
 def pearson(predictions: Array, references: Array) -> float:
     """Pearson correlation, -1 to 1; 0 where it is undefined (constant scores)."""
     if np.ptp(predictions) == 0 or np.ptp(references) == 0:
@@ -49,6 +56,7 @@ METRICS = {
     "matthews_correlation": matthews_correlation,
     "accuracy": accuracy,
     "f1": f1,
+    "macro_f1": macro_f1,
     "pearson": pearson,
     "spearman": spearman,
 }
@@ -67,7 +75,7 @@ def _metric_class() -> type:
     import evaluate
 
     class Glue(evaluate.Metric):  # type: ignore[misc]
-        """Every metric of one GLUE task, over predictions and references of one split."""
+        """Every metric of one task, over predictions and references of one split."""
 
         def __init__(self, spec: TaskSpec) -> None:
             self.spec = spec
@@ -80,7 +88,7 @@ def _metric_class() -> type:
         def _info(self) -> evaluate.MetricInfo:
             kind = datasets.Value("float64" if self.spec.is_regression else "int64")
             return evaluate.MetricInfo(
-                description=f"GLUE metrics of {self.spec.name}: {', '.join(self.spec.metrics)}",
+                description=f"Metrics of {self.spec.name}: {', '.join(self.spec.metrics)}",
                 citation="Wang et al., GLUE (arXiv 1804.07461)",
                 inputs_description="predictions and references: class ids, or scores for a regression",
                 features=datasets.Features({"predictions": kind, "references": kind}),

@@ -26,7 +26,7 @@ def load_task(name: str, source: str, *, glue_dir: str | None = None, mini_seed:
         UserError: an unknown task or source, or rows that cannot be had.
     """
     spec = task_spec(name)
-    check_source(name, source)
+    check_source(spec, source)
     if source == "mini":
         from lora2_bench.tasks.mini import mini_splits
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lora2_bench.errors import UserError
+
+CLASS_METRICS = ("accuracy", "f1", "macro_f1", "matthews_correlation")
+SCORE_METRICS = ("pearson", "spearman")
+_OF_TWO = ("f1", "matthews_correlation")  # f1 is that of class 1
+_OWN_NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task, of GLUE or the package's own.
+    """One task: of GLUE, of the package, or a user's own.
 
     Attributes:
         name: lower-case name, as in `task=rte`.
@@ -17,12 +25,14 @@ class TaskSpec:
         labels: class names in the hub's order (index = label id); empty for the regression task.
         metrics: every metric reported on one evaluation split.
         main: the metrics whose mean (over dev splits too) is the task's deciding number.
-        rows: official row counts per split (the hub's, and of the download script's TSV files); of an own task those
-            that are generated.
+        rows: official row counts per split (the hub's, and of the download script's TSV files); of a task of the
+            package those that are generated, of a user's own those of its files.
         dev_splits: evaluation splits; MNLI has two.
         content: split -> digest of the rows of the download script's TSV file, for files that were at hand whole:
-            `TaskData.content_hash`, and of test files, which have no labels, `data.texts_hash`.
-        folder: the folder's name in the official TSV layout.
+            `TaskData.content_hash`, and of test files, which have no labels, `data.texts_hash`. Of a user's own task
+            that of its files' rows.
+        folder: the folder's name in the official TSV layout; of a user's own task its name.
+        is_own: whether it is a user's own, which its cells carry the definition of.
     """
 
     name: str
@@ -34,6 +44,7 @@ class TaskSpec:
     rows: dict[str, int] = field(hash=False)
     dev_splits: tuple[str, ...] = ("dev",)
     content: dict[str, str] = field(default_factory=dict, hash=False)
+    is_own: bool = False
 
     @property
     def is_regression(self) -> bool:
@@ -54,6 +65,12 @@ class TaskSpec:
     def test_splits(self) -> tuple[str, ...]:
         """The splits whose labels only GLUE's server has."""
         return tuple(name for name in self.rows if name.startswith("test"))
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What a cell of an own task carries of it, as `own_spec` takes it beside the name."""
+        texts = {name: list(getattr(self, name)) for name in ("columns", "labels", "metrics", "main")}
+        return {**texts, "rows": dict(self.rows), "sha256": dict(self.content)}
 
 
 _NOT_ENTAILMENT = ("entailment", "not_entailment")
@@ -197,19 +214,83 @@ OWN_TASKS: dict[str, TaskSpec] = {
         rows={"train": 2000, "dev": 400},
     )
 }
-"""Tasks that data=mini alone has: no files of them exist."""
+"""Tasks of the package, which data=mini alone has: no files of them exist."""
 ALL_TASKS = TASKS | OWN_TASKS
 
 
 def task_spec(name: str) -> TaskSpec:
-    """The task called `name`. Raises UserError for any other."""
+    """The task called `name`, of GLUE or the package. Raises UserError for any other."""
     try:
         return ALL_TASKS[name]
     except KeyError:
-        raise UserError(f"task={name} is not a task: choose one of {', '.join(ALL_TASKS)}") from None
+        raise UserError(f"task={name} is not a task: choose one of {', '.join(ALL_TASKS)}, or {HOW_TO_ADD}") from None
 
 
-def check_source(task: str, source: str) -> None:
+HOW_TO_ADD = "add one of your own as DIR/task/NAME.yaml with --config-dir=DIR (docs/OWN_TASKS.md)"
+
+
+def spec_of(name: str, definition: Mapping[str, Any] | None = None) -> TaskSpec:
+    """The task of a cell: that of GLUE or the package, or a user's own by the cell's definition. Raises UserError."""
+    if definition is None:
+        return task_spec(name)
+    if {*definition} != {"columns", "labels", "metrics", "main", "rows", "sha256"}:
+        raise UserError(f"the definition of task={name} has other parts than this version reads: give the cell's own")
+    return own_spec(name, **definition)
+
+
+def own_spec(
+    name: str,
+    columns: Sequence[str],
+    labels: Sequence[str],
+    metrics: Sequence[str],
+    main: Sequence[str],
+    rows: Mapping[str, int],
+    sha256: Mapping[str, str],
+) -> TaskSpec:
+    """A user's own task. Raises UserError, naming the setting, for a definition that is none."""
+    _require(name not in ALL_TASKS, "name", name, "a name of your own: this is a task of the package")
+    _require(
+        _OWN_NAME.fullmatch(name) is not None, "name", name, "letters a-z, digits and _, at most 60, a letter first"
+    )
+    texts = [one for one in columns if one and one.isprintable()]
+    plain = len(texts) == len(columns) == len(set(texts)) and len(texts) in (1, 2) and "label" not in texts
+    _require(plain, "columns", columns, "one or two different names of texts, none of them label")
+    listed = len(set(labels)) == len(labels) != 1 and all(one and one.isprintable() for one in labels)
+    _require(listed, "labels", labels, "two or more different labels, or [] for a score")
+    every: tuple[str, ...] = CLASS_METRICS if labels else SCORE_METRICS
+    known = tuple(one for one in every if len(labels) <= 2 or one not in _OF_TWO)
+    for setting, given in (("metrics", metrics), ("main", main)):
+        one = next((one for one in given if one not in known), "")
+        kind = f"of {len(labels)} labels" if labels else "of a score"
+        _require(not one, setting, one, f"of {', '.join(known)}, the metrics {kind}")
+        _require(0 < len(given) == len(set(given)), setting, given, f"one or more of {', '.join(known)}")
+    _require(set(main) <= set(metrics), "main", main, f"among task.metrics={_listed(metrics)}")
+    whole = set(rows) == set(sha256) == {"train", "dev"} and min(rows.values()) > 0
+    _require(whole, "rows", rows, "counts and digests of train and dev")
+    return TaskSpec(
+        name, tuple(columns), tuple(labels), tuple(metrics), tuple(main), name, dict(rows), content=dict(sha256),
+        is_own=True,
+    )  # fmt: skip
+
+
+def _require(ok: bool, setting: str, value: object, allowed: str) -> None:
+    if not ok:
+        raise UserError(f"task.{setting}={_listed(value)} is not possible: task.{setting} must be {allowed}")
+
+
+def _listed(value: object) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list | tuple) else str(value)
+
+
+def in_order(tasks: Iterable[str]) -> list[str]:
+    """Names of tasks, each once: those of the package in its order, then a user's own by name."""
+    known = list(ALL_TASKS)
+    return sorted(set(tasks), key=lambda name: (known.index(name) if name in known else len(known), name))
+
+
+def check_source(spec: TaskSpec, source: str) -> None:
     """Raise UserError where no rows of the task come from `source`."""
-    if task in OWN_TASKS and source != "mini":
-        raise UserError(f"task={task} is made by the package and is not in data={source}: give data=mini")
+    if spec.name in OWN_TASKS and source != "mini":
+        raise UserError(f"task={spec.name} is made by the package and is not in data={source}: give data=mini")
+    if spec.is_own and source != "local":
+        raise UserError(f"task={spec.name} has files of its own and is not in data={source}: leave data={source} out")

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from lora2_bench.experiment.suites import suites
+from lora2_bench.records.identity import id_of
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.report.page.gather import gather
@@ -189,7 +190,23 @@ def test_two_methods_have_their_scores_p_values_and_examples() -> None:
     bits = np.unpackbits(np.frombuffer(base64.b64decode(task["right"]["0"]["0"]), np.uint8), count=task["rows"])
     assert bits.astype(bool).tolist() == right[records[0].id].tolist()
     text = made(records, read)
-    assert re.search(r"majority class</td><td>66\.67</td>", text)
+    assert re.search(r"majority class</td><td[^>]*>66\.67 \(dev\)</td>", text)
+
+
+def test_a_task_of_one_s_own_has_a_place_of_its_own() -> None:
+    definition = {"columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy"], "main": ["accuracy"],
+                  "rows": {"train": 8, "dev": 4}, "sha256": {"train": "0" * 64, "dev": "1" * 64}}  # fmt: skip
+    made_records = []
+    for method in ("full", "lora"):
+        values = make_record(make_cell("rte", method, source="local")).to_dict()
+        values["cell"].update(task="weather", definition=definition)
+        values["result"]["data"]["labels"] = {"train": [5, 3], "dev": [1, 3]}
+        made_records.append(Record.from_dict({**values, "id": id_of(values["cell"])}))
+    text = made([*made_records, make_record(make_cell())])
+    block = re.search(r'<div data-place="minilm-own-weather" data-protocol="last">.*?</div>', text, re.DOTALL)
+    assert block is not None
+    assert "minilm, own-weather data" in text and "These are not GLUE scores." in section(text, "leaderboard")
+    assert re.search(r"majority class</td><td[^>]*>25\.00</td>", text)
 
 
 def test_whatever_a_record_says_is_text(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ told.shown = seen("#leaderboard [data-place]").map((one) => [one.dataset.place, 
     assert head == ["task", "A − B", "95 % interval", "p", "n", "seed 0", "seed 1", "seed 2", "seed 3"]
     assert average[:2] == ["average of 2", "+2.00"] and average[4:] == ["4", "+1.50", "+2.80", "+1.60", "+2.10"]
     assert (cola[0], rte[0]) == ("CoLA", "RTE") and re.fullmatch(r"\+1\.\d\d to \+2\.\d\d", rte[2])
-    assert told["examples"][1:] == [["RTE", "4", "1.0", "1.0", "0", "3"]]
+    assert told["examples"][1:] == [["RTE", "4", "1.0", "1.0", "1.0000", "0", "3"]]
     assert told["same"] == ["Choose two different methods.", 0]
     assert told["other"] == ["minilm-mini", "last", 3, 3]
     assert "place=minilm-mini" in told["hash"] and "protocol=paper" in told["hash"]

@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot
 from lora2_bench.report.runs import XY, Run, grouped
 from lora2_bench.report.selection import Selection
-from lora2_bench.tasks.spec import ALL_TASKS
+from lora2_bench.tasks.spec import in_order
 
 SCORE = "score (100 × metric)"
 PROTOCOL_NAMES = {
@@ -68,13 +68,13 @@ def pareto_front(points: Iterable[XY]) -> tuple[XY, ...]:
 
 def _by_task(rows: Iterable[Run]) -> dict[str, list[Run]]:
     groups = grouped(rows, "task")
-    return {task: groups[task] for task in ALL_TASKS if task in groups}
+    return {task: groups[task] for task in in_order(groups)}
 
 
-def panel_title(task: str, rows: Sequence[Run]) -> str:
-    """The task with its metric."""
+def panel_title(rows: Sequence[Run]) -> str:
+    """The rows' task with its metric."""
     metric = rows[0].metric
-    return f"{ALL_TASKS[task].folder}, {METRIC_NAMES.get(metric, metric)}"
+    return f"{rows[0].record.spec.folder}, {METRIC_NAMES.get(metric, metric)}"
 
 
 def _title(what: str, folder: str, protocol: str) -> str:
@@ -128,12 +128,12 @@ def _cost_panels(protocol: str, rows: Sequence[Run], cost: Callable[[Run], float
         means = _means_over_tasks(protocol, rows, cost, list(by_task))
         if len(means) > 1:
             panels.append(means_panel(f"mean of {len(by_task)} tasks", means))
-    for task, part in by_task.items():
+    for part in by_task.values():
         means = []
         for label, group in grouped(part, "label").items():
             values = [run.scores[protocol] for run in group]
             means.append(Mean(label, fmean(map(cost, group)), fmean(values), _sd(values), len(values)))
-        panels.append(means_panel(panel_title(task, part), means))
+        panels.append(means_panel(panel_title(part), means))
     return tuple(panels)
 
 
@@ -160,10 +160,10 @@ def _means_over_tasks(
 
 def _learning_curves(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
     panels = []
-    for task, part in _by_task(rows).items():
+    for part in _by_task(rows).values():
         if any(len(run.curve) > 1 for run in part):
             curves = [_curve(label, [run.curve for run in group]) for label, group in grouped(part, "label").items()]
-            panels.append(Panel(panel_title(task, part), curves=tuple(curves)))
+            panels.append(Panel(panel_title(part), curves=tuple(curves)))
     if not panels:
         return []
     where = "dev" if protocol == "paper" else "held-out train rows"
@@ -183,14 +183,14 @@ def _learning_rates(folder: str, protocol: str, rows: Sequence[Run], selection: 
     """Score over lr for every method that was run at several lr and is otherwise the same; stale runs left out."""
     fresh = [run for run in rows if run.id not in selection.stale]
     panels = []
-    for task, part in _by_task(fresh).items():
+    for part in _by_task(fresh).values():
         curves = []
         for label, every in grouped(part, "label").items():
             group = max(grouped(every, "without_lr").values(), key=_breadth)
             if len({run.lr for run in group}) > 1:
                 curves.append(_over_learning_rates(label, protocol, group))
         if curves:
-            panels.append(Panel(panel_title(task, part), curves=tuple(curves)))
+            panels.append(Panel(panel_title(part), curves=tuple(curves)))
     if not panels:
         return []
     note = "Thin: one seed; bold: mean over seeds. Only seeds run at every lr of a line count, where there are any. "
@@ -222,8 +222,8 @@ def _ranks(folder: str, protocol: str, rows: Iterable[Run]) -> list[Plot]:
     names: set[str] = set()
     for label, group in grouped((run for run in rows if run.ranks), "label").items():
         panels = [
-            _heat_map(ALL_TASKS[task].folder, [run.ranks for run in part if run.ranks])
-            for task, part in _by_task(group).items()
+            _heat_map(part[0].record.spec.folder, [run.ranks for run in part if run.ranks])
+            for part in _by_task(group).values()
         ]
         values = {value for panel in panels for row in panel.values for value in row if value is not None}
         top = round(max(*values, *(run.full_rank for run in group), 1))

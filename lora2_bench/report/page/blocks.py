@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-import numpy as np
 from markupsafe import Markup
 
 from lora2_bench.report.figures.chart import Style
+from lora2_bench.report.majority import MEANING, ROW, Majority
 from lora2_bench.report.page.gather import Line
 from lora2_bench.report.page.plots import curves, marker, scatter
-from lora2_bench.report.predictions import Reader
-from lora2_bench.report.runs import Run, grouped
+from lora2_bench.report.runs import grouped
 from lora2_bench.report.standing import Board, Entrant, task_name
 from lora2_bench.report.statistics.intervals import mean_interval
-from lora2_bench.tasks.spec import ALL_TASKS
 
 BAR_STEPS, HEAT_STEPS = 20, 8
 
@@ -63,7 +60,7 @@ def leaderboard(board: Board) -> list[list[Shown]]:
     return lines
 
 
-def by_task(board: Board, majority: Mapping[str, float]) -> list[list[Shown]]:
+def by_task(board: Board, majority: Mapping[str, Majority]) -> list[list[Shown]]:
     """Method × task: mean with half its interval and seeds, heat by column; last what one class alone would score."""
     scales = {
         task: _scale([fmean(one.scores[task].values()) for one in board.entrants if task in one.scores], HEAT_STEPS)
@@ -76,9 +73,12 @@ def by_task(board: Board, majority: Mapping[str, float]) -> list[list[Shown]]:
             line.append(_score(one, task, scales[task]) if task in one.scores else Shown(""))
         lines.append(line)
     if majority:
-        row = [Shown(f"{majority[task]:.2f}" if task in majority else "") for task in board.tasks]
-        lines.append([Shown("majority class", "", "the dev set's most frequent class alone"), *row])
+        lines.append([Shown(ROW, "", MEANING), *(_constant(majority[task]) for task in board.tasks)])
     return lines
+
+
+def _constant(one: Majority) -> Shown:
+    return Shown(one.text, "", one.meaning)
 
 
 def _score(one: Entrant, task: str, scale: _Step) -> Shown:
@@ -116,33 +116,6 @@ def learning(board: Board, lines: Mapping[str, Line], style: Mapping[str, Style]
         }
         found.append(curves(task_name(task), of_task, names, style))
     return [one for one in found if one]
-
-
-def majority_class(runs: Iterable[Run], read: Reader) -> dict[str, float]:
-    """Task -> the score of its dev set's most frequent class, from the labels beside stored predictions.
-
-    For tasks with one dev split: none for a regression, and none where no predictions were read.
-    """
-    found: dict[str, float] = {}
-    for task, group in grouped(runs, "task").items():
-        spec = ALL_TASKS[task]
-        if spec.is_regression or len(spec.dev_splits) > 1:
-            continue
-        stored = next((one for run in group[:3] if (one := read(run.id)) is not None), None)
-        if stored is not None and stored.labels.size:
-            found[task] = 100 * fmean(_constant(name, stored.labels) for name in spec.main)
-    return found
-
-
-def _constant(metric: str, labels: Any) -> float:
-    """What one class for every row scores: Matthews' correlation is 0 by its definition."""
-    values, counts = np.unique(labels, return_counts=True)
-    share = float(counts.max() / counts.sum())
-    if metric == "accuracy":
-        return share
-    if metric == "f1":
-        return 2 * share / (1 + share) if values[counts.argmax()] == 1 else 0.0
-    return 0.0
 
 
 class _Step:

@@ -16,9 +16,11 @@ from markupsafe import Markup
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.audit.page import audit
 from lora2_bench.paper.audit.page import markdown as audit_page
+from lora2_bench.records.record import OWN
 from lora2_bench.records.store import Store
 from lora2_bench.report.answer import QUESTION, answer, judge
 from lora2_bench.report.figures.chart import Style, styles
+from lora2_bench.report.majority import majority_classes
 from lora2_bench.report.page import blocks
 from lora2_bench.report.page.cells import cell_data
 from lora2_bench.report.page.gather import Gathered, gather
@@ -34,7 +36,6 @@ from lora2_bench.report.runs import Run
 from lora2_bench.report.selection import Selection
 from lora2_bench.report.standing import Board, boards, task_name
 from lora2_bench.report.tables.sheets import PROTOCOLS, column_label
-from lora2_bench.tasks.spec import ALL_TASKS
 
 FIRST_COMMAND = "python -m lora2_bench method=lora2 task=rte"
 STUDY_COMMAND = "python -m lora2_bench.tune study=NAME"
@@ -171,14 +172,14 @@ def _read_evenly(found: Sequence[Board], read: Reader) -> None:
     """
     for board in found:
         wanted = [(board.tasks.index(run.task), run) for one in board.entrants for run in one.all_runs]
-        able = [(at, run) for at, run in wanted if not ALL_TASKS[run.task].is_regression]
+        able = [(at, run) for at, run in wanted if not run.record.spec.is_regression]
         for _, run in sorted(able, key=lambda pair: (_dev_rows(pair[1]), pair[1].seed, pair[0])):
             read(run.id)
 
 
 def _dev_rows(run: Run) -> int:
     rows = run.record.result["data"]["rows"]
-    return sum(rows.get(split, 0) for split in ALL_TASKS[run.task].dev_splits)
+    return sum(rows.get(split, 0) for split in run.record.spec.dev_splits)
 
 
 def _block(
@@ -197,11 +198,11 @@ def _block(
         "averaged": ", ".join(map(task_name, board.averaged)),
         "tests": f"{tests} comparison{'' if tests == 1 else 's'}",
         "tasks": [task_name(task) for task in board.tasks],
-        "by_task": blocks.by_task(board, blocks.majority_class(every, read)),
+        "by_task": blocks.by_task(board, majority_classes(every, read)),
         "costs": blocks.costs(board),
         "curves": blocks.learning(board, gathered.curves, style) if board.protocol != "last" else [],
         "curves_of": "last paper" if board.protocol == "paper" else board.protocol,
-        "not_glue": board.data.startswith("mini") or "-sample" in board.data,
+        "not_glue": board.data.startswith(("mini", OWN)) or "-sample" in board.data,
     }
 
 

@@ -53,12 +53,31 @@ page.makeVersus = () => {
     return [name, ...numbers, String(known.length), ...differences.map((one) => (one === null ? "–" : signed(one)))];
   };
 
+  // P(|sum of signed sizes| >= observed) where each row's difference has a fair random sign: the exact test of
+  // docs/STATISTICS.md. For one seed it is the binomial test of the discordant rows.
+  const mcnemar = (differences) => {
+    const sizes = differences.map(Math.abs).filter((size) => size);
+    const observed = Math.abs(differences.reduce((sum, one) => sum + one, 0));
+    if (!observed) return 1;
+    const total = sizes.reduce((sum, size) => sum + size, 0);
+    const chances = new Float64Array(total + 1); // of the sum of those that are positive
+    chances[0] = 1;
+    let reach = 0;
+    sizes.forEach((size) => {
+      for (let at = reach; at >= 0; at -= 1) {
+        chances[at] /= 2;
+        chances[at + size] += chances[at];
+      }
+      reach += size;
+    });
+    return Math.min(1, chances.reduce((sum, one, at) => (Math.abs(total - 2 * at) >= observed ? sum + one : sum), 0));
+  };
   const bitsOf = (text) => Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
   const onlyOne = (task, a, b) => {
     const [ours, theirs] = [(task.right || {})[a] || {}, (task.right || {})[b] || {}];
     const seeds = Object.keys(ours).filter((seed) => seed in theirs);
     if (!seeds.length) return null;
-    const counts = [0, 0], always = [[], []];
+    const counts = [0, 0], always = [[], []], differences = [];
     const sides = seeds.map((seed) => [bitsOf(ours[seed]), bitsOf(theirs[seed])]);
     for (let index = 0; index < task.rows; index += 1) {
       const bit = 128 >> (index % 8), at = index >> 3, alone = [0, 0];
@@ -66,6 +85,7 @@ page.makeVersus = () => {
         if ((mine[at] & bit) && !(other[at] & bit)) alone[0] += 1;
         if (!(mine[at] & bit) && (other[at] & bit)) alone[1] += 1;
       });
+      differences.push(alone[0] - alone[1]);
       [0, 1].forEach((side) => {
         counts[side] += alone[side];
         if (alone[side] === seeds.length) always[side].push(index);
@@ -73,7 +93,7 @@ page.makeVersus = () => {
     }
     const listed = (rows) => rows.slice(0, 12).join(" ") + (rows.length > 12 ? ` and ${rows.length - 12} more` : "") || "none";
     return [task.name, `${seeds.length}`, (counts[0] / seeds.length).toFixed(1), (counts[1] / seeds.length).toFixed(1),
-      listed(always[0]), listed(always[1])];
+      shownP(mcnemar(differences)), listed(always[0]), listed(always[1])];
   };
 
   const show = () => {
@@ -96,7 +116,7 @@ page.makeVersus = () => {
     }
     fill(table, ["task", "A − B", "95 % interval", "p", "n", ...board.seeds.map((seed) => `seed ${seed}`)], rows);
     const right = board.tasks.map((task) => onlyOne(task, a, b)).filter(Boolean);
-    fill(examples, right.length ? ["task", "seeds", "only A, rows a seed", "only B, rows a seed", "rows of A alone", "rows of B alone"]
+    fill(examples, right.length ? ["task", "seeds", "only A, rows a seed", "only B, rows a seed", "McNemar p", "rows of A alone", "rows of B alone"]
       : ["No predictions of both methods were read"], right);
     said.textContent = `${board.names[a]} minus ${board.names[b]}: ${rows[0][1]} points on ${rows[0][0]}, ` +
       `95 % interval ${rows[0][2]}, p ${rows[0][3]}.`;

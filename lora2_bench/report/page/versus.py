@@ -13,7 +13,6 @@ from lora2_bench.report.predictions import Reader
 from lora2_bench.report.standing import Board, task_name
 from lora2_bench.report.statistics.intervals import LEVEL, t_quantile
 from lora2_bench.report.statistics.ties import paired_p, pairs
-from lora2_bench.tasks.spec import ALL_TASKS
 
 
 def versus(board: Board, read: Reader) -> dict[str, Any]:
@@ -52,7 +51,7 @@ def _task(board: Board, task: str, seeds: Sequence[int], read: Reader) -> dict[s
 
 def _examples(board: Board, task: str, read: Reader) -> dict[str, Any]:
     """Bits of the rows that each run has right; runs with other labels than the first are left out."""
-    if ALL_TASKS[task].is_regression:
+    if board.spec(task).is_regression:
         return {}
     checkpoint = CHECKPOINT[board.protocol]
     labels = None

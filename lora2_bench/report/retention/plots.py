@@ -32,7 +32,7 @@ def retention_plots(places: Mapping[str, Mapping[tuple[str, str], Sequence[Setti
 
 def _panel(measure: str, found: Sequence[Setting]) -> Panel | None:
     means = [one for setting in found if (one := _point(setting, measure))]
-    return means_panel(panel_title(found[0].run.task, [found[0].run]), means) if means else None
+    return means_panel(panel_title([found[0].run]), means) if means else None
 
 
 def _point(setting: Setting, measure: str) -> Mean | None:

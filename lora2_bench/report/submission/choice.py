@@ -27,6 +27,7 @@ class Wanted:
             record.is_done
             and not record.is_trial
             and cell["data"]["source"] != "mini"
+            and "definition" not in cell
             and (cell["model"]["name"], cell["method"]["name"]) == (self.model, self.method)
             and self.kr in (None, record.result["size"]["value"])
             and self.seed in (None, cell["seed"])

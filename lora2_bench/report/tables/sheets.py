@@ -17,7 +17,7 @@ from lora2_bench.report.tables.grid import Entry, Grid
 from lora2_bench.report.tables.layouts import AVERAGE
 from lora2_bench.report.tables.render import Sheet, Text
 from lora2_bench.report.tables.slots import MARKS, MEANINGS
-from lora2_bench.tasks.spec import ALL_TASKS
+from lora2_bench.tasks.spec import TASKS
 
 PROTOCOLS = {
     "paper": "best dev score of each run (protocol `paper`)",
@@ -262,7 +262,7 @@ def _unequal_looks(grid: Grid) -> list[str]:
         if len({n for n, _ in looks}) > 1:
             few, many = min(looks), max(looks)
             span = f"{few[0]} ({few[1]}) to {many[0]} ({many[1]})"
-            found.setdefault(span, []).append(ALL_TASKS[task].folder)
+            found.setdefault(span, []).append(TASKS[task].folder)
     spans = "; ".join(f"{span} on {', '.join(tasks)}" for span, tasks in found.items())
     return [f"Looks at dev are unequal, and a best score rises with them: {spans}."] if found else []
 

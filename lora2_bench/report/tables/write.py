@@ -8,6 +8,7 @@ from lora2_bench.experiment.suites import suites
 from lora2_bench.files.paths import below
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.store import Store
+from lora2_bench.report.majority import majority_classes
 from lora2_bench.report.predictions import BoundedReader
 from lora2_bench.report.records import load_records
 from lora2_bench.report.retention.settings import by_place, settings
@@ -63,6 +64,7 @@ def write_tables(results: Path) -> list[Path]:
     filled = [fill_exhibits(model, data, own, selection.stale) for (model, data), own in sorted(places.items())]
     reader = BoundedReader(results, selection.predictions)
     compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
+    passed_over = set(reader.passed_over)  # by the comparisons, whose tables say so
     for one in filled:
         place = below(folder, f"{one.model}-{one.data}")
         place.mkdir(exist_ok=True)
@@ -70,9 +72,12 @@ def write_tables(results: Path) -> list[Path]:
         if len(part):
             failed = sum(not run.done for run in places[one.model, one.data])
             write_text(place / "scores.csv", part[_COLUMNS].round(4).to_csv(index=False, lineterminator="\n"))
-            write_text(place / "scores.md", markdown(one.model, one.data, part, failed))
+            done = [run for run in places[one.model, one.data] if run.done]
+            spec = next((run.record.spec for run in done if run.record.spec.is_own), None)
+            text = markdown(one.model, one.data, part, failed, majority_classes(done, reader), spec)
+            write_text(place / "scores.md", text)
             written += [place / "scores.md", place / "scores.csv"]
-        written += write_exhibits(place, one, compared, reader.passed_over)
+        written += write_exhibits(place, one, compared, passed_over)
     return written + _write_retention(folder, selection, Store(results))
 
 
