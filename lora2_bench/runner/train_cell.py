@@ -26,7 +26,6 @@ from lora2_bench.runner.retain import retain
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.tasks.metrics import main_score
-from lora2_bench.tasks.spec import ALL_TASKS
 from lora2_bench.tracking.tracker import Tracker, make_tracker
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, score
@@ -167,7 +166,7 @@ def write_record(
         write_json(folder / PREDICTIONS, predictions)
         if test is not None:
             write_predicted(folder / TEST_PREDICTIONS, record.id, test)
-        write_kept(folder, record.id, method, ALL_TASKS[record.cell["task"]], place.keep)
+        write_kept(folder, record.id, method, record.spec, place.keep)
 
     try:
         store.write(record, write_outputs if record.is_done else None, over_finished=place.rerun)

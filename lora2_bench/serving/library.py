@@ -17,7 +17,7 @@ from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import results_folder, shortened, user_path
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import WEIGHTS, read_record, record_paths
-from lora2_bench.tasks.spec import TaskSpec, task_spec
+from lora2_bench.tasks.spec import TaskSpec
 
 SERVED = {
     "lora": "lora2_bench.methods.lora.LoRA",
@@ -250,7 +250,7 @@ def _check_served(record: Record, folder: Path) -> None:
 
 
 def _entry(record: Record, folder: Path) -> Entry:
-    cell, spec = record.cell, task_spec(record.cell["task"])
+    cell, spec = record.cell, record.spec
     return Entry(
         id=record.id,
         model=cell["model"]["name"],

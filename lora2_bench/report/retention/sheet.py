@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from lora2_bench.report.retention.claim import Difference, Judged, judge
 from lora2_bench.report.retention.settings import MEASURES, Setting
+from lora2_bench.report.standing import task_name
 from lora2_bench.report.statistics.intervals import Interval
-from lora2_bench.tasks.spec import ALL_TASKS
 
 CLAIM = "LoRA learns less and forgets less"
 _NOTE = (
@@ -29,7 +29,7 @@ def sheet(folder: str, places: Mapping[tuple[str, str], Sequence[Setting]]) -> s
     """The Markdown page of one backbone and data source; `places` is (task, protocol) -> settings."""
     lines = [f"# What was forgotten: {folder}", "", _NOTE, ""]
     for (task, protocol), found in places.items():
-        lines += [f"## {ALL_TASKS[task].folder}, protocol {protocol}", ""]
+        lines += [f"## {task_name(task)}, protocol {protocol}", ""]
         shared = [mark for mark in found[0].marks if all(mark in one.marks for one in found)]
         if shared:
             lines += [f"All: {'; '.join(shared)}.", ""]
