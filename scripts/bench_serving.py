@@ -153,7 +153,7 @@ class Rivals:
         model: nn.Module = copy.deepcopy(self.base.model, shared)
         for key, name in self.names.items():
             update = adapter.updates[key]
-            model.get_submodule(name).weight.data.addmm_(update.up.t(), update.down.t())
+            model.get_parameter(f"{name}.weight").data.addmm_(update.up.t(), update.down.t())
         model.load_state_dict(dict(adapter.head), strict=False)
         return model
 
