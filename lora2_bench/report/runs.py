@@ -69,9 +69,9 @@ class Run:
             implementation=_text(config.get("method", {}).get("_target_")),
         )
 
-    def trimmed(self) -> Run:
-        """The run without what only figures and the page show: thousands then fit in memory."""
-        return replace(self, record=trimmed(self.record))
+    def trimmed(self, pool: dict[str, Any]) -> Run:
+        """The run without what only figures and the page show, as `records.trimmed`: thousands then fit in memory."""
+        return replace(self, record=trimmed(self.record, pool))
 
     @property
     def id(self) -> str:

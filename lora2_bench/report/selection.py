@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import Any
 
 from lora2_bench.experiment.sources import sources_digest
 from lora2_bench.experiment.suites import rows, suites
@@ -65,7 +66,8 @@ class Selection:
 
 def select(records: Iterable[Record], *, whole: bool = True) -> Selection:
     """The selection among the runs of these records; with whole=False, of runs that are trimmed to what tables need."""
-    return selection_of([Run.of(record) if whole else Run.of(record).trimmed() for record in records])
+    pool: dict[str, Any] = {}
+    return selection_of([Run.of(record) if whole else Run.of(record).trimmed(pool) for record in records])
 
 
 def selection_of(runs: Sequence[Run]) -> Selection:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +28,10 @@ def gather(records: Iterable[Record]) -> Gathered:
     """Read all records; thousands of whole ones would take half a gigabyte."""
     runs: list[Run] = []
     curves: dict[str, Line] = {}
+    pool: dict[str, Any] = {}
     for record in records:
         run = Run.of(record)
         if run.done:
             curves[run.id] = np.array(run.curve, dtype=np.float32).reshape(-1, 2)
-        runs.append(run.trimmed())
+        runs.append(run.trimmed(pool))
     return Gathered(selection_of(runs), curves)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.record import Record
@@ -78,9 +79,10 @@ def choose(records: Iterable[Record], wanted: Wanted) -> Mapping[str, Taken]:
     theirs; of equal scores the smallest seed is taken. Raises UserError for runs under two protocols.
     """
     found: dict[str, list[Record]] = {}
+    pool: dict[str, Any] = {}
     for record in records:
         if wanted.fits(record):
-            found.setdefault(record.cell["task"], []).append(trimmed(record))
+            found.setdefault(record.cell["task"], []).append(trimmed(record, pool))
     protocols = sorted({record.cell["protocol"]["name"] for runs in found.values() for record in runs})
     if len(protocols) > 1:
         raise UserError(
