@@ -23,8 +23,10 @@ from lora2_bench.report.records import load_records
 from lora2_bench.report.retention.claim import judge
 from lora2_bench.report.retention.plots import retention_plots
 from lora2_bench.report.retention.settings import Setting, by_place, settings
+from lora2_bench.report.retention.sheet import sheet
 from lora2_bench.report.selection import select
 from lora2_bench.report.tables.write import write_tables
+from scripts.keep_exhibit import keep
 from tests.made_records import make_cell, make_record
 
 SEEDS = (0, 1, 2, 3, 4)
@@ -162,6 +164,16 @@ def test_the_page_has_its_section_where_something_was_measured(results: Path, tm
         path.unlink()
     assert 'id="forgotten"' not in write_report(plain)[0].read_text()
     assert not any("retention" in path.name for path in write_tables(plain))
+
+
+def test_an_exhibit_kept_in_two_small_files_gives_the_same_sheet(results: Path, tmp_path: Path) -> None:
+    kept_paths = keep("forgetting", results, tmp_path)
+    assert [path.name for path in kept_paths] == ["records.jsonl", "retention.jsonl"]
+    both = [by_place(settings(select(load_records(one)), Store(one))) for one in (results, tmp_path)]
+    texts = [sheet("minilm-mini", places["minilm-mini"]) for places in both]
+    assert texts[0] == texts[1] and not (tmp_path / "cells").exists()
+    with pytest.raises(ValueError, match="has no measured cell"):
+        keep("forgetting", tmp_path, tmp_path)
 
 
 def test_a_file_that_is_not_as_written_is_named_and_left_out(
