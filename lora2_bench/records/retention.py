@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NotRequired, TypedDict
 
 from lora2_bench.files.reading import read_json
-from lora2_bench.files.writing import write_json
+from lora2_bench.files.writing import write_json, write_text
 from lora2_bench.records.checking import Wrong, checker
 from lora2_bench.records.digest import check_digest, with_digest
 from lora2_bench.records.forms import INFINITY, Correlation, Count, Id, Line, Name, Range, Seconds, Sha256
 
 SCHEMA = 1
+COMPACT = "retention.jsonl"
 NotNegative = Annotated[float, Range(0, INFINITY)]
 
 
@@ -110,6 +112,34 @@ def read_retention(path: Path, cell_id: str) -> Retention | None:
         return None
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from None
+    return _checked(values, cell_id)
+
+
+def compact_retention_paths(results: Path) -> list[Path]:
+    """The files of `write_compact_retention` below a results folder, beside the records of a study or an exhibit."""
+    return sorted((results / "studies").glob(f"*/{COMPACT}"))
+
+
+def write_compact_retention(path: Path, found: Iterable[Retention]) -> None:
+    """Write what was measured of many cells, one a line in the order of ids. Raises OSError where that fails."""
+    lines = [json.dumps(one, separators=(",", ":"), ensure_ascii=False) for one in found]
+    write_text(path, "".join(f"{line}\n" for line in sorted(lines, key=lambda line: str(json.loads(line)["cell"]))))
+
+
+def read_compact_retention(path: Path) -> dict[str, Retention]:
+    """Id -> what was measured. Raises OSError without a file, and ValueError with the line that is none."""
+    found = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            one = _checked(json.loads(line.decode("utf-8")), None)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: {error}") from None
+        found[one["cell"]] = one
+    return found
+
+
+def _checked(values: Any, cell_id: str | None) -> Retention:
+    """The values, of one cell where an id is given. Raises ValueError for anything else."""
     try:
         checker(Retention)(values)
     except Wrong as error:
@@ -117,7 +147,7 @@ def read_retention(path: Path, cell_id: str) -> Retention | None:
     if values["schema"] != SCHEMA:
         raise ValueError(f"schema {values['schema']} is not {SCHEMA}, the one this version reads")
     check_digest(values)
-    if values["cell"] != cell_id:
+    if cell_id not in (None, values["cell"]):
         raise ValueError(f"it is of cell {values['cell']}")
     found: Retention = values
     return found

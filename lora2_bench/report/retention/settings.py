@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from lora2_bench.records.retention import Retention, read_retention
+from lora2_bench.records.compact import FILE, read_compact
+from lora2_bench.records.record import Record
+from lora2_bench.records.retention import (
+    Retention,
+    compact_retention_paths,
+    read_compact_retention,
+    read_retention,
+)
 from lora2_bench.records.store import Store
 from lora2_bench.report.runs import Run
 from lora2_bench.report.selection import Selection
@@ -141,24 +148,46 @@ def score_of(run: Run) -> float:
 def settings(selection: Selection, store: Store) -> list[Setting]:
     """Every setting with measured runs, by backbone and data, task, protocol, method and learning rate.
 
-    Stale runs are left out, trials too. A file that cannot be used is named on stderr and its run left out.
+    Stale runs are left out, trials too. A file that cannot be used is named on stderr and its runs left out.
     """
     groups: dict[tuple[object, ...], list[Kept]] = {}
+    compact = _compact(store)
     for run in selection.finished:
-        if run.id in selection.stale or not store.retention(run.id).is_file():
+        if run.id in selection.stale or (found := _own(run, store) or compact.get(run.id)) is None:
             continue
-        try:
-            facts = read_retention(store.retention(run.id), run.id)
-        except ValueError as error:
-            print(f"warning: {store.retention(run.id)} is skipped: {error}", file=sys.stderr)
-            continue
-        record = store.read(run.id)
-        if facts is None or record is None or not record.is_done or facts["step"] != record.result["best"]["step"]:
+        facts, record = found
+        if not record.is_done or facts["step"] != record.result["best"]["step"]:
             continue
         selected = 100 * max(one["score"] for one in record.result["evaluations"])
         key = (run.folder, run.task, run.protocol, len(run.label), run.label, run.lr, run.science)
         groups.setdefault(key, []).append(Kept(run, facts, selected))
     return [Setting(tuple(sorted(groups[key], key=lambda one: one.run.seed))) for key in sorted(groups, key=str)]
+
+
+def _own(run: Run, store: Store) -> tuple[Retention, Record] | None:
+    """What lies in the run's own folder, with its record."""
+    path = store.retention(run.id)
+    try:
+        facts = read_retention(path, run.id)
+    except ValueError as error:
+        print(f"warning: {path} is skipped: {error}", file=sys.stderr)
+        return None
+    record = None if facts is None else store.read(run.id)
+    return None if facts is None or record is None else (facts, record)
+
+
+def _compact(store: Store) -> dict[str, tuple[Retention, Record]]:
+    """What exhibits and studies have committed, with the records beside it."""
+    found: dict[str, tuple[Retention, Record]] = {}
+    for path in compact_retention_paths(store.results):
+        try:
+            facts = read_compact_retention(path)
+            records = {record.id: record for record in read_compact(path.with_name(FILE))}
+        except (ValueError, OSError) as error:
+            print(f"warning: {path} is skipped: {error}", file=sys.stderr)
+            continue
+        found |= {name: (facts[name], records[name]) for name in facts.keys() & records.keys()}
+    return found
 
 
 def by_place(found: Sequence[Setting]) -> dict[str, dict[tuple[str, str], list[Setting]]]:
