@@ -152,6 +152,14 @@ class Method(ABC):
         """A config of PEFT and the adapter's tensors by PEFT's own names; None where PEFT has no such tuner."""
         return None
 
+    def prompt_of_peft(self, base: Backbone) -> tuple[Any, dict[str, Tensor]] | None:
+        """A config of PEFT's prompts and its tensors, which compute the method on `base`; None where PEFT cannot.
+
+        `base` is an untouched backbone with the trained head, and may be changed for it. For methods that `exports`
+        promises no adapter of: a folder of its own is made of them on request.
+        """
+        return None
+
     def whole_modules(self) -> list[str]:
         """Names of the backbone's own modules that train as they are, beside the head's; exported with an adapter."""
         return []

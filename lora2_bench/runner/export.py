@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from peft import LoraConfig, TaskType
+from peft import LoraConfig, PeftConfig, TaskType
 from safetensors.torch import save
 from torch import Tensor
 
@@ -25,9 +25,7 @@ def export_adapter(folder: Path, method: Method, base: str | None = None) -> Non
     """
     backbone = method.backbone
     config, tensors = method.peft_adapter() or _as_lora(method)
-    config.task_type = TaskType.SEQ_CLS
     config.base_model_name_or_path = base or backbone.origin or backbone.name
-    config.inference_mode = True
     whole = [*backbone.head_modules(), *method.whole_modules()]
     config.modules_to_save = sorted({name.rpartition(".")[2] for name in whole})
     heads = {
@@ -35,10 +33,17 @@ def export_adapter(folder: Path, method: Method, base: str | None = None) -> Non
         for module in whole
         for name, parameter in backbone.model.get_submodule(module).named_parameters()
     }
+    write_adapter(folder, config, tensors | heads)
+
+
+def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Write a new folder with a PEFT config of a sequence classifier and its tensors."""
+    config.task_type = TaskType.SEQ_CLS
+    config.inference_mode = True
     folder.mkdir()
     config.save_pretrained(str(folder))
     _sort_lists(folder / "adapter_config.json")
-    save_tensors(tensors | heads, folder / "adapter_model.safetensors")
+    save_tensors(tensors, folder / "adapter_model.safetensors")
 
 
 def _as_lora(method: Method) -> tuple[LoraConfig, dict[str, Tensor]]:

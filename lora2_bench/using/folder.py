@@ -6,9 +6,10 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.errors import UserError
@@ -17,7 +18,7 @@ from lora2_bench.methods.base import Method, load_method
 from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.runner.export import export_adapter
+from lora2_bench.runner.export import export_adapter, write_adapter
 from lora2_bench.runner.model_folder import write_model
 from lora2_bench.runner.opened import require_weights
 from lora2_bench.runner.setup import backbone_of
@@ -44,23 +45,28 @@ def write_folder(plan: Plan, record: Record, out: Path, merged: bool) -> str:
     if merged and not kind.merges and kind.exports in ("lora", "peft"):
         kind(kind.parse(plan.cell.method), total_steps=1).merge()  # which refuses, with its reason
     method = stored_method(plan, store, record, f"CELL={record.id}")
+    base = _untouched(plan, method)
+    prompt = None if merged else method.prompt_of_peft(base)
     is_adapter = method.exports in ("lora", "peft") and not merged
-    library = "peft" if is_adapter else "transformers"
+    library = "peft" if is_adapter or prompt is not None else "transformers"
     try:
         card = model_card(plan.cell, record, store, library)
     except (OSError, ValueError) as error:
         raise UserError(f"cell {record.id}: its predictions cannot be read ({error}): copy its folder anew") from None
-    if is_adapter:
-        base = _untouched(plan, method)
+    if library == "peft":
 
         def write(folder: Path) -> None:
-            export_adapter(folder, method, str(out.absolute() / BASE))
+            name = str(out.absolute() / BASE)
+            if prompt is None:
+                export_adapter(folder, method, name)
+            else:
+                _write_prompt(folder, base, *prompt, name)
             _cut_at_own_length(base, plan)
             write_model(folder / BASE, base, spec)
             assert base.tokenizer is not None
             base.tokenizer.save_pretrained(str(folder))
     else:
-        _make_plain(method, record)
+        _make_plain(method, record, merged)
 
         def write(folder: Path) -> None:
             _cut_at_own_length(method.backbone, plan)
@@ -79,7 +85,15 @@ def _untouched(plan: Plan, method: Method) -> Backbone:
     return base
 
 
-def _make_plain(method: Method, record: Record) -> None:
+def _write_prompt(folder: Path, base: Backbone, config: Any, tensors: dict[str, Tensor], name: str) -> None:
+    """Write a prompt of PEFT's, with the classifier, of which PEFT has its own copy beside a prompt."""
+    config.base_model_name_or_path = name
+    heads = base.head_parameters().items()
+    classifier = {f"base_model.{name}": part.detach() for name, part in heads if name.startswith("classifier.")}
+    write_adapter(folder, config, tensors | classifier)
+
+
+def _make_plain(method: Method, record: Record, merged: bool) -> None:
     """Make the method's model one of transformers' own. Raises UserError where something of the method's stays."""
     if type(method).merges:
         method.merge()
@@ -89,6 +103,8 @@ def _make_plain(method: Method, record: Record) -> None:
             parent, _, leaf = name.rpartition(".")
             setattr(model.get_submodule(parent), leaf, _dequantised(module))
     if not type(method).merges and not all(method.backbone.owns(tensor) for tensor in method.saved().values()):
+        if merged:
+            method.merge()  # which refuses, with its reason
         raise UserError(
             f"{record.label} adds to the model what neither transformers nor PEFT computes in the same way: "
             f"use lora2-bench predict {record.id}"

@@ -30,9 +30,15 @@ from tests.using.conftest import ROWS, Cells
 Call = Callable[..., Told]
 CellsOf = Callable[[str], Cells]
 PLAIN = Path(__file__).with_name("plain.py")
-PROMPTS = ("prefix", "ptuning_v2", "prompt", "p_tuning")  # neither library computes them as they were trained
-EXPORTED = [name for name in METHODS if name not in PROMPTS]
-MERGED = [name for name in EXPORTED if method_class(name).merges]
+PREFIXES = ("prefix", "ptuning_v2")  # prompts of PEFT's, over a base with shifted positions
+PROMPTS = ("prompt", "p_tuning")  # neither library computes them as they were trained
+EXPORTED = [("bert", name) for name in METHODS if name not in PROMPTS]
+EXPORTED += [("roberta", "lora2"), ("deberta-v2", "bitfit"), ("modernbert", "lora"), ("roberta", "prefix")]
+
+
+def forms(name: str) -> tuple[bool, ...]:
+    """Whether a folder is merged: no, and yes where the method can be."""
+    return (False, True) if method_class(name).merges else (False,)
 
 
 def dev_rows(task: str = "rte") -> list[list[str]]:
@@ -65,35 +71,37 @@ def read_plainly(rows: list[list[str]], folders: list[Path], elsewhere: Path) ->
 
 
 @pytest.fixture(scope="module")
-def told(cells: CellsOf, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], Any]:
-    """(method, merged) -> what another process says of the folder; all in one process."""
-    place, of = tmp_path_factory.mktemp("exported"), cells("bert")
+def told(cells: CellsOf, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str, bool], Any]:
+    """(architecture, method, merged) -> what another process says of the folder; all in one process."""
+    place = tmp_path_factory.mktemp("exported")
     folders = {}
-    for name in EXPORTED:
+    for architecture, name in EXPORTED:
+        of = cells(architecture)
         plan, record = open_cell(of.results, of.id_of(name), base=str(of.base), device="cpu", threads=1)
-        for merged in (False, True) if name in MERGED else (False,):
-            folders[name, merged] = place / f"{name}-{merged}"
-            write_folder(plan, record, folders[name, merged], merged)
+        for merged in forms(name):
+            folders[architecture, name, merged] = folder = place / f"{architecture}-{name}-{merged}"
+            write_folder(plan, record, folder, merged)
     found = read_plainly(dev_rows(), list(folders.values()), place)
     return {key: found[str(folder)] for key, folder in folders.items()}
 
 
-@pytest.mark.parametrize("name", EXPORTED)
+@pytest.mark.parametrize(("architecture", "name"), EXPORTED)
 def test_a_folder_gives_the_cells_logits_without_the_package(
-    name: str, told: dict[tuple[str, bool], Any], cells: CellsOf
+    architecture: str, name: str, told: dict[tuple[str, str, bool], Any], cells: CellsOf
 ) -> None:
-    of = cells("bert")
+    of = cells(architecture)
     wanted = stored(of, of.id_of(name))
     assert wanted.std(dim=0).min() > 1e-2  # rows differ
-    for merged in (False, True) if name in MERGED else (False,):
-        one = told[name, merged]
+    for merged in forms(name):
+        one = told[architecture, name, merged]
         torch.testing.assert_close(torch.tensor(one["logits"]), wanted, rtol=0, atol=2e-5)
         assert one["id2label"] == {"0": "entailment", "1": "not_entailment"} and one["num_labels"] == 2
         assert one["problem_type"] == "single_label_classification"
-    is_adapter = method_class(name).exports in ("lora", "peft")
-    assert (told[name, False]["without"] is not None) == is_adapter
+    is_adapter = method_class(name).exports in ("lora", "peft") or name in PREFIXES
+    without = told[architecture, name, False]["without"]
+    assert (without is not None) == is_adapter
     if is_adapter:  # which is what is read
-        assert (torch.tensor(told[name, False]["without"]) - wanted).abs().max() > 1e-3
+        assert (torch.tensor(without) - wanted).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -104,7 +112,7 @@ def test_dev_rows_are_predicted_as_they_were(name: str, cells: CellsOf) -> None:
     torch.testing.assert_close(found, stored(of, record.id), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["prefix", "prompt"])
+@pytest.mark.parametrize("name", PROMPTS)
 def test_what_neither_library_computes_is_refused(name: str, cells: CellsOf, call: Call, tmp_path: Path) -> None:
     of = cells("bert")
     cell = of.id_of(name)
@@ -139,8 +147,9 @@ def test_damaged_weights_and_a_method_that_cannot_be_merged_are_one_line(
 ) -> None:
     of = cells("bert")
     common = ("--results", str(of.results), "--base", str(of.base), "--out", str(tmp_path / "x"))
-    told = call(main, "export", of.id_of("qlora"), *common, "--merged")
-    assert told.code == 2 and told.err.startswith("error: QLoRA cannot be merged into four-bit weights")
+    for name, line in (("qlora", "QLoRA cannot be merged into four-bit"), ("prefix", "PrefixTuning cannot be merged")):
+        told = call(main, "export", of.id_of(name), *common, "--merged")
+        assert told.code == 2 and told.err.splitlines()[-1].startswith(f"error: {line}")
     path = of.store.weights(of.id_of("ia3"))
     before = path.read_bytes()
     tensors = load_file(path)

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from peft import PrefixTuningConfig
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
@@ -112,7 +113,36 @@ class PrefixTuning(Method):
     def _give(self, number: int, _: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return (*self._parts[2 * number : 2 * number + 2], *arguments)
 
+    def prompt_of_peft(self, base: Backbone) -> tuple[PrefixTuningConfig, dict[str, Tensor]] | None:
+        """PEFT's prefix, whose tokens count their positions from its end on: those of `base` begin there instead.
+
+        None for DeBERTa-v2, whose attention takes no keys and values in transformers.
+        """
+        if base.known_type() not in ("bert", "roberta"):
+            return None
+        length, config = self._shape[0], base.model.config
+        shift_positions(base, length)
+        prefix = PrefixTuningConfig(
+            num_virtual_tokens=length,
+            token_dim=config.hidden_size,
+            num_layers=config.num_hidden_layers,
+            num_attention_heads=config.num_attention_heads,
+            num_transformer_submodules=1,
+        )
+        return prefix, {"prompt_embeddings": self._encoder().detach()}
+
     def parameters(self) -> dict[str, int]:
         """Counts; `active` is the prefix itself, which is all that is kept of the MLP after training."""
         width = self.backbone.model.config.hidden_size
         return {**super().parameters(), "active": self._shape[0] * self._shape[1] * width}
+
+
+def shift_positions(base: Backbone, by: int) -> None:
+    """Give token i of a BERT or RoBERTa, as its `by` + i th position, the embedding that its i th had."""
+    embeddings: Any = base.model.base_model.get_submodule("embeddings")
+    old = embeddings.position_embeddings
+    first = 0 if old.padding_idx is None else old.padding_idx + 1  # RoBERTa's padding stands before all tokens
+    table = old.weight.detach()
+    shifted = torch.cat([table[:first], table.new_zeros(by, table.shape[1]), table[first:]])
+    embeddings.position_embeddings = nn.Embedding(*shifted.shape, padding_idx=old.padding_idx, _weight=shifted)
+    base.model.config.max_position_embeddings = len(shifted)
