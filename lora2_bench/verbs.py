@@ -43,13 +43,13 @@ _NAMED = ("tables", "figures", "report", "audit")  # one entry, which reads the 
 def chosen(words: Sequence[str]) -> Callable[[], None]:
     """What the words of a command line ask for, with sys.argv as its entry reads it. Raises UserError for no command.
 
-    Words that begin with no command's name (an override, an option of Hydra's) run cells.
+    Words that begin with no command's name (an override, an option of Hydra's) run cells; no word lists the commands.
     """
-    first = words[0] if words else ""
+    first = words[0] if words else "help"
     if first == "--version":
         return lambda: print(f"{PROGRAM} {__version__}")
     if first == "help":
-        if len(words) == 1:
+        if len(words) < 2:
             return lambda: print(overview(), end="")
         words = [words[1], "--help"]
     name = words[0] if words else ""

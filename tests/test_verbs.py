@@ -37,6 +37,10 @@ def test_help_of_a_run_names_the_other_commands(call: Call) -> None:
     assert told.code == 0 and "Choices (GROUP=NAME)" in told.out and "lora2-bench help" in told.out
 
 
+def test_no_word_at_all_lists_the_commands(call: Call) -> None:
+    assert call(main) == call(main, "help")
+
+
 def test_version(call: Call) -> None:
     assert call(main, "--version") == Told(0, f"lora2-bench {lora2_bench.__version__}\n", "")
 

@@ -26,7 +26,7 @@ _SHORT = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 
 def check_arguments(arguments: Sequence[str]) -> None:
     """Raise UserError for an unknown option, one that runs code, and settings that change nothing; warn of doubles."""
-    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=False):
         if argument.startswith("-"):
             _check_option(argument)
             _check_value(argument, after)

@@ -19,6 +19,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from yaml import MarkedYAMLError
 
 from lora2_bench.config.arguments import check_arguments, check_processes, config_folder, options_first
 from lora2_bench.config.compose import plan_from
@@ -92,7 +93,7 @@ def launch(run: Callable[[Plan], object]) -> None:
         sys.argv[1:] = options_first(quoted_ids(sys.argv[1:]))
         with no_look_for_mode(sys.argv[1:]):
             hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")(job)()
-    except (HydraException, OmegaConfBaseException, UserError) as error:
+    except (HydraException, OmegaConfBaseException, MarkedYAMLError, UserError) as error:
         if traceback_wanted:
             raise
         _stop(one_line(error), 2)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
+from yaml import MarkedYAMLError
 
 from lora2_bench.errors import one_line_of
 from lora2_bench.files.paths import CONF
@@ -18,6 +20,9 @@ def one_line(error: BaseException) -> str:
 
 
 def _told(error: BaseException) -> str:
+    if isinstance(error, MarkedYAMLError) and (mark := error.problem_mark or error.context_mark) is not None:
+        place = "/".join(Path(str(mark.name)).parts[-2:])  # of a group's folder
+        return f"{place} line {mark.line + 1}: it is no YAML ({error.problem or error.context}): mend it"
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         return _missing_choice(error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

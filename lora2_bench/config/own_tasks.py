@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.errors import UserError
 from lora2_bench.tasks.own.task import KEYS, OwnTask
-from lora2_bench.tasks.spec import ALL_TASKS, check_source
+from lora2_bench.tasks.spec import ALL_TASKS, PAGE, check_source
 
 _GLUE_FOLDER = "${oc.env:GLUE_DIR,"
 
@@ -29,6 +29,8 @@ def take_own_task(config: DictConfig, values: dict[str, Any], given: Mapping[str
     ):
         raise UserError(f"task={chosen} has name: {name} in its file: give both one name")
     if not keys:
+        if name not in ALL_TASKS and "task.name" not in given:
+            raise UserError(f"task={name} is a name alone: its file lacks columns, labels, metrics, files ({PAGE})")
         return None
     if name in ALL_TASKS:
         raise UserError(

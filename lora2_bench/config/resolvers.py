@@ -24,7 +24,8 @@ def _by_task(table: Mapping[str, Any], *, _root_: DictConfig) -> Any:
 
     A user's own task with `recipe_of: TASK` has that task's.
     """
-    name = _root_.task.name
+    if (name := OmegaConf.select(_root_, "task.name")) is None:
+        raise UserError("task.name has no value: the task's file begins with name: NAME, which is its own")
     task = OmegaConf.select(_root_, "task.recipe_of") or name
     if task not in table and "default" not in table:
         own = (

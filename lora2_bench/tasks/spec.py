@@ -226,7 +226,8 @@ def task_spec(name: str) -> TaskSpec:
         raise UserError(f"task={name} is not a task: choose one of {', '.join(ALL_TASKS)}, or {HOW_TO_ADD}") from None
 
 
-HOW_TO_ADD = "add one of your own as DIR/task/NAME.yaml with --config-dir=DIR (docs/OWN_TASKS.md)"
+PAGE = "docs/OWN_TASKS.md"
+HOW_TO_ADD = f"add one of your own as DIR/task/NAME.yaml with --config-dir=DIR ({PAGE})"
 
 
 def spec_of(name: str, definition: Mapping[str, Any] | None = None) -> TaskSpec:

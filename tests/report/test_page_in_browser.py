@@ -9,13 +9,16 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from jinja2.utils import htmlsafe_json_dumps
+from numpy.typing import NDArray
 
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.report.page.gather import gather
 from lora2_bench.report.page.page import page, write_report
+from lora2_bench.report.statistics.significance import mcnemar
 from tests.browser import CHROMIUM, NO_CHROMIUM, browse
 from tests.made_records import make_row_record
 from tests.report.made_results import made_results, measured
@@ -36,6 +39,13 @@ def records() -> list[Record]:
     return [*found, *made_results()]
 
 
+def right_rows(label: str, seed: int) -> NDArray[np.bool_]:
+    """Which of CoLA's forty rows a method has right: some are easy for both, others for one under some seeds."""
+    easy = np.random.default_rng(7).random(40)
+    draws = np.random.default_rng([seed, label == "full"]).random(40)
+    return easy + draws > (0.7 if label == "full" else 0.9)
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
@@ -45,6 +55,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
             # Of four rows the first is right under `full` alone, the last under LoRA alone.
             logits = [[0, 1], [0, 1], [1, 0], [1, 0]] if record.label == "full" else [[1, 0], [0, 1], [1, 0], [0, 1]]
             kept = {"dev": {"labels": [1, 1, 0, 1], "best": logits, "last": logits}}
+            (Store(folder).path(record.id).parent / "predictions.json").write_text(json.dumps(kept))
+        if record.cell["task"] == "cola" and record.label in ("full", "lora r=1"):
+            right, labels = right_rows(record.label, record.cell["seed"]), [at % 2 for at in range(40)]
+            chosen = [label if ok else 1 - label for label, ok in zip(labels, right, strict=True)]
+            logits = [[1 - one, one] for one in chosen]
+            kept = {"dev": {"labels": labels, "best": logits, "last": logits}}
             (Store(folder).path(record.id).parent / "predictions.json").write_text(json.dumps(kept))
     write_report(folder)
     return folder
@@ -100,7 +116,13 @@ told.shown = seen("#leaderboard [data-place]").map((one) => [one.dataset.place, 
     assert head == ["task", "A − B", "95 % interval", "p", "n", "seed 0", "seed 1", "seed 2", "seed 3"]
     assert average[:2] == ["average of 2", "+2.00"] and average[4:] == ["4", "+1.50", "+2.80", "+1.60", "+2.10"]
     assert (cola[0], rte[0]) == ("CoLA", "RTE") and re.fullmatch(r"\+1\.\d\d to \+2\.\d\d", rte[2])
-    assert told["examples"][1:] == [["RTE", "4", "1.0", "1.0", "1.0000", "0", "3"]]
+    assert told["examples"][2:] == [["RTE", "4", "1.0", "1.0", "1.0000", "0", "3"]]
+    sides = [np.stack([right_rows(label, seed) for seed in range(4)]) for label in ("full", "lora r=1")]
+    test = mcnemar(*sides)
+    assert 0.0005 < test.p < 0.5, "a p that the page shows with several digits"
+    name, seeds, only_a, only_b, p, *_ = told["examples"][1]
+    assert (name, seeds, p) == ("CoLA", "4", f"{test.p:.4f}")
+    assert [float(only_a), float(only_b)] == pytest.approx([test.only_a / 4, test.only_b / 4], abs=0.05)
     assert told["same"] == ["Choose two different methods.", 0]
     assert told["other"] == ["minilm-mini", "last", 3, 3]
     assert "place=minilm-mini" in told["hash"] and "protocol=paper" in told["hash"]

@@ -94,7 +94,7 @@ def test_an_own_task_goes_through_every_door(
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
-        (("task=imdb",), "task=imdb is not known: choose one of cola, "),
+        (("task=imdb",), "task=imdb is not known: choose one of bare, broken, cola, "),
         (("task=imdb",), "or add one of your own as DIR/task/NAME.yaml with --config-dir=DIR (docs/OWN_TASKS.md)"),
         (("task=weather",), "there is no file train.csv below "),
         (("task=weather", "data=mini"), "has files of its own and is not in data=mini: leave data=mini out"),
@@ -107,6 +107,9 @@ def test_an_own_task_goes_through_every_door(
         (("task=weather", "data.dir=own", "model=roberta_base"),
          "task=weather has no recipe for model=roberta_base with method=lora2: add recipe_of: cola to its file"),
         (("task=glue",), "task=glue has name: rte in its file: give both one name"),
+        (("task=broken",), "task/broken.yaml line 2: it is no YAML ("),
+        (("task=nameless",), "task.name has no value: the task's file begins with name: NAME"),
+        (("task=bare",), "task=bare is a name alone: its file lacks columns, labels, metrics, files ("),
         (("task=rte", "+task.labels=[a,b]"), "task.labels is not for task.name=rte, a task of the package"),
     ],
 )  # fmt: skip
@@ -114,7 +117,13 @@ def test_what_is_wrong_is_one_line_before_training(
     words: tuple[str, ...], wanted: str, bench: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conf = write_task(tmp_path / "own")
-    (conf / "task" / "glue.yaml").write_text("name: rte\n", encoding="utf-8")
+    files = {
+        "glue": "name: rte\n",
+        "broken": "name: a\n b: [\n",
+        "nameless": YAML.partition("\n")[2].partition("\n")[2],
+    }
+    for name, text in {**files, "bare": "name: bare\n"}.items():
+        (conf / "task" / f"{name}.yaml").write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     told = bench("--config-dir=own", *words)
     assert (told.code, told.out, told.err.count("\n")) == (2, "", 1), told.err

@@ -245,6 +245,12 @@ def test_labels_may_be_numbers_and_truth_values(folder: Path) -> None:
     assert [split.labels for split in data.splits.values()] == [[1, 0], [2, 2]]
 
 
+def test_yes_and_no_without_quotes_are_told(folder: Path) -> None:
+    values = yaml.safe_load("{labels: [yes, no]}")
+    with pytest.raises(UserError, match=r"label 'no' is not listed \(task\.labels: true, false\): quote yes and no"):
+        own(folder, **values).read()
+
+
 def test_macro_f1_is_the_mean_of_each_class() -> None:
     truth, given = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 2, 2])
 

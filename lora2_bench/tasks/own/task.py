@@ -26,6 +26,7 @@ KEYS = ("name", "columns", "label", "labels", "metrics", "main", "files", "choic
 CHOICE = "choice"
 """What a column's template calls the choice of a row, where the task has `choices`."""
 _SPLITS = ("train", "dev")
+_TRUTHS = ("yes", "no", "on", "off")  # what YAML reads as truth values where no quotes are around them
 _PLACE = re.compile(r"\{([^{}]+)\}")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
@@ -203,7 +204,12 @@ def _label(task: OwnTask, found: Columns, row: int, value: Any) -> int | float:
     if word not in allowed:
         told = ", ".join(allowed)
         why = f"is no number of a choice ({told})" if task.choices else f"is not listed (task.labels: {told})"
-        raise UserError(f"{found.place(row)}: label {word[:40]!r} {why}: mend the row or the task")
+        fix = (
+            "quote yes and no in the YAML"
+            if word.lower() in _TRUTHS and "true" in allowed
+            else "mend the row or the task"
+        )
+        raise UserError(f"{found.place(row)}: label {word[:40]!r} {why}: {fix}")
     return allowed.index(word)
 
 
