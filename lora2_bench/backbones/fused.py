@@ -37,6 +37,21 @@ class RowBlocks(nn.Module):
         return torch.cat([block(x) for block in self.children()], dim=-1)
 
 
+@torch.no_grad()
+def join_blocks(model: nn.Module) -> None:
+    """Put every fused map back whose row blocks are plain linear maps, as the untouched backbone has it."""
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, RowBlocks) or any(type(block) is not nn.Linear for block in module.children()):
+            continue
+        blocks = [module.get_submodule(block) for block in module.rows]
+        fused = nn.Linear(1, 1, bias=False, device="meta")
+        for key, _ in blocks[0].named_parameters():
+            fused.register_parameter(key, nn.Parameter(torch.cat([block.get_parameter(key) for block in blocks])))
+        fused.out_features, fused.in_features = fused.weight.shape
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, fused)
+
+
 def _blocks_of(model: nn.Module, module: str) -> tuple[str, str] | None:
     """(name of the fused map, block) of a module that is a row block; None for others."""
     parent, _, leaf = module.rpartition(".")

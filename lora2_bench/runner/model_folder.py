@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.fused import join_blocks
 from lora2_bench.files.writing import write_bytes
 from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 from lora2_bench.records.store import MODEL_WEIGHTS
@@ -23,10 +24,12 @@ def write_model(folder: Path, backbone: Backbone, spec: TaskSpec, save_tensors: 
     """Write a model of transformers whole: config, tokenizer, and its tensors as `model.safetensors`.
 
     Those of a model with maps in few bits are `quantised.safetensors`, which `from_pretrained` does not take for its
-    own: it would draw the maps that it does not find. `save_tensors` writes the file where it is not plain.
+    own: it would draw the maps that it does not find. A map that was taken apart is put together. `save_tensors` writes
+    the file where it is not plain.
     """
     folder.mkdir()
     model = backbone.model
+    join_blocks(model)
     config = labelled(model.config, spec)
     config.architectures = [type(model).__name__]
     config.save_pretrained(str(folder))

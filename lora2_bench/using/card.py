@@ -121,7 +121,9 @@ def _score(cell: Cell, record: Record, store: Store) -> str:
     low, high = score_interval(cell.spec, splits)
     looks = len(record.result["evaluations"])
     chosen = (
-        "chosen on rows held out of train" if cell.protocol.name != "paper" else f"the best of {looks} looks at dev"
+        "chosen on rows held out of train"
+        if cell.protocol.name != "paper"
+        else f"the best of {looks} look{'s' if looks != 1 else ''} at dev"
     )
     return (
         f"{told} (95 % interval {low:.4f} to {high:.4f}, over the rows of {', '.join(splits)}: another seed may differ "

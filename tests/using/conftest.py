@@ -41,7 +41,7 @@ class Cells:
 
     def id_of(self, method: str, task: str = "rte") -> str:
         """The id of the cell of a method on a task."""
-        rate = "1e-3" if method == "full" else "5e-2"
+        rate = {"full": "1e-3", "prefix": "1e-2"}.get(method, "5e-2")
         grown = ("method.init_std=0.3",) if method == "lora2" else ()  # its product of five factors is slow to grow
         words = (f"model.path={self.base}", f"method={method}", f"task={task}", f"train.lr={rate}")
         return run(plan_of("model=local", *words, *QUICK, *fits_tiny(method), *grown, f"results={self.results}")).id

@@ -27,7 +27,9 @@ def told(folder: str, rows: list[list[str]]) -> dict[str, Any]:
     without = None
     with torch.no_grad():
         logits = model(**batch).logits
-        if is_adapter:
+        if is_adapter and model.peft_config["default"].is_prompt_learning:  # whose disable_adapter is for generation
+            without = model.get_base_model()(**batch).logits.tolist()
+        elif is_adapter:
             with model.disable_adapter():
                 without = model(**batch).logits.tolist()
     config = model.config

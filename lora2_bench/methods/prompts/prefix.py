@@ -144,5 +144,5 @@ def shift_positions(base: Backbone, by: int) -> None:
     first = 0 if old.padding_idx is None else old.padding_idx + 1  # RoBERTa's padding stands before all tokens
     table = old.weight.detach()
     shifted = torch.cat([table[:first], table.new_zeros(by, table.shape[1]), table[first:]])
-    embeddings.position_embeddings = nn.Embedding(*shifted.shape, padding_idx=old.padding_idx, _weight=shifted)
+    old.num_embeddings, old.weight = len(shifted), nn.Parameter(shifted)
     base.model.config.max_position_embeddings = len(shifted)
