@@ -18,6 +18,7 @@ import argparse
 import copy
 import dataclasses
 import gc
+import multiprocessing
 import random
 import statistics
 import sys
@@ -30,7 +31,6 @@ from typing import Any, cast
 
 import psutil
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -44,14 +44,15 @@ from lora2_bench.serving.engine import Engine, Row
 from lora2_bench.serving.library import Entry, Library
 from lora2_bench.tasks.sources import load_task
 
+OTHERS = ("bare", "adapter_names", "set_adapter", "merged")
 RANKS = (1, 2, 4, 8, 16)
 CELL = ("method=lora", "task=rte", "train.max_steps=2", "data.max_train=64", "data.max_eval=16", "train.max_length=32")
 Batch = list[tuple[Entry, Row]]
 Way = Callable[[Batch], list[Tensor]]
 
 
-def make_library(results: Path, count: int) -> Library:
-    """`count` cells below `results`, of every rank in turn."""
+def make_cells(results: Path, count: int) -> None:
+    """`count` cells below `results`, of every rank in turn. In a process of its own, whose memory is then free."""
     made = lora2_bench.run(*CELL, results=str(results), device="cpu")
     store = Store(results)
     shapes = {name: tensor.shape for name, tensor in load_file(store.weights(made.id)).items()}
@@ -65,7 +66,6 @@ def make_library(results: Path, count: int) -> Library:
             save_weights(tensors, folder / WEIGHTS, name)
 
         store.write(record, write)
-    return Library(results)
 
 
 def sibling(record: Record, rank: int, seed: int) -> Record:
@@ -100,8 +100,10 @@ class Rivals:
             out: Tensor = self.base.model(**self.engine.collate([row for _, row in batch])).logits
         return list(out)
 
-    def make_peft(self) -> PeftModel:
+    def make_peft(self) -> Any:
         """One PEFT model with all adapters, heads included."""
+        from peft import LoraConfig, TaskType, get_peft_model  # not in the memory that is measured of the engine
+
         model: Any = None
         for entry in self.entries:
             config = LoraConfig(
@@ -126,7 +128,7 @@ class Rivals:
                 setattr(saved, leaf, nn.Parameter(value, requires_grad=False))
         return model.eval()
 
-    def mixed(self, model: PeftModel) -> Way:
+    def mixed(self, model: Any) -> Way:
         """PEFT's mixed batches."""
 
         def way(batch: Batch) -> list[Tensor]:
@@ -136,7 +138,7 @@ class Rivals:
 
         return way
 
-    def switched(self, model: PeftModel) -> Way:
+    def switched(self, model: Any) -> Way:
         """One adapter after another."""
         return lambda batch: self._one_by_one(batch, lambda entry: _with(model, entry.id))
 
@@ -153,7 +155,7 @@ class Rivals:
         model: nn.Module = copy.deepcopy(self.base.model, shared)
         for key, name in self.names.items():
             update = adapter.updates[key]
-            model.get_submodule(name).weight.data.addmm_(update.up.t(), update.down.t())
+            model.get_parameter(f"{name}.weight").data.addmm_(update.up.t(), update.down.t())
         model.load_state_dict(dict(adapter.head), strict=False)
         return model
 
@@ -171,7 +173,7 @@ class Rivals:
         return found
 
 
-def _with(model: PeftModel, name: str) -> nn.Module:
+def _with(model: Any, name: str) -> nn.Module:
     model.set_adapter(name)
     return cast(nn.Module, model)
 
@@ -189,8 +191,8 @@ def timed(way: Way, batch: Batch) -> tuple[float, float]:
     return time.process_time() - begun, time.perf_counter() - clock
 
 
-def check_same(ways: dict[str, Way], batch: Batch) -> float:
-    """The largest difference of a logit between the engine and the other ways with adapters. Ends where it is large."""
+def check_same(ways: dict[str, Way], batch: Batch) -> None:
+    """End where the engine and another way with adapters give other logits."""
     wanted = ways["engine"](batch)
     worst = 0.0
     for name, way in ways.items():
@@ -199,32 +201,40 @@ def check_same(ways: dict[str, Way], batch: Batch) -> float:
             worst = max(worst, *((ours - theirs).abs().max().item() for ours, theirs in pairs))
     if worst > 1e-3:
         sys.exit(f"error: the ways differ by {worst:.1e}: they do not serve the same adapters")
-    return worst
 
 
-def measure(library: Library, engine: Engine, count: int, given: argparse.Namespace) -> None:
-    """One block of the table: `count` adapters."""
-    entries = list(library.entries.values())[:count]
-    begun = time.perf_counter()
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What the engine holds: MiB of adapters, MiB of its process, milliseconds of the processor to load one more."""
+
+    adapters: float
+    process: float
+    load: float
+
+
+def hold(engine: Engine, entries: Sequence[Entry]) -> Held:
+    """Load what is not there yet."""
     new = [entry for entry in entries if entry not in engine.adapters]
+    begun = time.process_time()
     for entry in new:
         engine.adapters.get(entry)
-    load = (time.perf_counter() - begun) / max(1, len(new))
+    load = 1e3 * (time.process_time() - begun) / max(1, len(new))
     gc.collect()
-    resident = psutil.Process().memory_info().rss
-    warnings.simplefilter("ignore")  # PEFT's of another library's names
+    return Held(engine.adapters.bytes / 2**20, psutil.Process().memory_info().rss / 2**20, load)
+
+
+def measure(library: Library, engine: Engine, entries: Sequence[Entry], held: Held, given: argparse.Namespace) -> str:
+    """One line of the table."""
     rivals = Rivals(library, engine, entries)
-    making = time.process_time()
     ways: dict[str, Way] = {"engine": lambda batch: cast(list[Tensor], engine.logits(batch)), "bare": rivals.bare}
-    if count <= given.rivals:
+    if len(entries) <= given.rivals:
         model = rivals.make_peft()
         ways |= {"adapter_names": rivals.mixed(model), "set_adapter": rivals.switched(model), "merged": rivals.merged()}
-        print(f"\n{time.process_time() - making:.0f} s of the processor to make the other ways", flush=True)
     rows = load_task("rte", "mini").splits["dev"].texts
     texts = [(f"{first} {first}", f"{second} {second}") for first, second in zip(*rows.values(), strict=True)]
-    worst = check_same(ways, draw(engine, entries, texts, given.batch, seed=0))  # warms all of them up
+    check_same(ways, draw(engine, entries, texts, given.batch, seed=0))  # warms all of them up
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    waits: dict[str, list[float]] = {name: [] for name in ways}
+    waits: list[float] = []
     for number in range(given.rounds):
         batch = draw(engine, entries, texts, given.batch, seed=number + 1)
         order = list(ways)
@@ -232,25 +242,18 @@ def measure(library: Library, engine: Engine, count: int, given: argparse.Namesp
         for name in order:
             processor, clock = timed(ways[name], batch)
             seconds[name].append(processor)
-            waits[name].append(clock)
-    kept, process = engine.adapters.bytes / 2**20, resident / 2**20
-    print(
-        f"\n{count} adapters: {kept:,.0f} MiB of adapters, {process:,.0f} MiB the process with the engine alone; "
-        f"{1e3 * load:.1f} ms to load one; largest difference of a logit {worst:.0e}"
-    )
-    print(
-        "| way | requests/s | latency 50 / 95 / 99 % (ms) | time / bare | time / engine |\n"
-        "| --- | --- | --- | --- | --- |"
-    )
-    for name, spent in seconds.items():
-        half, most, nearly = (1e3 * quantile(waits[name], share) for share in (0.5, 0.95, 0.99))
-        to_bare = statistics.median(one / other for one, other in zip(spent, seconds["bare"], strict=True))
-        faster = statistics.median(one / other for one, other in zip(spent, seconds["engine"], strict=True))
-        print(
-            f"| {name} | {given.batch / statistics.median(spent):.0f} | {half:.0f} / {most:.0f} / {nearly:.0f} | "
-            f"{to_bare:.3f} | {faster:.2f} |",
-            flush=True,
-        )
+            if name == "engine":
+                waits.append(clock)
+    latency = " / ".join(f"{1e3 * quantile(waits, share):.0f}" for share in (0.5, 0.95, 0.99))
+    ratios = [
+        f"{statistics.median(other / own for other, own in zip(seconds[name], seconds['engine'], strict=True)):.2f}"
+        if name in seconds
+        else ""
+        for name in OTHERS
+    ]
+    memory = f"{held.adapters:,.0f} | {held.process:,.0f} | {held.load:.0f}"
+    speed = f"{given.batch / statistics.median(seconds['engine']):.0f}"
+    return f"| {len(entries):,} | {memory} | {speed} | {latency} | {' | '.join(ratios)} |"
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -271,11 +274,24 @@ def main() -> None:
     counts = [int(part) for part in given.adapters.split(",")]
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as place:
         begun = time.perf_counter()
-        library = make_library(Path(place), max(counts))
-        print(f"{len(library.entries)} cells made and read again in {time.perf_counter() - begun:.0f} s", flush=True)
+        maker = multiprocessing.get_context("spawn").Process(target=make_cells, args=(Path(place), max(counts)))
+        maker.start()
+        maker.join()
+        if maker.exitcode:
+            sys.exit("error: the cells could not be made: run python -m lora2_bench method=lora task=rte to see why")
+        print(f"cells made in {time.perf_counter() - begun:.0f} s", flush=True)
+        begun = time.perf_counter()
+        library = Library(Path(place))
+        print(f"{len(library.entries)} cells found in {time.perf_counter() - begun:.1f} s", flush=True)
         engine = Engine(library, memory=2**40, device="cpu", threads=given.threads)
-        for count in counts:
-            measure(library, engine, count, given)
+        entries = list(library.entries.values())
+        held = [hold(engine, entries[:count]) for count in counts]  # before the other ways take memory
+        warnings.simplefilter("ignore")  # PEFT's of another library's names
+        told = ["adapters", "MiB of adapters", "MiB of the process", "ms to load one", "requests/s"]
+        head = [*told, "latency 50 / 95 / 99 % (ms)", *(f"engine's speed over {name}" for name in OTHERS)]
+        print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+        for count, found in zip(counts, held, strict=True):
+            print(measure(library, engine, entries[:count], found, given), flush=True)
 
 
 if __name__ == "__main__":

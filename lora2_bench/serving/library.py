@@ -13,8 +13,10 @@ from typing import Any
 
 from lora2_bench.errors import UserError, one_line_of
 from lora2_bench.experiment.cell import Model
+from lora2_bench.experiment.checks import section
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import results_folder, shortened, user_path
+from lora2_bench.records.identity import LEFT_OUT
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import WEIGHTS, read_record, record_paths
 from lora2_bench.tasks.spec import TaskSpec, task_spec
@@ -234,6 +236,7 @@ def _pin(record: Record) -> str:
 def _check_served(record: Record, folder: Path) -> None:
     """Raise UserError, with the reason, where a cell cannot be served."""
     name = record.cell["method"]["name"]
+    section(Model, record.cell["model"], "model")
     if not record.is_done:
         raise UserError("its training failed: run it again")
     if record.is_trial:
@@ -246,7 +249,9 @@ def _check_served(record: Record, folder: Path) -> None:
     if told != SERVED[name]:
         raise UserError(f"method={name} is {shortened(str(told))} there, not the package's own: it is not served")
     if not (folder / WEIGHTS).is_file():
-        raise UserError(f"it keeps no {WEIGHTS}: train it again with rerun=true")
+        raise UserError(
+            f"it keeps no {WEIGHTS}, which is what is served: train it again with rerun=true, its weights kept"
+        )
 
 
 def _entry(record: Record, folder: Path) -> Entry:
@@ -262,10 +267,23 @@ def _entry(record: Record, folder: Path) -> Entry:
         pair=len(spec.columns) == 2,
         max_length=cell["train"]["max_length"],
         folder=folder,
-        options=dict(cell["method"]),
+        options=_options(cell["method"]),
     )
 
 
+def _options(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's settings, with those that a record's version had silently."""
+    options = dict(method)
+    if (later := _LATER.get(options["name"])) is not None:
+        *sections, last = later.split(".")[1:]
+        part = options
+        for name in sections:
+            part[name] = part = dict(part[name])
+        part.setdefault(last, LEFT_OUT[later])
+    return options
+
+
+_LATER = {"sora": "method.l1_form", "lora2": "method.reg.mean_over"}
 _FITS: dict[str, Callable[[Entry], tuple[str, ...]]] = {
     "task": lambda entry: (entry.task,),
     "method": lambda entry: (entry.method.split()[0],),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import random
 import shutil
 from pathlib import Path
@@ -13,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.errors import UserError
+from lora2_bench.records.store import Store
 from lora2_bench.serving.engine import Engine
-from lora2_bench.serving.library import Entry
+from lora2_bench.serving.library import Entry, Library
 from lora2_bench.tasks.sources import load_task
 from lora2_bench.tasks.spec import task_spec
 from tests.serving.cells import TEXTS, TOKENS, TOLERANCE, Trained, adapter, requests, train
@@ -178,6 +181,26 @@ def test_a_damaged_adapter_is_one_line_for_its_own_request(
         assert isinstance(engine.logits(asked[:1])[0], torch.Tensor)  # mended, it is served again
     finally:
         engine.adapters = kept
+
+
+def test_cells_of_earlier_versions_lack_later_settings(trained: Trained, engine: Engine, tmp_path: Path) -> None:
+    store = Store(shutil.copytree(trained.results, tmp_path / "results"))
+    for name in ("sora", "lora2"):
+        record = store.read(trained.library().find(f"method={name}").id)
+        assert record is not None
+        method: Any = copy.deepcopy(record.cell["method"])
+        del (method if name == "sora" else method["reg"])["l1_form" if name == "sora" else "mean_over"]
+        older = dataclasses.replace(record, cell={**record.cell, "method": method})
+        store.write(older, lambda folder, cell=record.id: _copy(store.folder(cell), folder))
+    library = Library(store.results, model_path=str(trained.backbone))
+    older_engine = Engine(library, memory=2**30, device="cpu", threads=1)
+    asked = [one for one in requests(library.entries.values()) if one[0].method.startswith(("sora", "lora2"))]
+    assert len(asked) == 2 * len(TEXTS)
+    assert worst(answers(older_engine, asked), [trained.alone(*one) for one in asked]) <= TOLERANCE
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, dirs_exist_ok=True)
 
 
 def test_a_batch_of_nothing(engine: Engine) -> None:

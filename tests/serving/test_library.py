@@ -53,7 +53,7 @@ def test_what_cannot_be_served_says_why(results: Path) -> None:
     reasons = sorted(library.refused.values())
     told = [
         "it is a trial of a study, which was scored on rows of train: serve the study's runs",
-        "it keeps no trained.safetensors: train it again with rerun=true",
+        "it keeps no trained.safetensors, which is what is served: train it again with rerun=true, its weights kept",
         "its backbone is another than the library's minilm",
         "its content is not what was written: it was edited or damaged since",
         "its training failed: run it again",
