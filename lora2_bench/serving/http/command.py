@@ -109,7 +109,7 @@ def _serve(given: argparse.Namespace, limits: Limits) -> int:
         if library.backbone is None:
             raise UserError(library.nothing())
         # oneDNN keeps what it has compiled for each shape, and every batch has its own: memory grew by 5 % in 10,000
-        # requests, and is flat without. It is read when torch is imported.
+        # requests, and is flat without. oneDNN reads it once, when it first computes.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "0")
         from lora2_bench.serving.engine import Engine  # torch takes seconds: what is wrong above is told before
 
