@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone, MapKey
 from lora2_bench.errors import UserError
+from lora2_bench.methods.lowrank.fused import low_rank_linear
 from lora2_bench.methods.lowrank.method import put
 from lora2_bench.serving.adapters import Adapter
 
@@ -40,7 +41,10 @@ class Segments:
 
 
 class SegmentedLinear(nn.Module):
-    """h = x W0ᵀ + b over all rows at once, and each segment's own low-rank update in place."""
+    """h = x W0ᵀ + b over all rows at once, and each segment's own low-rank update in place.
+
+    A batch of one adapter is computed as training computes it, which merges the update where rows are many.
+    """
 
     def __init__(self, base: nn.Linear, key: MapKey, segments: Segments) -> None:
         super().__init__()
@@ -50,8 +54,13 @@ class SegmentedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (rows, tokens, d_in) -> (rows, tokens, d_out)."""
-        out: Tensor = self.base(x)
         segments = self.segments
+        if len(segments.adapters) == 1:
+            update = segments.adapters[0].updates.get(self.key)
+            if update is not None and update.inner is None:
+                down, up = update.down.t(), update.up.t()
+                return low_rank_linear(x, self.base.weight, self.base.bias, down, 1.0, up)
+        out: Tensor = self.base(x)
         for adapter, part, into in zip(
             segments.adapters, segments.split(x.contiguous()), segments.split(out), strict=True
         ):
