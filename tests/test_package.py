@@ -87,7 +87,8 @@ def test_the_wheel_carries_every_config_module_printed_figure_and_page_template_
     page = {f"lora2_bench/report/page/{part}" for part in parts}
     page |= {f"lora2_bench/serving/http/page.{end}" for end in ("html", "css", "js")}
     assert figures
-    assert packed == modules | configs | figures | page
+    text = {"lora2_bench/retention/text.txt"}
+    assert packed == modules | configs | figures | page | text
     assert "lora2-bench = lora2_bench.__main__:main" in entry
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import LAYER, Backbone
+from lora2_bench.errors import UserError
 from lora2_bench.experiment.maps import FUSED_BY_TYPE, MAPS_BY_TYPE
 
 TOP, THRESHOLD = 10, 0.5
@@ -93,11 +94,14 @@ def map_changes(base: Backbone, adapted: Backbone) -> dict[int, dict[str, MapCha
 
 
 def _weight_of(module: nn.Module, base: nn.Linear) -> Tensor:
-    """The matrix (d_out×d_in), on the CPU, that a module multiplies its inputs by."""
+    """The matrix (d_out×d_in), on the CPU, that a module multiplies inputs by. Raises UserError for none."""
     if type(module) is nn.Linear:
         return module.weight.detach().cpu()
     like = base.weight
     units = torch.eye(base.in_features, dtype=like.dtype, device=like.device)
     nothing = torch.zeros(1, 1, base.in_features, dtype=like.dtype, device=like.device)
-    images: Tensor = module(units.unsqueeze(0)) - module(nothing)
-    return images.squeeze(0).T.detach().cpu()
+    images: Tensor = (module(units.unsqueeze(0)) - module(nothing)).squeeze(0)
+    of_sum = (module(units.sum(0).view(1, 1, -1)) - module(nothing)).flatten()
+    if not bool(((images.sum(0) - of_sum).abs() <= 1e-3 * images.abs().sum(0) + 1e-6).all()):
+        raise UserError("the method's maps are not linear, and have no singular vectors")
+    return images.T.detach().cpu()

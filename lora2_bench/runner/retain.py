@@ -24,6 +24,7 @@ from lora2_bench.records.scrub import scrub
 from lora2_bench.records.store import RETENTION, Store
 from lora2_bench.retention.measure import Subject, measure
 from lora2_bench.retention.rows import Source
+from lora2_bench.runner.foreign import blamed
 from lora2_bench.runner.setup import backbone_of
 from lora2_bench.runner.stored import stored_method
 from lora2_bench.training.device import make_accelerator, pick_device
@@ -45,7 +46,8 @@ def retain(plan: Plan, store: Store, method: Method, step: int) -> Path:
     subject = Subject(
         method.backbone, base, partial(_tensors, plan), cell.train.max_length, place.eval_batch_size, step
     )
-    found = measure(subject, Source.of(cell, place.data_dir), place.retention)
+    with blamed(type(method), "a forward pass"):
+        found = measure(subject, Source.of(cell, place.data_dir), place.retention)
     missing = {name: scrub(why) for name, why in found["missing"].items()}
     for name, why in missing.items():
         print(f"warning: retention: {name} is not measured: {why}", file=sys.stderr)

@@ -106,6 +106,14 @@ def test_every_methods_maps_are_measured_without_a_trace(name: str) -> None:
             assert changes[layer][letter].update == pytest.approx(float(size), rel=1e-4)
 
 
+def test_a_map_that_is_not_linear_is_refused() -> None:
+    base, adapted = make_backbone("bert"), make_backbone("bert")
+    layer = adapted.model.get_submodule("bert.encoder.layer.0.intermediate")
+    layer.dense = torch.nn.Sequential(layer.dense, torch.nn.Tanh())
+    with frozen(adapted), pytest.raises(UserError, match="are not linear"):
+        map_changes(base, adapted)
+
+
 def encoded(lengths: list[int]) -> EncodedSplit:
     rows = [[(7 * row + at) % 50 + 5 for at in range(length)] for row, length in enumerate(lengths)]
     types = [[0] * length for length in lengths]
