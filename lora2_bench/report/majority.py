@@ -60,7 +60,8 @@ def _majority(runs: Sequence[Run], read: Reader) -> Majority:
     spec = runs[0].record.spec
     if spec.is_regression:
         return Majority(None, is_undefined=True)
-    for run in sorted(runs, key=lambda run: run.finished, reverse=True):
+    runs = sorted(runs, key=lambda run: (not run.obstacles, run.finished), reverse=True)  # a quick look may cut dev
+    for run in runs:
         counts = run.record.result["data"].get("labels", {})
         if _fits(spec, counts):
             chosen = int(np.argmax(counts["train"]))

@@ -34,6 +34,15 @@ def test_the_class_is_that_of_train_and_the_score_that_of_dev() -> None:
     assert (found.of, found.text) == ("train", "25.00")
 
 
+def test_a_quick_look_tells_it_only_where_no_whole_run_does() -> None:
+    whole = counted("rte", {"train": [3, 5], "dev": [6, 2]})
+    look = counted("rte", {"train": [3, 1], "dev": [1, 1]})
+    look = dataclasses.replace(look, cut=["data.max_eval=2"], run={**look.run, "finished": "2026-01-01T00:00:00+00:00"})
+    for records, wanted in (([look], "50.00"), ([look, whole], "25.00"), ([whole, look], "25.00")):
+        found = majority_classes(map(Run.of, records), lambda _: None)["rte"]
+        assert found.text == wanted
+
+
 def test_every_metric_and_split_counts() -> None:
     truth = np.array([0] * 6 + [1] * 14)
     always = np.ones(20)

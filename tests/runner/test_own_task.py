@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import lora2_bench
 from lora2_bench.__main__ import main
+from lora2_bench.files.paths import CONF
 from lora2_bench.records.store import Store, read_record, record_paths
 from lora2_bench.tasks.sources import load_task
 from tests.conftest import Told
@@ -186,3 +188,28 @@ def test_a_record_of_an_unknown_task_without_its_definition_is_none(tmp_path: Pa
     values["cell"].update(task="rte", definition=definition)
     with pytest.raises(ValueError, match=r"task\.name=rte is not possible: task\.name must be a name of your own"):
         Record.from_dict(values)
+
+
+def test_a_planned_sweep_is_planned_anew_where_the_files_have_changed(tmp_path: Path) -> None:
+    from lora2_bench.sweep.cells import plan_cells
+
+    (tmp_path / "CB").mkdir()
+    for split in ("train", "val"):
+        rows = [{"premise": f"{split} {at}", "hypothesis": "It is.", "label": "neutral", "idx": at} for at in range(4)]
+        (tmp_path / "CB" / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def ids() -> list[str]:
+        words = ["method=lora", "task=superglue_cb", f"data.dir={tmp_path}", "seed=0,1"]
+        return [cell.id for cell in plan_cells(words, tmp_path / "sweep")]
+
+    before = ids()
+    assert len(before) == 2 and ids() == before
+    (tmp_path / "CB" / "val.jsonl").write_text(json.dumps({"premise": "", "hypothesis": "", "label": "entailment"}))
+    assert not {*ids()} & {*before}
+
+
+def test_the_default_backbone_s_recipes_have_values_for_a_task_that_they_do_not_know() -> None:
+    for model in ("minilm", "local"):
+        for path in (CONF / "recipe" / model).glob("*.yaml"):
+            tables = re.findall(r"by_task:\{[^}]*\}", path.read_text(encoding="utf-8"))
+            assert all("default:" in table for table in tables), path
