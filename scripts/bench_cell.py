@@ -1,7 +1,9 @@
 """Cells as commands: seconds to the first step, a whole run, and cells side by side.
 
 Run on an idle machine: python scripts/bench_cell.py [first] [whole] [side], all three without an argument. It runs the
-package of the working directory, so an older checkout is measured from inside it.
+package of the working directory, so an older checkout is measured from inside it; `first CHECKOUT` measures that one in
+turn with this one (ROUNDS=10). On a machine that is not idle CPU seconds tell more than wall seconds, and those before
+the first step more than those of the step, whose threads wait for a core.
 """
 
 from __future__ import annotations
@@ -14,11 +16,14 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import psutil
 
 CELL = ("method=lora2", "task=rte")
 SHORT = (*CELL, "train.max_steps=40", "data.max_eval=64", "method.budget.t_init=0.1", "method.budget.t_final=0.3")
-FIRST_ROUNDS = 5
+FIRST_ROUNDS = int(os.environ.get("ROUNDS", "10"))
 SIDE_CELLS = (1, 2, 4)
 CORES = os.cpu_count() or 1
 
@@ -33,28 +38,53 @@ class Spent:
     peak: int
 
 
-def start(words: tuple[str, ...], results: str, threads: int, **streams: Any) -> subprocess.Popen[bytes]:
-    """`python -m lora2_bench` with these overrides."""
+def start(
+    words: tuple[str, ...], results: str, threads: int, root: Path = Path(), **streams: Any
+) -> subprocess.Popen[bytes]:
+    """`python -m lora2_bench` of the checkout `root` with these overrides."""
     command = [sys.executable, "-m", "lora2_bench", *words, f"threads={threads}", f"results={results}"]
     told = {"TQDM_MININTERVAL": "0", "TQDM_MINITERS": "1"}  # the progress line tells of every step
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": str(threads), **told}, **streams)
+    told |= {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": str(root.resolve())}
+    return subprocess.Popen(command, env={**os.environ, **told}, cwd=root, **streams)
 
 
-def first_step() -> float:
-    """Seconds from the command to the end of its first training step, as its progress line tells it."""
+def first_step(root: Path) -> tuple[float, ...]:
+    """Wall and CPU seconds from the command to its first training step, then both to that step's end.
+
+    Its progress line tells of them.
+    """
+    found: list[float] = []
     with tempfile.TemporaryDirectory() as results:
         begun = time.perf_counter()
-        running = start(SHORT, results, CORES, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        running = start(SHORT, results, CORES, root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         assert running.stderr is not None
-        told = b""
-        while not re.search(rb" [1-9]\d*/40 ", told):
-            if not (more := os.read(running.stderr.fileno(), 4096)):
-                sys.exit(f"error: the cell ended before its first step: {told.decode()[-300:]}")
-            told += more
-        seconds = time.perf_counter() - begun
+        told, process = b"", psutil.Process(running.pid)
+        for pattern in (rb" 0/40 ", rb" [1-9]\d*/40 "):
+            while not re.search(pattern, told):
+                if not (more := os.read(running.stderr.fileno(), 4096)):
+                    sys.exit(f"error: the cell ended before its first step: {told.decode()[-300:]}")
+                told += more
+            used = process.cpu_times()
+            found += [time.perf_counter() - begun, used.user + used.system]
         running.kill()
         running.wait()
-    return seconds
+    return tuple(found)
+
+
+def first_steps(roots: list[Path], rounds: int) -> None:
+    """Print the medians of several rounds, in each of which every checkout has its turn."""
+    taken: dict[Path, list[tuple[float, ...]]] = {root: [] for root in roots}
+    for number in range(rounds):
+        for root in roots if number % 2 == 0 else reversed(roots):
+            taken[root].append(first_step(root))
+    for root, runs in taken.items():
+        spreads = [f"{statistics.median(one):.1f} ({min(one):.1f}–{max(one):.1f})" for one in zip(*runs, strict=True)]
+        where = "here" if root == Path() else root
+        print("{}: before the first step {} s, {} CPU s; with it {} s, {} CPU s".format(where, *spreads), flush=True)
+    if len(roots) == 2:
+        pairs = list(zip(*(taken[root] for root in roots), strict=True))
+        ratios = [statistics.median(mine[at] / other[at] for mine, other in pairs) for at in range(4)]
+        print("ratios: wall {:.2f}, CPU {:.2f} before the step; {:.2f}, {:.2f} with it".format(*ratios), flush=True)
 
 
 def whole() -> Spent:
@@ -86,16 +116,12 @@ def cells(count: int, side_by_side: bool) -> float:
 
 def main() -> None:
     """Measure and print."""
-    chosen = sys.argv[1:] or ["first", "whole", "side"]
+    others = [Path(word) for word in sys.argv[1:] if Path(word, "lora2_bench").is_dir()]
+    chosen = [word for word in sys.argv[1:] if Path(word) not in others] or ["first", "whole", "side"]
     if unknown := set(chosen) - {"first", "whole", "side"}:
-        sys.exit(f"error: {unknown.pop()} is unknown: give some of first, whole, side")
+        sys.exit(f"error: {unknown.pop()} is unknown: give some of first, whole, side, or a checkout")
     if "first" in chosen:
-        seconds = sorted(first_step() for _ in range(FIRST_ROUNDS))
-        print(
-            f"first step done after {statistics.median(seconds):.1f} s ({seconds[0]:.1f}–{seconds[-1]:.1f}, "
-            f"{FIRST_ROUNDS} runs)",
-            flush=True,
-        )
+        first_steps([Path(), *others], FIRST_ROUNDS)
     if "whole" in chosen:
         run = whole()
         print(
