@@ -84,12 +84,14 @@ def check_contradictions(config: DictConfig, values: Mapping[str, Any], override
 def _check_keys(config: DictConfig, values: Mapping[str, Any]) -> None:
     """Raise UserError for a key of a section that no file of its group has and no value takes: nobody would read it.
 
-    A recipe of one's own may have keys that the file of one's own method takes, as `${recipe.NAME}`.
+    A recipe of one's own may have keys that the file of one's own method takes, as `${recipe.NAME}`. A task of the
+    package has its name alone; a user's own was checked as a whole.
     """
-    for group in ("task", "recipe", "tracker"):
+    for key in sorted(set(values["task"]) - {*KEYS}):
+        raise UserError(f"task.{key} is not a setting: give one of name")
+    for group in ("recipe", "tracker"):
         files = sorted((CONF / group).rglob("*.yaml"))
-        own = {*KEYS} if group == "task" else set()  # of a user's own task, which is checked already
-        unknown = set(values[group]) - own
+        unknown = set(values[group])
         for path in files:  # a few explain every key, and to read all takes a third of a second
             if not unknown:
                 break
@@ -97,7 +99,7 @@ def _check_keys(config: DictConfig, values: Mapping[str, Any]) -> None:
         if unknown:
             text = str(OmegaConf.to_container(config, resolve=False))
             unknown -= set(re.findall(rf"\$\{{{group}\.(\w+)", text))
-        known = {key for path in files for key in _keys(path)} | own if unknown else set()
+        known = {key for path in files for key in _keys(path)} if unknown else set()
         for key in sorted(unknown):
             near = difflib.get_close_matches(key, known, n=1)
             told = f"did you mean {group}.{near[0]}?" if near else f"give one of {', '.join(sorted(known))}"
