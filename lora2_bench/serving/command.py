@@ -31,14 +31,14 @@ def evaluate() -> None:
     parser.add_argument("--batch", type=whole_number(1, 4096), default=64, help="rows of one pass (64)")
     parser.add_argument("--memory", type=whole_number(1, 10**6), default=1024, help="MiB of adapters kept (1024)")
     parser.add_argument("--model", help="which backbone, where cells are of several")
-    parser.add_argument("--model-path", help="the folder of a backbone of your own (model=local)")
+    parser.add_argument("--base", metavar="DIR", help="the folder of a backbone of your own (model=local)")
     parser.add_argument("--data-dir", help="GLUE's files, for cells of data=local (default: GLUE_DIR)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=whole_number(1, 1024), help="CPU threads (default: all cores)")
     parser.add_argument("--out", type=Path, help="also write the scores as JSON to this file")
     given = parser.read()
     try:
-        library = Library(given.results, given.model, model_path=given.model_path)
+        library = Library(given.results, given.model, model_path=given.base)
         entries, left = _chosen(library, given.cells, given.task)
         if entries:
             # torch and transformers take seconds: a wrong word must not wait for them

@@ -205,12 +205,12 @@ class Library:
             fix = (
                 f"give model={' or model='.join(known)} (--model)"
                 if len(known) > 1
-                else "give the folder of one (--model-path)"
+                else "give the folder of one (--base)"
             )
             raise UserError(f"results={self.results} has cells of {len(fitting)} backbones: {fix}")
         (key, chosen) = next(iter(fitting.items()))
         if chosen.source == "local" and self.model_path is None:
-            raise UserError(f"model={chosen.name} is a folder, which no record names: give it (--model-path)")
+            raise UserError(f"model={chosen.name} is a folder, which no record names: give it (--base)")
         for cell, record in list(self._records.items()):
             if _pin(record) != key:
                 del self._records[cell]

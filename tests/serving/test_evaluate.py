@@ -25,7 +25,7 @@ Call = Callable[..., Told]
 @pytest.fixture
 def evaluate(call: Call, trained: Trained) -> Callable[..., Told]:
     def run(*words: str, results: Path = trained.results) -> Told:
-        place = ("--results", str(results), "--model-path", str(trained.backbone), "--device", "cpu", "--threads", "1")
+        place = ("--results", str(results), "--base", str(trained.backbone), "--device", "cpu", "--threads", "1")
         return call(main, "evaluate", *words, *place)
 
     return run

@@ -106,7 +106,7 @@ def test_the_backbone_must_be_one_and_known(results: Path, trained: Trained, tmp
         Library(results, "ettin")
     with pytest.raises(UserError, match="is no folder: run a cell"):
         Library(tmp_path / "none")
-    with pytest.raises(UserError, match=r"model=local is a folder, which no record names: give it \(--model-path\)"):
+    with pytest.raises(UserError, match=r"model=local is a folder, which no record names: give it \(--base\)"):
         Library(trained.results)
     other = shutil.copytree(trained.backbone, tmp_path / "other")
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")

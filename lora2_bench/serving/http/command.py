@@ -53,7 +53,7 @@ def _parser() -> OneLineParser:
     many = whole_number(1, 10**6)
     parser.add_argument("--results", type=folder, default=Path("results"), help="the cells to serve (results)")
     parser.add_argument("--model", help="the backbone, where the cells are of several")
-    parser.add_argument("--model-path", metavar="FOLDER", help="the backbone's folder, for cells of model=local")
+    parser.add_argument("--base", metavar="DIR", help="the backbone's folder, for cells of model=local")
     parser.add_argument(
         "--host", default="127.0.0.1", help="the address; others than loopback need a token (127.0.0.1)"
     )
@@ -105,7 +105,7 @@ def _serve(given: argparse.Namespace, limits: Limits) -> int:
                 f"--host {given.host} can be reached by others: give --token-file FILE or {TOKEN_VARIABLE}, or leave "
                 "--host out"
             )
-        library = Library(given.results, given.model, model_path=given.model_path)
+        library = Library(given.results, given.model, model_path=given.base)
         if library.backbone is None:
             raise UserError(library.nothing())
         # oneDNN keeps what it has compiled for each shape, and every batch has its own: memory grew by 5 % in 10,000

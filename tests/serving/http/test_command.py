@@ -91,7 +91,7 @@ def test_a_process_stopped_in_the_middle_answers_all_that_it_accepted(
     quick = ("data.max_train=32", "data.max_eval=16", "train.max_steps=2", "train.max_length=32", "device=cpu")
     told = bench("task=rte", "row=lora_r1", "model=local", f"model.path={tiny}", *quick, f"results={results}")
     assert told.code == 0, told.err
-    words = ("serve", "--results", str(results), "--model-path", str(tiny), "--port", "0", "--token-file", str(token))
+    words = ("serve", "--results", str(results), "--base", str(tiny), "--port", "0", "--token-file", str(token))
     # A batch waits five seconds for its rows: the signal comes while all requests wait.
     server = Forked(tmp_path, "server", serve, *words, "--wait-ms", "5000", "--device", "cpu", "--threads", "1")
     try:
