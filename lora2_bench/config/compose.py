@@ -45,6 +45,7 @@ _SWITCHES = (
     "device",
     "threads",
     "engine",
+    "masks",
     "eval_batch_size",
     "predict_test",
 )
@@ -185,6 +186,7 @@ def _run_options(values: Mapping[str, Any]) -> RunOptions:
         device=values["device"],
         threads=values["threads"],
         engine=values["engine"],
+        masks=values["masks"],
         eval_batch_size=values["eval_batch_size"],
         data_dir=values["data"].get("dir"),
         model_path=values["model"].get("path"),

@@ -63,6 +63,7 @@ class RunOptions:
         device: auto, cpu or cuda.
         threads: CPU threads, or None for all cores.
         engine: how adapters are computed: fast, or plain; the results differ by rounding only.
+        masks: what the backbone's dropout draws from: torch, sfc64 (backbones/masks.py), or auto (by device).
         eval_batch_size: rows per evaluation batch.
         data_dir: folder of the `local` data source.
         model_path: folder of a `local` backbone.
@@ -78,6 +79,7 @@ class RunOptions:
     device: str = "auto"
     threads: int | None = None
     engine: str = "fast"
+    masks: str = "auto"
     eval_batch_size: int = 64
     data_dir: str | None = None
     model_path: str | None = None
@@ -91,6 +93,7 @@ class RunOptions:
     def __post_init__(self) -> None:
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("engine", self.engine, ("fast", "plain"))
+        require_choice("masks", self.masks, ("auto", "torch", "sfc64"))
         require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))
         for name in ("project", "group") if self.tracker["name"] == "wandb" else ():
             value = self.tracker.get(name)
