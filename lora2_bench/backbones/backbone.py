@@ -139,6 +139,12 @@ class Backbone:
         return {name: p for name, p in self.model.named_parameters() if is_head(name)}
 
 
+def mix_in(mixin: type[nn.Module], module: nn.Module) -> None:
+    """Put a class before the module's own: its methods come first, and no weight is touched or renamed."""
+    kind = type(module)
+    module.__class__ = type(f"{mixin.__name__}Of{kind.__name__}", (mixin, kind), {})
+
+
 def random_backbone(config: PretrainedConfig, name: str = "random") -> Backbone:
     """A backbone of random weights, on torch's current default device."""
     transformers.logging.set_verbosity_error()

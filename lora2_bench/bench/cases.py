@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
 from lora2_bench.backbones.backbone import Backbone, random_backbone
-from lora2_bench.bench.names import BASELINE, OWN
+from lora2_bench.backbones.first_token import compute_first_token_alone
+from lora2_bench.backbones.masks import MaskStream, draw_from
+from lora2_bench.bench.names import BASELINE, OWN, TORCH_MASKS
 from lora2_bench.bench.references import DenseLoRA2, HeadOnly
 from lora2_bench.bench.sizes import Size
 from lora2_bench.config.compose import plan_of
@@ -53,6 +54,7 @@ PAIRS = (
     ("lora2 k=1", "adalora r=8"),
     ("lora2 k=8", "adalora r=8"),
     *((name, f"{name} plain") for name in OWN),
+    *((name.removesuffix(" torch masks"), name) for name in TORCH_MASKS),
 )
 """Pairs of cases whose ratio is printed beside the ratios to the frozen backbone."""
 
@@ -75,7 +77,10 @@ def make_cases(
         if name.startswith("peft "):
             made.append(_peft_case(name, backbone, batch, precision))
         else:
-            made.append(_method_case(name, _method(name, backbone), batch, settings, accelerator))
+            masks = MaskStream(0) if device == "cpu" and name not in (BASELINE, *TORCH_MASKS) else None
+            method = _method(name, backbone, masks)
+            training_step = TrainingStep(method, settings, STEPS, accelerator, masks=masks)
+            made.append(_method_case(name, training_step, batch))
     return made, sum(parameter.numel() for parameter in base.model.parameters())
 
 
@@ -98,8 +103,11 @@ def _with_own_head(base: Backbone) -> Backbone:
     return Backbone(copy.deepcopy(base.model, shared), None, base.name)
 
 
-def _method(name: str, backbone: Backbone) -> Method:
+def _method(name: str, backbone: Backbone, masks: MaskStream | None) -> Method:
+    """The method of a case, injected: as the runner sets it up, with its engine and the masks of its device."""
     method: Method
+    if masks is not None:
+        draw_from(masks, backbone.model)
     if name == BASELINE:
         method = HeadOnly(None, STEPS)
     else:
@@ -107,8 +115,10 @@ def _method(name: str, backbone: Backbone) -> Method:
         budget = _BUDGET if key in ("adalora", "lora2") else ()
         plan = plan_of(["model=minilm", f"method={key}", f"kr={_rank_of(size)}", *budget])
         kind = DenseLoRA2 if form == ["dense"] else load_method(plan.implementation)
-        method = kind(kind.parse(plan.cell.method), STEPS, "plain" if form else "fast")
+        method = kind(kind.parse(plan.cell.method), STEPS, "plain" if form in (["dense"], ["plain"]) else "fast")
     method.inject(backbone, torch.Generator().manual_seed(0))
+    if masks is not None and method.engine == "fast":
+        compute_first_token_alone(backbone.model)
     return method
 
 
@@ -134,10 +144,9 @@ def _settings(size: Size, precision: str) -> Train:
     )
 
 
-def _method_case(name: str, method: Method, batch: Batch, settings: Train, accelerator: Accelerator) -> Case:
+def _method_case(name: str, training_step: TrainingStep, batch: Batch) -> Case:
     """A method of this package, in the step that the training loop takes."""
-    training_step = TrainingStep(method, settings, STEPS, accelerator)
-    parameters = 0 if name == BASELINE else method.parameters()["adapter"]
+    parameters = 0 if name == BASELINE else training_step.method.parameters()["adapter"]
     return Case(name, lambda number: training_step(batch, number), parameters)
 
 

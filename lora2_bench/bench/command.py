@@ -18,6 +18,11 @@ def main() -> None:
     from lora2_bench.bench.options import read_options
 
     options = read_options()
+    if options.shared:
+        from lora2_bench.bench.shared import measure_shared
+
+        measure_shared(options)
+        return
     from lora2_bench.bench.measure import measure  # torch takes seconds, and wrong options are told before
 
     measure(options)

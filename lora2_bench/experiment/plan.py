@@ -68,6 +68,7 @@ class RunOptions:
         device: auto, cpu or cuda.
         threads: CPU threads, or None for all cores.
         engine: how adapters are computed: fast, or plain; the results differ by rounding only.
+        masks: what the backbone's dropout draws from: torch, sfc64 (backbones/masks.py), or auto (by device).
         eval_batch_size: rows per evaluation batch.
         data_dir: folder of the `local` data source.
         own_task: where the rows of a user's own task are; None for another task.
@@ -86,6 +87,7 @@ class RunOptions:
     device: str = "auto"
     threads: int | None = None
     engine: str = "fast"
+    masks: str = "auto"
     eval_batch_size: int = 64
     data_dir: str | None = None
     own_task: OwnTask | None = None
@@ -104,6 +106,7 @@ class RunOptions:
             require_choice("keep", self.keep, KEEPS)
         require_choice("device", self.device, ("auto", "cpu", "cuda"))
         require_choice("engine", self.engine, ("fast", "plain"))
+        require_choice("masks", self.masks, ("auto", "torch", "sfc64"))
         require_choice("tracker.name", self.tracker.get("name"), ("none", "wandb"))
         for name in ("project", "group") if self.tracker["name"] == "wandb" else ():
             value = self.tracker.get(name)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.backbone import Backbone, mix_in
 from lora2_bench.experiment.checks import require, require_int
 from lora2_bench.methods.base import require_encoder
 from lora2_bench.methods.lora import LoRALinear, LoRAOptions
 from lora2_bench.methods.lowrank.method import AdapterMethod
-from lora2_bench.methods.prompts.attention import mix_in
 
 Parts = tuple[Tensor, Tensor, Tensor]
 """Queries, keys and values, (rows, heads, tokens, width) each."""

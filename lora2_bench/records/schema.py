@@ -244,6 +244,7 @@ class RunFacts(TypedDict):
     """What may differ between two runs of the same cell. `seconds_per_step` is of training; a failed cell has none.
 
     `sources` is the digest of the code that can change the result (experiment/sources.py); earlier records have none.
+    `masks` is what the backbone's dropout drew from (torch where a record has none: all earlier ones drew from it).
     `rescored` is the version that computed the best and last scores again from stored predictions.
     """
 
@@ -255,6 +256,7 @@ class RunFacts(TypedDict):
     continued_from: NotRequired[Count | None]
     processes: NotRequired[Count]
     engine: NotRequired[str]
+    masks: NotRequired[str]
     memory: NotRequired[dict[str, Count]]
     versions: NotRequired[dict[str, str]]
     code: NotRequired[Code]

@@ -114,6 +114,11 @@ class Run:
         return self.record.run.get("sources")
 
     @property
+    def masks(self) -> str:
+        """What its backbone's dropout drew from; torch in records of versions that had nothing else."""
+        return self.record.run.get("masks", "torch")
+
+    @property
     def predictions_sha256(self) -> str | None:
         """Digest of its stored dev predictions; None without any, and in records of versions that kept none."""
         return (self.record.files or {}).get(PREDICTIONS)

@@ -138,6 +138,8 @@ def runs_by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
 def stale_runs(runs: Iterable[Run], here: Callable[[str], str | None] = sources_digest) -> dict[str, str]:
     """Id -> reason of every run made with other rows, weights or another major version than the newest, or other code.
 
+    Or with dropout masks of another stream than those of the newest run of its method and random streams.
+
     The newest finished run of the same backbone, data (a generator's seed included) and task is the measure: what has
     changed since then cannot be averaged with it, whichever of the two is right. A run by other code is stale beside
     runs of the same method by the code that is here, and where there are none, beside its newest run; a record of a
@@ -151,6 +153,8 @@ def stale_runs(runs: Iterable[Run], here: Callable[[str], str | None] = sources_
     for group in groups.values():
         newest = max(group, key=_age)
         code_of = {name: _measure(same, here) for name, same in grouped(group, "method_name").items()}
+        alike = grouped(group, "method_name", "rng_version")  # which are never averaged over
+        masks_of = {names: max(same, key=_age).masks for names, same in alike.items()}
         for run in group:
             if run.data_sha256 != newest.data_sha256:
                 found[run.id] = "other rows than the newest record's"
@@ -161,6 +165,8 @@ def stale_runs(runs: Iterable[Run], here: Callable[[str], str | None] = sources_
             elif None not in (run.sources, code := code_of[run.method_name]) and run.sources != code:
                 now = "is here" if code == _now(run, here) else "the newest record's of this method"
                 found[run.id] = f"other code than {now}"
+            elif run.masks != (masks := masks_of[run.method_name, run.rng_version]):
+                found[run.id] = f"masks={run.masks}, the newest record's of this method are {masks}"
     return found
 
 

@@ -11,7 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.first_token import compute_first_token_alone
 from lora2_bench.backbones.load import copy_trained_parameters, load_backbone
+from lora2_bench.backbones.masks import MaskStream, draw_from
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.experiment.checks import in_steps
@@ -27,12 +29,15 @@ from lora2_bench.tasks.mini import TRAIN_ROWS
 from lora2_bench.tasks.token_cache import encoder
 from lora2_bench.training.device import make_accelerator, pick_device
 from lora2_bench.training.runtime import set_up_process
-from lora2_bench.training.streams import ADAPTER, HEAD, RandomStreams
+from lora2_bench.training.streams import ADAPTER, HEAD, RandomStreams, mask_stream
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What training needs: the task's rows, raw and tokenised, the injected method, and the accelerator."""
+    """What training needs: the task's rows, raw and tokenised, the injected method, and the accelerator.
+
+    `masks` are what the backbone's dropout draws from; None where it draws from torch's generator.
+    """
 
     data: TaskData
     rows: Rows
@@ -41,6 +46,7 @@ class Setup:
     selection: dict[str, EncodedSplit]
     dev: dict[str, EncodedSplit]
     accelerator: Accelerator
+    masks: MaskStream | None
 
 
 def check_fit(plan: Plan) -> None:
@@ -102,17 +108,24 @@ def set_up(plan: Plan) -> Setup:
     encode = encoder(backbone.tokenizer, backbone.tokenizer_sha256, cell.spec, cell.train.max_length)
     dev = {name: encode(split) for name, split in rows.dev.items()}
     selection = dev if rows.selection is rows.dev else {name: encode(split) for name, split in rows.selection.items()}
-    accelerator = make_accelerator(cell.train.precision, pick_device(place))
+    device = pick_device(place)
+    accelerator = make_accelerator(cell.train.precision, device)
     backbone.to(accelerator.device)
+    if (masks := mask_stream(cell, place.masks, device)) is not None:
+        draw_from(
+            masks, backbone.model
+        )  # before a method adds its own layers: their dropout draws from torch's generator
     with blamed(kind, "inject"):
         method = kind(options, total_steps, place.engine)
         method.inject(backbone, torch.Generator().manual_seed(streams.seed_of(ADAPTER)))
         if not method.trainable():
             raise UserError(f"method._target_={plan.implementation} leaves nothing to train: mend its inject")
+    if masks is not None and place.engine == "fast":
+        compute_first_token_alone(backbone.model)
     copy_trained_parameters(backbone)
     if cell.init_from is not None:
         load_adapter(method, Store(place.results).weights(cell.init_from), cell.init_from)
-    return Setup(data, rows, method, encode(rows.train), selection, dev, accelerator)
+    return Setup(data, rows, method, encode(rows.train), selection, dev, accelerator, masks)
 
 
 def load_adapter(method: Method, path: Path, origin: str) -> None:

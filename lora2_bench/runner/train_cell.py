@@ -33,6 +33,7 @@ from lora2_bench.training.loop import Outcome, train
 from lora2_bench.training.machine import code_state
 from lora2_bench.training.ranks import Ranks
 from lora2_bench.training.state import load_trained_state
+from lora2_bench.training.streams import masks_name
 
 
 def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
@@ -82,6 +83,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
                 stop_requested=stop_requested,
                 ranks=ranks,
                 on_step=on_step,
+                masks=setup.masks,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts = with_results(facts, setup.method, outcome)  # first: scoring dev goes back to the best step
@@ -100,6 +102,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
             raise
         failure.__cause__ = error
     times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
+    times["masks"] = masks_name(setup.masks)
     record = record_of(plan, facts, times, checkpoints, sources, setup.accelerator.device.type, failure)
 
     def keep() -> Record:

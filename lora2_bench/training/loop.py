@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lora2_bench.backbones.masks import MaskStream
 from lora2_bench.errors import CellFailed, Interrupted
 from lora2_bench.experiment.cell import Cell
 from lora2_bench.methods.base import Method
@@ -67,20 +68,23 @@ def train(
     stop_requested: Callable[[], bool] = lambda: False,
     ranks: Ranks = SINGLE_PROCESS,
     on_step: Callable[[int, int, list[Evaluation]], None] = lambda *_: None,
+    masks: MaskStream | None = None,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
     With `checkpoints` it continues from the newest of them: on a CPU, with the numbers of a run that never stopped.
     The last step writes one too, for what comes after it may fail. After each step `stop_requested` is called, and
     `on_step` with the step, their total and the evaluations so far. The processes of `ranks` share the rows of every
-    batch and end alike; the main one scores and writes checkpoints. Raises CellFailed with the step and its cause when
+    batch and end alike; the main one scores and writes checkpoints. `masks` are what the backbone's dropout draws from
+    where that is not torch's generator. Raises CellFailed with the step and its cause when
     the loss is not finite, OutOfMemory with what to set, and Interrupted, after a last checkpoint, on a requested stop.
     """
     settings, total = cell.train, cell.train.total_steps(len(train_rows))
     per_epoch = settings.steps_per_epoch(len(train_rows))
-    training_step = TrainingStep(method, settings, total, accelerator, ranks)
+    training_step = TrainingStep(method, settings, total, accelerator, ranks, masks)
     evaluate_at = partial(evaluate, training_step.model, cell.spec, eval_rows, accelerator, eval_batch_size)
-    # Dropout draws the same numbers whatever was drawn while the model was built, and others in each process.
+    # What draws from torch's generator draws the same numbers whatever was drawn while the model was built, and others
+    # in each process.
     streams = RandomStreams.of(cell)
     torch.manual_seed(streams.seed_of(DROPOUT, ranks.rank))
     progress = resume(checkpoints, training_step)

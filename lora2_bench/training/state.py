@@ -17,6 +17,7 @@ from lora2_bench.methods.base import Method
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits
 from lora2_bench.training.step import TrainingStep
+from lora2_bench.training.streams import TORCH, masks_name
 
 
 @dataclass
@@ -120,6 +121,7 @@ def snapshot(progress: Progress, training_step: TrainingStep, random_states: lis
         "scheduler": training_step.scheduler.state_dict(),
         "method": training_step.method.state_dict(),
         "engine": training_step.method.engine,
+        "masks": masks_name(training_step.masks),
         "random": random_states,
     }
 
@@ -128,13 +130,19 @@ def restore(state: Mapping[str, Any], training_step: TrainingStep) -> Progress:
     """Put a `snapshot` back, the random state of this process included; returns the run's progress.
 
     Where another number of processes took it, random states stay as they are: a line says so, and dropout draws other
-    numbers. Raises UserError for a state of the other engine, whose optimiser sees other tensors.
+    numbers. Raises UserError for a state of the other engine, whose optimiser sees other tensors, and of other masks: a
+    record says what its dropout drew from.
     """
     method, ranks = training_step.method, training_step.ranks
     if (engine := state["engine"]) != method.engine:
         raise UserError(
             f"engine={method.engine}: this cell is at step {state['progress']['step']} with engine={engine}: give "
             f"engine={engine} to go on"
+        )
+    if (before := state.get("masks", TORCH)) != (now := masks_name(training_step.masks)):
+        raise UserError(
+            f"masks={now}: this cell is at step {state['progress']['step']} with masks={before}: give "
+            f"masks={before} to go on"
         )
     load_trained_state(method, state["trained"])
     training_step.optimizer.load_state_dict(state["optimizer"])
@@ -143,11 +151,11 @@ def restore(state: Mapping[str, Any], training_step: TrainingStep) -> Progress:
     values = dict(state["progress"])
     evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
     progress = Progress(evaluations=evaluations, **values)
-    if (before := len(state["random"])) == ranks.world_size:
+    if (others := len(state["random"])) == ranks.world_size:
         set_random_state(state["random"][ranks.rank], training_step.accelerator)
     elif ranks.is_main:
         line = (
-            f"warning: {before} processes trained {progress.step} steps and {ranks.world_size} go on: dropout differs"
+            f"warning: {others} processes trained {progress.step} steps and {ranks.world_size} go on: dropout differs"
         )
         print(line, file=sys.stderr)
     return progress

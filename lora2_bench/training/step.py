@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from lora2_bench.backbones.masks import MaskStream
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.cell import Train
 from lora2_bench.experiment.checks import in_steps
@@ -26,6 +29,7 @@ class TrainingStep:
         method: injected, with its model on the accelerator's device.
         settings: rates, schedule, clipping, parts and AdamW's constants.
         total_steps: steps of the run, over which the learning rate is scheduled.
+        masks: what the backbone's dropout draws from; None where it draws from torch's generator.
 
     Attributes:
         model: what is trained.
@@ -34,9 +38,15 @@ class TrainingStep:
     """
 
     def __init__(
-        self, method: Method, settings: Train, total_steps: int, accelerator: Accelerator, ranks: Ranks = SINGLE_PROCESS
+        self,
+        method: Method,
+        settings: Train,
+        total_steps: int,
+        accelerator: Accelerator,
+        ranks: Ranks = SINGLE_PROCESS,
+        masks: MaskStream | None = None,
     ) -> None:
-        self.method, self.settings = method, settings
+        self.method, self.settings, self.masks = method, settings, masks
         self.accelerator, self.ranks = accelerator, ranks
         # Evaluation mode leaves the model without DistributedDataParallel: `ranks` sums the gradients.
         # On a CPU nothing has to move, and to `cpu:0`, the device of several processes, a move makes new buffers, which
@@ -62,7 +72,8 @@ class TrainingStep:
             if not self.model.training:  # after an evaluation; it goes through all modules
                 self.model.train()
             self.method.before_step(step)
-            summed = backward(self.model, self.method, batch, self.settings.accumulate, self.accelerator, self.ranks)
+            parts, begin = self.settings.accumulate, partial(self.masks.begin, step) if self.masks else _begin_nothing
+            summed = backward(self.model, self.method, batch, parts, self.accelerator, self.ranks, begin)
         self.ranks.all_reduce([summed, *gradients_to_sum(self.trained, self.ranks)])
         if not math.isfinite(loss := summed.item()):
             cause = f"the training loss is {loss}: lower train.lr={self.settings.lr}, or warm up longer"
@@ -78,18 +89,30 @@ class TrainingStep:
         return loss
 
 
+def _begin_nothing(_part: int) -> None:
+    """Of a step whose dropout draws from torch's generator."""
+
+
 def backward(
-    model: nn.Module, method: Method, batch: dict[str, Tensor], parts: int, accelerator: Accelerator, ranks: Ranks
+    model: nn.Module,
+    method: Method,
+    batch: dict[str, Tensor],
+    parts: int,
+    accelerator: Accelerator,
+    ranks: Ranks,
+    begin: Callable[[int], None] = _begin_nothing,
 ) -> Tensor:
     """Gradients of one step's loss and penalty, in pieces that add up to the whole batch; returns the loss.
 
     The batch is cut into `parts` pieces for each process, which goes through its own: over all processes, gradients and
-    losses sum up to the step's. The first piece carries the penalty.
+    losses sum up to the step's. The first piece carries the penalty. `begin` gets the number of each piece, counted
+    over all processes, before its forward pass.
     """
     rows = len(batch["labels"])
     size = math.ceil(rows / (parts * ranks.world_size))
     total = torch.zeros((), device=accelerator.device)
     for start in range(0, rows, size)[ranks.rank * parts : (ranks.rank + 1) * parts]:
+        begin(start // size)
         piece = {name: tensor[start : start + size].to(accelerator.device) for name, tensor in batch.items()}
         labels = piece.pop("labels")
         with accelerator.autocast():

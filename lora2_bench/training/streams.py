@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from lora2_bench.backbones.masks import SFC64, MaskStream
 from lora2_bench.experiment.cell import Cell
 
+TORCH = "torch"
 HEAD, ADAPTER, DROPOUT, BATCHES = "head", "adapter", "dropout", "batches"
 
 # Version 1 seeds head and adapter alike. On a CPU torch seeds with the low 32 bits alone, so that every process of a
@@ -18,6 +20,21 @@ _VERSION_1: Mapping[str, Callable[[int, int], int]] = {
     DROPOUT: lambda seed, rank: seed + rank * 2**32,
     BATCHES: lambda seed, epoch: (seed * 1_000_003 + epoch) % 2**63,
 }
+
+
+def mask_stream(cell: Cell, masks: str, device: str) -> MaskStream | None:
+    """What the backbone's dropout draws from on `cpu` or `cuda` under the run's option `masks`; None for torch.
+
+    `auto` is torch's own on a GPU, where its kernels fuse, and under rng_version=1, the numbers of earlier versions.
+    """
+    if masks == "auto":
+        masks = SFC64 if device == "cpu" and cell.rng_version > 1 else TORCH
+    return MaskStream(RandomStreams.of(cell).seed_of(DROPOUT)) if masks == SFC64 else None
+
+
+def masks_name(stream: MaskStream | None) -> str:
+    """How a record and a checkpoint name what dropout drew from."""
+    return TORCH if stream is None else SFC64
 
 
 @dataclass(frozen=True)

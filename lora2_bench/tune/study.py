@@ -39,6 +39,7 @@ _PLACES = (
     "device",
     "threads",
     "engine",
+    "masks",
     "eval_batch_size",
     "tracker",
     "checkpoint",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,6 +69,20 @@ def test_some_cases_can_be_chosen_and_the_frozen_backbone_is_always_there(
     assert [(pair["one"], pair["other"]) for pair in found["pairs"]] == [("sora r=8", "sora r=8 plain")]
 
 
+def test_cases_are_chosen_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--rounds", "1", "--device", "cpu", "--results", str(tmp_path), "--cases")
+    bench(monkeypatch, *common, "lora r=8,lora r=8 torch masks")
+    assert "lora r=8 / lora r=8 torch masks:" in capsys.readouterr().out
+    (path,) = (tmp_path / "bench").glob("*.json")
+    steps = json.loads(path.read_text())["sizes"]["minilm"]["steps"]
+    assert list(steps) == [BASELINE, "lora r=8", "lora r=8 torch masks"]
+    with pytest.raises(SystemExit):
+        bench(monkeypatch, *common, "lora")
+    assert "--cases lora is unknown: give some of frozen backbone, lora r=1" in capsys.readouterr().err
+
+
 def test_a_second_run_loses_nothing_of_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "roberta_base", SIZES["minilm"])
     common = ("--only", "lora r=1", "--rounds", "1", "--device", "cpu", "--results", str(tmp_path))
@@ -110,8 +125,8 @@ def test_cases_of_one_method_take_the_same_step_and_share_the_frozen_weights() -
     names = ["lora2 k=1", "lora2 k=1 plain", "lora2 k=1 dense"]
     methods = []
 
-    def keep(name: str, backbone: object) -> object:
-        methods.append(method(name, backbone))  # type: ignore[arg-type]
+    def keep(*how: Any) -> object:
+        methods.append(method(*how))
         return methods[-1]
 
     method = cases._method

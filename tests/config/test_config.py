@@ -140,6 +140,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("device", "tpu", "auto, cpu, cuda"),
     ("threads", 0, "at least 1"),
     ("engine", "turbo", "fast, plain"),
+    ("masks", "mt19937", "auto, torch, sfc64"),
     ("eval_batch_size", 0, "at least 1"),
     ("tracker.name", "foo", "none, wandb"),
     ("train.batch_size", 0, "at least 1"),

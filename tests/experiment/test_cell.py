@@ -116,6 +116,7 @@ def test_the_protocol_changes_the_id() -> None:
         ("device", "cpu"),
         ("threads", 1),
         ("engine", "plain"),
+        ("masks", "torch"),
         ("eval_batch_size", 7),
         ("data.dir", "/somewhere"),
         ("model.package", "another"),

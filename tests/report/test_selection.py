@@ -56,6 +56,7 @@ ASTRAY = {
     ],
     "another major version": [made(99.0, seed, run={**OLDER, "versions": {"lora2_bench": "7.0"}}) for seed in (2, 3)],
     "other code": [made(99.0, seed, run={**OLDER, "sources": "cd"}) for seed in (2, 3, 4)],
+    "other masks": [made(99.0, seed, run={**OLDER, "masks": "sfc64"}) for seed in (2, 3, 4)],
     "other targets, a row of Table 4": [made(99.0, seed, row="targets_qk") for seed in (0, 1, 2)],
     "another setting with fewer seeds": [made(99.0, 2, max_length=512)],
 }

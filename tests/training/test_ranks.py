@@ -61,17 +61,6 @@ def two(folder: Path, *arguments: str, action: forked.Action = forked.bench) -> 
     return Told(codes[0], out, err)
 
 
-def without_dropout(folder: Path, copy: Path) -> Path:
-    """A copy of a backbone that drops nothing: processes draw their own dropout."""
-    copy.mkdir()
-    for file in folder.iterdir():
-        (copy / file.name).write_bytes(file.read_bytes())
-    config = json.loads((copy / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    (copy / "config.json").write_text(json.dumps(config))
-    return copy
-
-
 def run_of(results: Path) -> dict[str, Any]:
     """What the only record says of its run."""
     (path,) = results.glob("cells/*/record.json")
@@ -96,7 +85,7 @@ def kept_tensors(results: Path) -> set[str]:
 def test_two_processes_give_what_one_gives_with_twice_the_parts(
     method: str, parts: int, bench: Bench, tiny_folders: Folders, tmp_path: Path
 ) -> None:
-    folder = without_dropout(tiny_folders("bert"), tmp_path / "backbone")
+    folder = tiny_folders("bert")
     lr = "train.lr=2e-2" if method != "full" else "train.lr=1e-3"
     command = ("model=local", f"model.path={folder}", f"method={method}", *SMALL, lr)
     alone, both = tmp_path / "alone", tmp_path / "both"

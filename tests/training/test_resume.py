@@ -141,18 +141,27 @@ def test_a_checkpoint_of_another_cell_is_not_continued(
     assert json.loads(path.read_text())["run"]["continued_from"] is None
 
 
-def test_a_checkpoint_of_the_other_engine_is_refused_and_kept(
-    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("name", "begun", "other"), [("engine", "fast", "plain"), ("masks", "sfc64", "torch")])
+def test_a_checkpoint_of_another_engine_or_of_other_masks_is_refused_and_kept(
+    name: str,
+    begun: str,
+    other: str,
+    bench: Bench,
+    tiny_folders: Folders,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = ("model=local", f"model.path={tiny_folders('bert')}", *QUICK, f"results={tmp_path}", "checkpoint.steps=2")
     killed_at(5, monkeypatch, lambda: bench(*command))
-    told = bench(*command, "engine=plain")
+    told = bench(*command, f"{name}={other}")
     assert told.code == 2
-    assert "error: engine=plain: this cell is at step 4 with engine=fast: give engine=fast to go on" in told.err
+    assert (
+        f"error: {name}={other}: this cell is at step 4 with {name}={begun}: give {name}={begun} to go on" in told.err
+    )
     assert bench(*command).code == 0
     (path,) = tmp_path.glob("cells/*/record.json")
     run = json.loads(path.read_text())["run"]
-    assert (run["continued_from"], run["engine"]) == (4, "fast")
+    assert (run["continued_from"], run[name]) == (4, begun)
 
 
 def test_a_checkpoint_of_other_data_is_not_continued(

@@ -11,7 +11,7 @@ import torch
 
 from lora2_bench.config.compose import plan_of
 from lora2_bench.runner.setup import set_up
-from lora2_bench.training.streams import ADAPTER, BATCHES, DROPOUT, HEAD, RandomStreams
+from lora2_bench.training.streams import ADAPTER, BATCHES, DROPOUT, HEAD, RandomStreams, mask_stream, masks_name
 
 NAMES = (HEAD, ADAPTER, DROPOUT, BATCHES)
 
@@ -48,3 +48,14 @@ def test_the_heads_first_weights_are_not_the_first_maps(version: int, tiny_folde
     weights = [parameter.flatten() for parameter in method.backbone.head_parameters().values() if parameter.ndim == 2]
     alike = [torch.equal(one[:8], first[:8]) for one in weights]
     assert any(alike) == (version == 1)  # the fault that version 2 mends
+
+
+def test_masks_are_torchs_on_a_gpu_and_in_the_cells_of_earlier_versions() -> None:
+    old, new = (plan_of(["task=rte", f"rng_version={version}"]).cell for version in (1, 2))
+    found = {
+        (cell.rng_version, masks, device): masks_name(mask_stream(cell, masks, device))
+        for cell, masks, device in itertools.product((old, new), ("auto", "torch", "sfc64"), ("cpu", "cuda"))
+    }
+    by_itself = {key: name for key, name in found.items() if key[1] == "auto"}
+    assert [key for key, name in by_itself.items() if name == "sfc64"] == [(2, "auto", "cpu")]
+    assert all(name == masks for (_, masks, _), name in found.items() if masks != "auto")

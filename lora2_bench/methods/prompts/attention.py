@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.backbone import Backbone, mix_in
 
 
 class Prefix:
@@ -128,9 +128,3 @@ def attend_to_prefix(backbone: Backbone, dropout: float) -> list[nn.Module]:
 def with_visible(mask: Tensor, length: int) -> Tensor:
     """An attention mask (..., tokens) with `length` visible places before: True if boolean, zero if added to scores."""
     return nn.functional.pad(mask, (length, 0), value=float(mask.dtype == torch.bool))
-
-
-def mix_in(mixin: type[nn.Module], module: nn.Module) -> None:
-    """Put a class before the module's own: its methods come first, and no weight is touched or renamed."""
-    kind = type(module)
-    module.__class__ = type(f"{mixin.__name__}Of{kind.__name__}", (mixin, kind), {})
