@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.errors import UserError
-from lora2_bench.retention.encoder import frozen, pooled
+from lora2_bench.retention.encoder import Features, frozen, pooled
 from lora2_bench.retention.mlm import masked_loss, original_head, text_sha256
-from lora2_bench.retention.probe import probe_score
+from lora2_bench.retention.probe import pair_features, probe_score
 from lora2_bench.retention.rows import STS, Source, digest_of
 from lora2_bench.retention.sts import similarity_score
 from lora2_bench.retention.weights import THRESHOLD, TOP, map_changes
@@ -71,10 +71,7 @@ def measure(subject: Subject, source: Source, measures: Sequence[str]) -> dict[s
 def _sts(subject: Subject, source: Source, _: dict[str, str]) -> dict[str, Any]:
     rows = source.sts_rows()
     sha256 = digest_of(STS, {"dev": rows})
-    sentences = [
-        _encoded(subject, replace(TASKS[STS], columns=(column,)), Split({column: rows.texts[column]}, rows.labels))
-        for column in TASKS[STS].columns
-    ]
+    sentences = _texts_alone(subject, TASKS[STS], rows)
 
     def score(backbone: Backbone) -> float:
         first, second = (pooled(backbone, one, subject.batch_size, subject.step) for one in sentences)
@@ -99,10 +96,10 @@ def _probe(subject: Subject, source: Source, missing: dict[str, str]) -> dict[st
 
 def _probed(subject: Subject, spec: TaskSpec, train: Split, dev: Split) -> dict[str, Any]:
     sha256 = digest_of(spec.name, {"train": train, "dev": dev})
-    coded = [_encoded(subject, spec, split) for split in (train, dev)]
+    coded = [_texts_alone(subject, spec, split) for split in (train, dev)]
 
     def score(backbone: Backbone) -> float:
-        fitted, asked = (pooled(backbone, rows, subject.batch_size, subject.step) for rows in coded)
+        fitted, asked = (_features(subject, backbone, texts) for texts in coded)
         return probe_score(spec, fitted, train.labels, asked, dev.labels)
 
     values = _both(subject, score, f"probe.{spec.name}", sha256)
@@ -148,10 +145,22 @@ def _weights(subject: Subject, _: Source, __: dict[str, str]) -> dict[str, Any]:
 _MEASURES = {"sts": _sts, "probe": _probe, "mlm": _mlm, "weights": _weights}
 
 
-def _encoded(subject: Subject, spec: TaskSpec, split: Split) -> EncodedSplit:
+def _texts_alone(subject: Subject, spec: TaskSpec, split: Split) -> list[EncodedSplit]:
+    """Each of the task's one or two texts as an input of its own."""
     tokenizer = subject.base.tokenizer
     assert tokenizer is not None
-    return encoder(tokenizer, subject.base.tokenizer_sha256, spec, subject.max_length)(split)
+    of = (replace(spec, columns=(column,)) for column in spec.columns)
+    return [
+        encoder(tokenizer, subject.base.tokenizer_sha256, one, subject.max_length)(
+            Split({column: split.texts[column] for column in one.columns}, split.labels)
+        )
+        for one in of
+    ]
+
+
+def _features(subject: Subject, backbone: Backbone, texts: Sequence[EncodedSplit]) -> Features:
+    found = [pooled(backbone, one, subject.batch_size, subject.step) for one in texts]
+    return found[0] if len(found) == 1 else pair_features(*found)
 
 
 def _both(subject: Subject, score: Callable[[Backbone], float], name: str, sha256: str) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lora2_bench.errors import UserError
 from lora2_bench.retention.encoder import frozen, pooled
-from lora2_bench.retention.probe import probe_score
+from lora2_bench.retention.probe import ALPHA, C, pair_features, probe_score
 from lora2_bench.retention.rows import Source, evenly
 from lora2_bench.retention.sts import similarity_score
 from lora2_bench.retention.weights import effective_rank, largest_cosines, map_change, map_changes
@@ -144,7 +144,7 @@ def test_probes_are_ridge_and_logistic_regression_on_standardised_features() -> 
     scores = train @ [1.0, -2.0, 0.5, 0.0] + drawn(60).numpy()
     wanted = dev @ [1.0, -2.0, 0.5, 0.0] + drawn(30).numpy()
     x, z = ((one - train.mean(axis=0)) / train.std(axis=0) for one in (train, dev))
-    weights = np.linalg.solve(x.T @ x + np.eye(4), x.T @ (scores - scores.mean()))
+    weights = np.linalg.solve(x.T @ x + ALPHA * np.eye(4), x.T @ (scores - scores.mean()))
     slow = np.corrcoef(z @ weights, wanted)[0, 1]
     fast = probe_score(
         TASKS["stsb"], train.astype(np.float32), scores.tolist(), dev.astype(np.float32), wanted.tolist()
@@ -155,13 +155,18 @@ def test_probes_are_ridge_and_logistic_regression_on_standardised_features() -> 
 
     def loss(theta: np.ndarray) -> float:
         margins = (2 * labels - 1) * (x @ theta[:4] + theta[4])
-        return float(np.logaddexp(0, -margins).sum() + theta[:4] @ theta[:4] / 2)
+        return float(C * np.logaddexp(0, -margins).sum() + theta[:4] @ theta[:4] / 2)
 
     theta = minimize(loss, np.zeros(5)).x
     slow = float(np.mean((z @ theta[:4] + theta[4] > 0) == asked))
     features = train.astype(np.float32), dev.astype(np.float32)
     assert probe_score(TASKS["rte"], features[0], labels.tolist(), features[1], asked.tolist()) == pytest.approx(slow)
     assert probe_score(TASKS["rte"], features[0], [1] * 60, features[1], asked.tolist()) == asked.mean()
+
+
+def test_a_pair_has_its_two_texts_their_distance_and_their_product() -> None:
+    first, second = np.array([[1.0, -2.0]]), np.array([[3.0, 4.0]])
+    assert pair_features(first, second).tolist() == [[1.0, -2.0, 3.0, 4.0, 2.0, 6.0, 3.0, -8.0]]
 
 
 def test_rows_are_spread_evenly_and_a_source_says_what_it_lacks() -> None:
