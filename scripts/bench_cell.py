@@ -115,7 +115,7 @@ def cells(count: int, side_by_side: bool) -> float:
         for seed in range(count):
             while len([one for one in running if one.poll() is None]) >= at_once:
                 time.sleep(0.05)
-            quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             running.append(start((*SHORT, f"seed={seed}"), results, threads, **quiet))
         if any(one.wait() for one in running):
             sys.exit("error: a cell failed: run python -m lora2_bench task=rte to see why")
