@@ -77,14 +77,22 @@ def first_steps(roots: list[Path], rounds: int) -> None:
     for number in range(rounds):
         for root in roots if number % 2 == 0 else reversed(roots):
             taken[root].append(first_step(root))
+            print(_FIRST.format(_where(root), *(f"{one:.1f}" for one in taken[root][-1])), flush=True)
+    print("medians:")
     for root, runs in taken.items():
         spreads = [f"{statistics.median(one):.1f} ({min(one):.1f}–{max(one):.1f})" for one in zip(*runs, strict=True)]
-        where = "here" if root == Path() else root
-        print("{}: before the first step {} s, {} CPU s; with it {} s, {} CPU s".format(where, *spreads), flush=True)
+        print(_FIRST.format(_where(root), *spreads), flush=True)
     if len(roots) == 2:
         pairs = list(zip(*(taken[root] for root in roots), strict=True))
         ratios = [statistics.median(mine[at] / other[at] for mine, other in pairs) for at in range(4)]
         print("ratios: wall {:.2f}, CPU {:.2f} before the step; {:.2f}, {:.2f} with it".format(*ratios), flush=True)
+
+
+_FIRST = "{}: before the first step {} s, {} CPU s; with it {} s, {} CPU s"
+
+
+def _where(root: Path) -> str:
+    return "here" if root == Path() else str(root)
 
 
 def whole() -> Spent:

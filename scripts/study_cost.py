@@ -34,15 +34,16 @@ PEAK = 312e12  # an A100's in bf16, of its data sheet
 SHARE = 0.25  # of it, chosen: rows of GLUE are short
 TOKENS = 64  # a row's, padded within its batch; chosen
 LAUNCHES, LAUNCH = 250, 10e-6  # kernels of a layer, forward and backward with its adapters, and seconds of each; chosen
+SCORED = 64  # rows of a batch of dev: eval_batch_size, whatever the batch that trains
 DEV_ROWS = {"cola": 1043, "sst2": 872, "mrpc": 408, "qqp": 40430, "stsb": 1500, "mnli": 19647, "qnli": 5463, "rte": 277}
 
 
 def steps_of(cell: Cell) -> tuple[int, float]:
-    """Training steps of a cell on GLUE's rows, and those that scoring dev is worth: a third of a step a batch."""
+    """Training steps of a cell on GLUE's rows, and those that scoring dev is worth: a third of one for SCORED rows."""
     rows = cell.spec.rows["train"]
     steps, per_epoch = cell.train.total_steps(rows), cell.train.steps_per_epoch(rows)
     looks = sum(cell.train.evaluates(step, steps, per_epoch) for step in range(1, steps + 1))
-    return steps, looks * math.ceil(DEV_ROWS[cell.task] / cell.train.batch_size) / 3
+    return steps, looks * math.ceil(DEV_ROWS[cell.task] / SCORED) / 3
 
 
 def estimated(model: str, rows: int, *, full: bool) -> float:

@@ -47,7 +47,7 @@ def test_steps_and_hours_are_those_of_the_suites_cells(
             cell = plan_of([f"row={name}", f"task={task}", "model=minilm", "data=hub"]).cell
             own, scoring = script.steps_of(cell)
             assert own == cell.train.total_steps(cell.spec.rows["train"]) > 200
-            assert scoring == pytest.approx(cell.train.epochs * math.ceil(script.DEV_ROWS[task] / 32) / 3)
+            assert scoring == pytest.approx(cell.train.epochs * math.ceil(script.DEV_ROWS[task] / 64) / 3)
             cut, once = script.steps_of(dataclasses.replace(cell, train=dataclasses.replace(cell.train, max_steps=40)))
             assert cut == 40 and once == pytest.approx(scoring / cell.train.epochs)
             planned, most = planned + cut, max(most, cut + once)
