@@ -61,10 +61,14 @@ class FirstTokenOutput(nn.Module):
 
 def compute_first_token_alone(model: nn.Module) -> None:
     """Make the last layer do so, where the model draws from a stream and no method has changed how it attends."""
-    layers = [module for module in model.modules() if isinstance(module, tuple(_UNTOUCHED))]
-    if not layers or type(layers[-1]) not in _UNTOUCHED:
+    layers = [name for name, module in model.named_modules() if isinstance(module, tuple(_UNTOUCHED))]
+    if not layers:
         return
-    last: Any = layers[-1]
+    last: Any = model.get_submodule(layers[-1])
+    words = layers[-1].split(".")
+    around = [model.get_submodule(".".join(words[:count])) for count in range(len(words) + 1)]
+    if type(last) not in _UNTOUCHED or any(one._forward_hooks or one._forward_pre_hooks for one in around):
+        return  # a hook may want all tokens, or cut some off, as prompts at the input do
     parts = last.attention.self, last.attention.output
     if tuple(map(type, parts)) != _UNTOUCHED[type(last)] or not hasattr(parts[0], "stream"):
         return

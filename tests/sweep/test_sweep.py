@@ -164,7 +164,7 @@ def test_a_changed_backbone_is_planned_anew(tmp_path: Path) -> None:
     [
         (
             ("suite=tabel1",),
-            "suite=tabel1 is not known: choose one of figure3, lora_table2, methods, ptuning_v2_rte, roberta_large",
+            "suite=tabel1 is not known: choose one of figure3, forgetting, lora_table2, methods",
         ),
         (("suite=smoke,table1",), "suite=smoke,table1 is not known"),
         (("suite=smoke", "rerun=true"), "rerun=true is not for a sweep"),
