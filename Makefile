@@ -8,7 +8,7 @@ STUDY ?= smoke
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run sweep study status test test-slurm lint format tables audit figures report bench publish submission prefetch wheel lock clean
+.PHONY: help run sweep study status test test-all test-slurm lint format tables audit figures report bench publish submission prefetch wheel lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,7 +34,10 @@ study: $(VENV)/.installed  ## go on with STUDY (default: smoke): trials, winners
 status: $(VENV)/.installed  ## where SUITE's cells are: done, running, queued, failed, interrupted, missing
 	@$(RUN) -m lora2_bench.status suite=$(SUITE) results=$(RESULTS) $(ARGS)
 
-test: $(VENV)/.installed  ## run the test suite (GLUE_DIR=path/to/glue adds the tests on real files)
+test: $(VENV)/.installed  ## the tests but for those marked slow, some minutes (GLUE_DIR=path/to/glue adds the tests on real files)
+	$(RUN) -m pytest -n auto -m 'not slow and not slurm'
+
+test-all: $(VENV)/.installed  ## every test but those on a real Slurm: what a change has to pass
 	$(RUN) -m pytest -n auto
 
 test-slurm: $(VENV)/.installed  ## the tests on a real Slurm, which they start and stop (Debian's packages, as root; docs/SWEEPS.md)

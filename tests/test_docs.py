@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 import lora2_bench
@@ -40,6 +41,7 @@ sys.exit(pytest.main("-p no:cacheprovider -p no:xdist tests/methods/test_contrac
 """
 
 
+@pytest.mark.slow
 def test_the_added_method_is_two_files_that_run_and_pass_the_contract(
     tiny_folders: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ UNUSED = (
 )
 
 
+@pytest.mark.slow
 def test_a_cell_of_generated_rows_imports_only_what_it_uses(tmp_path: Path) -> None:
     """Before its first step none of what scoring, other methods and other sources of rows need; after it, no more."""
     loaded, seen = tmp_path / "loaded.json", tmp_path / "seen.json"

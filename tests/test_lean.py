@@ -51,6 +51,7 @@ def plain(cache: Path) -> dict[str, object]:
     return probe("plain", cache)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_and_the_optimisers_wait_for_their_use(plain: dict[str, object], cache: Path) -> None:
     first = probe("lean", cache)
     (kept,) = (cache / "imports").iterdir()

@@ -21,6 +21,7 @@ from tests.runner.test_run import QUICK, Folders, records_of, tiny
 CACHES = ("HF_HOME", "XDG_CACHE_HOME", "LORA2_BENCH_CACHE", "MPLCONFIGDIR", "WANDB_API_KEY", "WANDB_CACHE_DIR")
 
 
+@pytest.mark.slow
 def test_a_cell_ends_where_home_cannot_be_written(tiny_folders: Folders, tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in CACHES}
     environment |= {"HOME": "/proc/nope", "WANDB_MODE": "offline"}

@@ -45,6 +45,7 @@ def leaks(folder: Path) -> dict[str, set[bytes]]:
     return found
 
 
+@pytest.mark.slow
 def test_no_file_of_a_run_or_a_multirun_tells_who_ran_it(
     bench: Callable[..., Told], tiny_folders: Folders, home: Path
 ) -> None:

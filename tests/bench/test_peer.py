@@ -19,6 +19,7 @@ def cell(folder: Path, method: str) -> list[str]:
     return [*tiny, f"method={method}", "task=mrpc", "kr=8", "data=mini", "data.max_train=96", "data.max_eval=24"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "adalora"])
 def test_both_sides_train_the_same_steps(method: str, tiny_folders: Callable[[str], Path], tmp_path: Path) -> None:
     from lora2_bench import run

@@ -68,6 +68,7 @@ def test_what_ran_is_what_the_method_promises(name: str) -> None:
         assert answers["resume"]["word"] == "yes"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "run", "asked"), LIVE)
 def test_a_run_gives_what_the_matrix_says(
     name: str, run: str, asked: tuple[str, ...], backbones: Callable[[str], Path]

@@ -54,6 +54,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"--config-dir={tmp_path}"
 
 
+@pytest.mark.slow
 def test_a_good_one_passes_and_a_broken_one_is_told_its_property(own: str, call: Callable[..., Told]) -> None:
     told = call(main, "mine", own)
     lines = told.out.splitlines()

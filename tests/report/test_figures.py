@@ -192,6 +192,7 @@ def test_ticks_are_short(value: float, text: str) -> None:
     assert short(value) == text
 
 
+@pytest.mark.slow
 def test_the_files_are_the_same_for_the_same_records(results: Path, tmp_path: Path) -> None:
     for record in reversed(made_results()[:8]):
         Store(tmp_path).write(record)

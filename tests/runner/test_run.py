@@ -278,6 +278,7 @@ def test_a_multirun_goes_on_after_a_failure_and_lists_it(bench: Bench, tiny_fold
     assert record["label"] == "lora r=2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "seeds"),
     [
@@ -315,6 +316,7 @@ launch(run)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_of_a_multirun_is_among_its_failures(tmp_path: Path) -> None:
     script = tmp_path / "killed.py"
     script.write_text(KILLED)

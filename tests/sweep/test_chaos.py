@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from lora2_bench.sweep.cells import plan_cells
 from lora2_bench.sweep.states import count, states
 from tests.conftest import Told
@@ -102,6 +104,7 @@ def kill(pid: int) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_killed_workers_and_a_killed_sweep_change_nothing(
     bench: Callable[..., Told], tiny_folders: Callable[[str], Path], tmp_path: Path
 ) -> None:

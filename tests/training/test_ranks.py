@@ -25,6 +25,8 @@ from tests.conftest import Told
 from tests.training import faulty_ranks
 from tests.training.test_resume import QUICK, Bench, Folders, newest, science, wait_for_checkpoint
 
+pytestmark = pytest.mark.slow  # many processes, or every method trained
+
 # 57 rows: the last batch of an epoch has a single row, and the second process has none of it.
 SMALL = (*(part for part in QUICK if not part.startswith("data.max_train")), "data.max_train=57")
 

@@ -48,6 +48,7 @@ def run_here(_: Local, batch: Batch, path: Path) -> str:
     return "this process"
 
 
+@pytest.mark.slow
 def test_a_study_runs_to_its_findings_though_it_is_killed(
     tune: Callable[..., Told],
     call: Callable[..., Told],

@@ -27,6 +27,8 @@ from tests.conftest import Told
 from tests.methods.helpers import METHODS, method_class
 from tests.using.conftest import ROWS, Cells
 
+pytestmark = pytest.mark.slow  # many processes, or every method trained
+
 Call = Callable[..., Told]
 CellsOf = Callable[[str], Cells]
 PLAIN = Path(__file__).with_name("plain.py")
