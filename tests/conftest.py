@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -106,6 +107,19 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pa
         return made[architecture]
 
     return folder_of
+
+
+@pytest.fixture(scope="session")
+def lively_bert(tiny_folders: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny BERT with ten times its first weights: outputs and features differ from row to row."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("lively") / "bert"
+    shutil.copytree(tiny_folders("bert"), folder)
+    weights = load_file(folder / "model.safetensors")
+    larger = {name: tensor * 10 if tensor.ndim == 2 else tensor for name, tensor in weights.items()}
+    save_file(larger, folder / "model.safetensors", {"format": "pt"})
+    return folder
 
 
 @dataclass

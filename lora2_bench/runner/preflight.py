@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from lora2_bench.backbones.folder import check_vocabulary, read_config, weights_files
 from lora2_bench.errors import UserError
@@ -134,14 +135,7 @@ def has_test_predictions(plan: Plan, store: Store) -> bool:
         found, why = None, f"cannot be used ({error})"
     if found is not None and not why:
         return True
-    if not store.weights(cell.id).is_file():
-        told = f"{path} {why}, and" if why else "it has no test predictions, and"
-        raise UserError(
-            f"predict_test=true: cell {cell.id} ({cell.method_label} on {cell.task}) is finished, {told} it kept no "
-            "weights: train it anew with rerun=true predict_test=true"
-        )
-    if why:
-        print(f"warning: {path} {why}: predicted anew", file=sys.stderr)
+    _check_can_be_made(plan, store, path, why, "predict_test=true", "it has no test predictions")
     return False
 
 
@@ -182,15 +176,24 @@ def has_retention(plan: Plan, store: Store) -> bool:
         found, why = None, f"cannot be used ({error})"
     if found is not None and not why:
         return True
+    asked = f"retention=[{','.join(plan.run_options.retention)}]"
+    _check_can_be_made(plan, store, path, why, asked, "its retention was not measured")
+    return False
+
+
+def _check_can_be_made(plan: Plan, store: Store, path: Path, why: str, asked: str, absent: str) -> None:
+    """Say on stderr `why` a file beside a finished cell's record is made anew, where one is there.
+
+    Raises UserError where the cell kept no weights to make it from.
+    """
+    cell = plan.cell
     if not store.weights(cell.id).is_file():
-        told = f"{path} {why}, and" if why else "its retention was not measured, and"
         raise UserError(
-            f"retention: cell {cell.id} ({cell.method_label} on {cell.task}) is finished, {told} it kept no weights: "
-            "train it anew with rerun=true and the same retention="
+            f"{asked}: cell {cell.id} ({cell.method_label} on {cell.task}) is finished, "
+            f"{f'{path} {why}' if why else absent}, and it kept no weights: train it anew with rerun=true {asked}"
         )
     if why:
-        print(f"warning: {path} {why}: measured anew", file=sys.stderr)
-    return False
+        print(f"warning: {path} {why}: made anew", file=sys.stderr)
 
 
 def check_origin(cell: Cell, store: Store) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from lora2_bench.records.store import TEST_PREDICTIONS
 from lora2_bench.records.test_predictions import Predicted, read_predicted
@@ -58,17 +56,6 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def base(tiny_folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny BERT with ten times its first weights: outputs differ from row to row, so that an order can be told."""
-    folder = tmp_path_factory.mktemp("lively") / "bert"
-    shutil.copytree(tiny_folders("bert"), folder)
-    weights = load_file(folder / "model.safetensors")
-    larger = {name: tensor * 10 if tensor.ndim == 2 else tensor for name, tensor in weights.items()}
-    save_file(larger, folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
 def predicted_of(results: Path) -> Predicted:
     """The stored test predictions of the one cell."""
     (record,) = records_of(results)
@@ -83,12 +70,12 @@ def file_of(results: Path) -> Path:
 
 
 def test_predictions_are_the_models_own_in_the_files_order(
-    bench: Bench, base: Path, glue: Path, tmp_path: Path
+    bench: Bench, lively_bert: Path, glue: Path, tmp_path: Path
 ) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    command = (*tiny(base), *QUICK, "task=mnli", "method=lora", "train.lr=1e-2", f"data.dir={glue}")
+    command = (*tiny(lively_bert), *QUICK, "task=mnli", "method=lora", "train.lr=1e-2", f"data.dir={glue}")
     told = bench(*command, f"results={tmp_path}", "eval_batch_size=4", "predict_test=true")
     assert told.code == 0, told.err
     assert f"test predictions: {file_of(tmp_path)}" in told.out
@@ -100,8 +87,8 @@ def test_predictions_are_the_models_own_in_the_files_order(
         "test_mismatched": (7, 3),
         "ax": (5, 3),
     }
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=3)
+    tokenizer = AutoTokenizer.from_pretrained(lively_bert)
+    model = AutoModelForSequenceClassification.from_pretrained(lively_bert, num_labels=3)
     model = PeftModel.from_pretrained(model, str(file_of(tmp_path).parent / "adapter")).eval()
     paths = {"test_matched": "MNLI/test_matched.tsv", "test_mismatched": "MNLI/test_mismatched.tsv"}
     for name, logits in found.logits.items():
@@ -115,9 +102,16 @@ def test_predictions_are_the_models_own_in_the_files_order(
 
 @pytest.mark.parametrize("method", ["adalora", "sora", "vera", "prefix", "pissa"])
 def test_kept_weights_give_the_same_predictions(
-    method: str, bench: Bench, base: Path, glue: Path, tmp_path: Path
+    method: str, bench: Bench, lively_bert: Path, glue: Path, tmp_path: Path
 ) -> None:
-    command = (*tiny(base), *QUICK, *fits_tiny(method), f"method={method}", f"data.dir={glue}", "predict_test=true")
+    command = (
+        *tiny(lively_bert),
+        *QUICK,
+        *fits_tiny(method),
+        f"method={method}",
+        f"data.dir={glue}",
+        "predict_test=true",
+    )
     command = (*command, "task=rte", "train.lr=1e-2", f"results={tmp_path}")
     assert bench(*command).code == 0
     trained, path = predicted_of(tmp_path), file_of(tmp_path)
@@ -133,9 +127,11 @@ def test_kept_weights_give_the_same_predictions(
     assert np.ptp(trained.logits["test"], axis=0).min() > 0.01
 
 
-def test_two_processes_predict_from_kept_weights_too(bench: Bench, base: Path, glue: Path, tmp_path: Path) -> None:
+def test_two_processes_predict_from_kept_weights_too(
+    bench: Bench, lively_bert: Path, glue: Path, tmp_path: Path
+) -> None:
     results = tmp_path / "results"
-    command = (*tiny(base), *QUICK, "method=lora", "task=rte", f"data.dir={glue}", "predict_test=true")
+    command = (*tiny(lively_bert), *QUICK, "method=lora", "task=rte", f"data.dir={glue}", "predict_test=true")
     assert bench(*command, f"results={results}").code == 0
     alone = predicted_of(results).logits["test"]
     file_of(results).unlink()
@@ -146,9 +142,9 @@ def test_two_processes_predict_from_kept_weights_too(bench: Bench, base: Path, g
 
 
 def test_full_fine_tuning_predicts_when_it_trains_and_says_so_afterwards(
-    bench: Bench, base: Path, glue: Path, tmp_path: Path
+    bench: Bench, lively_bert: Path, glue: Path, tmp_path: Path
 ) -> None:
-    command = (*tiny(base), *QUICK, "method=full", "task=rte", f"data.dir={glue}", f"results={tmp_path}")
+    command = (*tiny(lively_bert), *QUICK, "method=full", "task=rte", f"data.dir={glue}", f"results={tmp_path}")
     assert bench(*command).code == 0
     (record,) = records_of(tmp_path)
     told = bench(*command, "predict_test=true")
@@ -160,7 +156,7 @@ def test_full_fine_tuning_predicts_when_it_trains_and_says_so_afterwards(
     assert bench(*command, "predict_test=true", "rerun=true").code == 0
     assert predicted_of(tmp_path).logits["test"].shape == (13, 2)
     told = bench(*command, "predict_test=true")  # stored ones are enough
-    assert told.code == 0 and "predicted anew" not in told.err
+    assert told.code == 0 and "made anew" not in told.err
     damage(file_of(tmp_path))
     told = bench(*command, "predict_test=true")
     assert told.code == 2 and "cannot be used (its content is not what was written for this cell), and it" in told.err
@@ -174,10 +170,10 @@ def damage(path: Path) -> None:
 
 
 def test_what_is_damaged_or_of_other_rows_is_made_anew(
-    bench: Bench, base: Path, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, lively_bert: Path, glue: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results, other = tmp_path / "results", tmp_path / "glue"
-    command = (*tiny(base), *QUICK, "method=lora", "task=rte", "predict_test=true")
+    command = (*tiny(lively_bert), *QUICK, "method=lora", "task=rte", "predict_test=true")
     assert bench(*command, f"data.dir={glue}", f"results={results}").code == 0
     whole = file_of(results).read_bytes()
     monkeypatch.setattr("lora2_bench.runner.train_cell.run_cell", lambda *_: pytest.fail("it was trained again"))
@@ -185,7 +181,7 @@ def test_what_is_damaged_or_of_other_rows_is_made_anew(
     damage(file_of(results))
     told = bench(*command, f"data.dir={glue}", f"results={results}")
     assert told.code == 0 and file_of(results).read_bytes() == whole
-    assert "cannot be used (its content is not what was written for this cell): predicted anew" in told.err
+    assert "cannot be used (its content is not what was written for this cell): made anew" in told.err
 
     (other / "RTE").mkdir(parents=True)
     for path in (glue / "RTE").glob("*.tsv"):
@@ -193,7 +189,7 @@ def test_what_is_damaged_or_of_other_rows_is_made_anew(
     lines = (other / "RTE" / "test.tsv").read_text().splitlines()
     (other / "RTE" / "test.tsv").write_text("\n".join(lines[:-1]) + "\n")
     told = bench(*command, f"data.dir={other}", f"results={results}")
-    assert told.code == 0 and "is of other rows than those that are here: predicted anew" in told.err
+    assert told.code == 0 and "is of other rows than those that are here: made anew" in told.err
     assert predicted_of(results).logits["test"].shape == (12, 2)
 
     file_of(results).unlink()
@@ -206,8 +202,10 @@ def test_what_is_damaged_or_of_other_rows_is_made_anew(
     assert not list(results.glob(f"cells/*/{TEST_PREDICTIONS}"))
 
 
-def test_what_cannot_be_predicted_ends_before_training(bench: Bench, base: Path, glue: Path, tmp_path: Path) -> None:
-    command = (*tiny(base), "task=rte", "device=cpu", f"results={tmp_path / 'results'}")
+def test_what_cannot_be_predicted_ends_before_training(
+    bench: Bench, lively_bert: Path, glue: Path, tmp_path: Path
+) -> None:
+    command = (*tiny(lively_bert), "task=rte", "device=cpu", f"results={tmp_path / 'results'}")
     told = bench(*command, "predict_test=true")
     assert told.code == 2 and told.err.startswith("error: predict_test=true does not fit data=mini, whose generated")
     (tmp_path / "RTE").mkdir()
