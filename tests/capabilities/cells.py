@@ -38,7 +38,7 @@ SETTINGS = (
     "device=cpu",
     "threads=1",
 )
-TOLERANCE = {"export": 1e-5, "merge": 1e-5, "init_from": 1e-6, "resume": 0.0, "two processes": 1e-4}
+TOLERANCE = {"export": 1e-5, "merge": 5e-5, "init_from": 1e-6, "resume": 0.0, "two processes": 1e-4}
 """Largest difference of a logit at which two models are the same."""
 
 
