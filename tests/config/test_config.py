@@ -385,6 +385,7 @@ def test_another_recipe_is_marked_too(overrides: list[str], cut: tuple[str, ...]
     assert made_plan(overrides).cut == cut
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["deberta_v3_base", "roberta_base"])
 def test_no_row_of_the_paper_is_marked(model: str) -> None:
     """Nor on the other two backbones with recipes: tests/experiment/test_suites.py, which composes every row there."""

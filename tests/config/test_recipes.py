@@ -21,6 +21,7 @@ METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"pe
 RECIPES = sorted((CONF / "recipe").glob("*/*.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_recipe_makes_a_cell_that_fits(model: str, method: str, tmp_path: Path) -> None:

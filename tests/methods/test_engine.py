@@ -78,6 +78,7 @@ def check_same(fast: Method, plain: Method, rtol: float, atol: float) -> None:
         torch.testing.assert_close(ours[key], theirs[key], rtol=rtol, atol=atol, msg=lambda text, key=key: key + text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ADAPTERS)
 @settings(max_examples=5, deadline=None)
 @given(data=st.data())

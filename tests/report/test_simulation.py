@@ -16,6 +16,8 @@ from lora2_bench.report.statistics.intervals import averages, mean_interval, pre
 from lora2_bench.report.statistics.power import detectable_difference, seeds_needed
 from lora2_bench.report.statistics.significance import holm, non_inferiority_test, sign_flip_test, t_test
 
+pytestmark = pytest.mark.slow  # trains or simulates much
+
 TRIALS = 4000
 TASKS = 8
 CENTRES = np.linspace(60, 95, TASKS)

@@ -19,6 +19,8 @@ from tests.conftest import Told
 from tests.methods.helpers import fits_tiny
 from tests.runner.test_run import records_of, science_of, tiny
 
+pytestmark = pytest.mark.slow  # trains or simulates much
+
 Bench = Callable[..., Told]
 Folders = Callable[[str], Path]
 

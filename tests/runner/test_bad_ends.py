@@ -25,6 +25,8 @@ from lora2_bench.training.checkpoints import Checkpoints
 from tests.made_records import make_cell, make_failed, make_record
 from tests.training.test_resume import QUICK, Bench, Folders, killed_at, science
 
+pytestmark = pytest.mark.slow  # trains or simulates much
+
 FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
 
 

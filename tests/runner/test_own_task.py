@@ -46,6 +46,7 @@ def write_task(folder: Path) -> Path:
 QUICK = ("train.max_steps=2", "train.batch_size=4", "train.max_length=16", "device=cpu", "threads=1")
 
 
+@pytest.mark.slow
 def test_an_own_task_goes_through_every_door(
     call: Call, tiny_folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch, run: Callable[[], Told
 
 # One of each kind of state: none of its own, gates, a budget, drawn ranks, PEFT's layers, a prompt's network.
 # That every method goes on from what a checkpoint's file holds of it, tests/methods/test_contract.py says.
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["full", "sora", "lora2", "dylora", "dora", "prefix"])
 def test_a_killed_cell_ends_as_if_it_had_not_been(
     method: str, bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,6 +25,8 @@ from tests.conftest import Told
 from tests.sweep.test_sweep import FakeSlurm
 from tests.tune.conftest import Made
 
+pytestmark = pytest.mark.slow  # trains or simulates much
+
 MIDDLE = {("lora_r1", 0): 70.0, ("lora_r1", 1): 60.0, ("lora_r1", 2): 70.0}
 MIDDLE |= {("lora2_k1", 0): 75.0, ("lora2_k1", 1): 60.0, ("lora2_k1", 2): 61.0}
 
