@@ -145,15 +145,16 @@ class Batcher:
         ready = [item for item in encoded if not item[0].is_over]
         if not ready:
             return
-        for (ask, at, _), output in zip(ready, self._outputs(ready), strict=True):
+        outputs = self._outputs(ready)
+        seconds = perf_counter() - began
+        self._row_seconds += 0.2 * (seconds / len(ready) - self._row_seconds)
+        self._metrics.batch_rows.observe(len(ready))  # before any answer: who has one finds its batch counted
+        self._metrics.batch_seconds.observe(seconds)
+        for (ask, at, _), output in zip(ready, outputs, strict=True):
             if isinstance(output, Refused):
                 self._fail(ask, output)
             elif not ask.is_over:
                 self._take_answer(ask, at, output)
-        seconds = perf_counter() - began
-        self._row_seconds += 0.2 * (seconds / len(ready) - self._row_seconds)
-        self._metrics.batch_rows.observe(len(ready))
-        self._metrics.batch_seconds.observe(seconds)
 
     def _take_answer(self, ask: Ask, at: int, output: Any) -> None:
         entry = ask.rows[at].entry
