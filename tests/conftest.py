@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 _CACHE = tempfile.TemporaryDirectory(prefix="lora2-bench-cache-")  # gone with the process
 os.environ["LORA2_BENCH_CACHE"] = _CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test may reach for a network
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the suite runs in as many processes as there are cores
+
+settings.register_profile("untimed", deadline=None)  # no test measures time: the machine may be busy
+settings.load_profile("untimed")
 
 ARCHITECTURES = ("bert", "roberta", "deberta-v2")
 """Those that every method is tested on; ModernBERT has tests of its own (tests/backbones/test_modernbert.py)."""
