@@ -53,8 +53,20 @@ def _accuracy(tables: Counts) -> Counts:
 
 def _f1(tables: Counts) -> Counts:
     """F1 of class 1; 0 where no row is predicted or labelled 1."""
-    either = tables[:, 1, :].sum(1) + tables[:, :, 1].sum(1)
-    return _ratio(2 * tables[:, 1, 1], either)
+    return _f1_of(tables, 1)[0]
+
+
+def _macro_f1(tables: Counts) -> Counts:
+    """Mean of F1 over the classes that a row has or is predicted to have."""
+    by_class = [_f1_of(tables, number) for number in range(tables.shape[1])]
+    scores, rows = (np.array(part) for part in zip(*by_class, strict=True))
+    return _ratio(scores.sum(0), (rows > 0).sum(0).astype(float))
+
+
+def _f1_of(tables: Counts, number: int) -> tuple[Counts, Counts]:
+    """F1 of one class, and how many rows have it or are predicted to, counted once for each of the two."""
+    rows = tables[:, number, :].sum(1) + tables[:, :, number].sum(1)
+    return _ratio(2 * tables[:, number, number], rows), rows
 
 
 def _matthews(tables: Counts) -> Counts:
@@ -70,4 +82,4 @@ def _ratio(above: Counts, below: Counts) -> Counts:
     return found
 
 
-_METRICS = {"accuracy": _accuracy, "f1": _f1, "matthews_correlation": _matthews}
+_METRICS = {"accuracy": _accuracy, "f1": _f1, "macro_f1": _macro_f1, "matthews_correlation": _matthews}

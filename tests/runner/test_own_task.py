@@ -85,6 +85,11 @@ def test_an_own_task_goes_through_every_door(
     )
     assert len(lora2_bench.predictions(frame["id"][0])) == 9
 
+    made = call(main, "export", records[0].id, "--base", str(tiny_folders("bert")), "--out", "made")
+    assert made.code == 0, made.err
+    card = (tmp_path / "made" / "README.md").read_text(encoding="utf-8")
+    assert "files of its own (24 train, 9 dev rows)" in card and "glue" not in card.lower()
+
     packed = call(main, "submit", "results")
     assert packed.code == 0, packed.err
     assert call(main, "load", packed.last.removeprefix("written: "), "--results", "theirs").code == 0
