@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lora2_bench.errors import UserError
-from lora2_bench.experiment.cell import Cell
+from lora2_bench.experiment.cell import Cell, Model
 from lora2_bench.experiment.plan import Plan, RunOptions
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, shortened, user_path
@@ -76,8 +76,7 @@ def open_cell(
     cell = Cell.from_dict(record.cell)
     if cell.id != cell_id:
         raise UserError(f"cell {cell_id} has settings that are another's here ({cell.id}): use the version that ran it")
-    config: Mapping[str, Any] = record.run.get("config", {})
-    package, folder = _package(cell, _section(config, "model"))
+    package, folder = package_of(cell.model, record)
     place = RunOptions(
         results=results,
         device=device,
@@ -89,7 +88,7 @@ def open_cell(
         model_package=package,
         model_folder=folder,
     )
-    return Plan(cell, _implementation(cell, _section(config, "method"), implementation), place), record
+    return Plan(cell, _implementation(cell, _section(record, "method"), implementation), place), record
 
 
 def require_weights(store: Store, record: Record) -> None:
@@ -134,16 +133,19 @@ def _local_folder(cell: Cell, base: str | None) -> str | None:
     return base
 
 
-def _package(cell: Cell, told: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Package and folder of a `package` backbone: of conf/model, or of one's own as its record says."""
-    if cell.model.source != "package":
+def package_of(model: Model, record: Record) -> tuple[str | None, str | None]:
+    """Package and folder of a `package` backbone: of conf/model, or of one's own as a cell's record says.
+
+    Raises UserError where neither says.
+    """
+    if model.source != "package":
         return None, None
-    values = _conf("model", cell.model.name)
-    if values.get("sha256") != cell.model.sha256:
-        values = told
+    values = _conf("model", model.name)
+    if values.get("sha256") != model.sha256:
+        values = _section(record, "model")
     package, folder = values.get("package"), values.get("folder")
     if not (isinstance(package, str) and package.isidentifier() and isinstance(folder, str)):
-        raise UserError(f"cell {cell.id} does not say which package has model={cell.model.name}: run its command again")
+        raise UserError(f"cell {record.id} does not say which package has model={model.name}: run its command again")
     return package, folder
 
 
@@ -156,6 +158,7 @@ def _conf(group: str, name: str) -> Mapping[str, Any]:
     return values
 
 
-def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = config.get(name)
+def _section(record: Record, name: str) -> Mapping[str, Any]:
+    """A section of the composed config that a record holds; empty where it has none."""
+    found = record.run.get("config", {}).get(name)
     return found if isinstance(found, dict) else {}

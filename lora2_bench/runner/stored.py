@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
 
 from lora2_bench.backbones.load import copy_trained_parameters
-from lora2_bench.errors import UserError
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method, load_method
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.runner.setup import backbone_of
-from lora2_bench.runner.weights import load_weights
+from lora2_bench.runner.weights import check_parts, load_weights
 from lora2_bench.training.runtime import set_up_process
 from lora2_bench.training.state import load_trained_state
 from lora2_bench.training.streams import ADAPTER, RandomStreams
@@ -35,15 +31,7 @@ def stored_method(plan: Plan, store: Store, record: Record, asked: str, device: 
     method = kind(kind.parse(cell.method), record.result["steps"], place.engine)
     method.inject(backbone, torch.Generator().manual_seed(RandomStreams.of(cell).seed_of(ADAPTER)))
     copy_trained_parameters(backbone)
-    kept, wanted = _shapes(state), _shapes(method.saved())
-    if differing := sorted(name for name in kept | wanted if kept.get(name) != wanted.get(name)):
-        raise UserError(
-            f"{asked}: {store.weights(cell.id)} has other parts than its cell trains ({differing[0]}): train it anew "
-            "with rerun=true"
-        )
+    wanted = {name: tensor.shape for name, tensor in method.saved().items()}
+    check_parts(state, wanted, store.weights(cell.id), asked)
     load_trained_state(method, state)
     return method
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -46,6 +47,15 @@ def load_weights(path: Path, origin: str, setting: str) -> dict[str, Tensor]:
         if not bool(tensor.isfinite().all()):
             raise _unusable(path, setting, f"{name} has NaN or infinity")
     return found
+
+
+def check_parts(found: Mapping[str, Tensor], wanted: Mapping[str, torch.Size], path: Path, setting: str) -> None:
+    """Raise UserError unless read weights are the parts (name -> shape) that their cell trains."""
+    shapes = {name: tensor.shape for name, tensor in found.items()}
+    if differing := sorted(name for name in shapes | dict(wanted) if shapes.get(name) != wanted.get(name)):
+        raise UserError(
+            f"{setting}: {path} has other parts than its cell trains ({differing[0]}): train it anew with rerun=true"
+        )
 
 
 def _digest(tensors: Mapping[str, Tensor], cell_id: str) -> str:

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone, MapKey
-from lora2_bench.errors import UserError
 from lora2_bench.methods.lowrank.layers import AdaptedLinear
 from lora2_bench.methods.lowrank.method import AdapterMethod
 from lora2_bench.methods.vera import VeRA
 from lora2_bench.records.store import WEIGHTS
-from lora2_bench.runner.weights import load_weights
+from lora2_bench.runner.weights import check_parts, load_weights
 from lora2_bench.serving.library import SERVED, Entry
 
 _SKELETONS = 64  # kinds of adapter whose shapes are remembered
@@ -148,14 +147,7 @@ class AdapterStore:
     def _read(self, entry: Entry) -> Adapter:
         state = load_weights(entry.folder / WEIGHTS, entry.cell, f"cell {entry.cell}")
         skeleton = self._skeleton(entry)
-        found = {name: tensor.shape for name, tensor in state.items()}
-        if differing := sorted(
-            name for name in found | skeleton.shapes if found.get(name) != skeleton.shapes.get(name)
-        ):
-            raise UserError(
-                f"cell {entry.cell}: {entry.folder / WEIGHTS} has other parts than its cell trains ({differing[0]}): "
-                "train it anew with rerun=true"
-            )
+        check_parts(state, skeleton.shapes, entry.folder / WEIGHTS, f"cell {entry.cell}")
         method = skeleton.method
         for name, tensor in state.items():
             _put(method.backbone.model, name, tensor.float())

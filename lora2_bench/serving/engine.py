@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.backbones.load import load_backbone
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.plan import RunOptions
-from lora2_bench.files.paths import CONF
+from lora2_bench.runner.opened import package_of
 from lora2_bench.serving.adapters import Adapter, AdapterStore
 from lora2_bench.serving.layers import segmented
 from lora2_bench.serving.library import Entry, Library
@@ -181,16 +180,11 @@ def _backbone_of(library: Library) -> Backbone:
     """The library's backbone from where its files are. Raises UserError."""
     model = library.backbone
     assert model is not None
-    values: dict[str, Any] = {}
-    if model.source == "package":
-        path = CONF / "model" / f"{model.name}.yaml"
-        if not path.is_file():
-            raise UserError(f"model={model.name} is not known: there is no {path.name} among the backbones' configs")
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    package, folder = package_of(model, library.record(next(iter(library.entries.values()))))
     return load_backbone(
         model,
         2,  # of a head that no request sees
         path=None if library.model_path is None else str(library.model_path),
-        package=values.get("package"),
-        folder=values.get("folder"),
+        package=package,
+        folder=folder,
     )
