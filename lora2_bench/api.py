@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from lora2_bench.experiment.words import words
 from lora2_bench.files.paths import results_folder
-from lora2_bench.files.waiting import wait_asleep
+from lora2_bench.files.waiting import wait_shortly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +39,7 @@ def run(*overrides: str, **settings: Any) -> Record:
     from lora2_bench.config.calls import plan_of_call
     from lora2_bench.runner.run import run as run_plan
 
-    wait_asleep()
+    wait_shortly()
     return run_plan(plan_of_call([*overrides, *words(settings)]))
 
 

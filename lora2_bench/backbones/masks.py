@@ -120,26 +120,28 @@ class _MaskedAttention(torch.autograd.Function):
         scaling: float,
     ) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            scores = (query * scaling) @ key.mT
+            # Heads' rows lie apart in these three: a product would copy each, here and again going back.
+            scaled = torch.mul(query, scaling, out=torch.empty_like(query, memory_format=torch.contiguous_format))
+            key, value = key.contiguous(), value.contiguous()
+            scores = scaled @ key.mT
             if bias is not None:
                 scores += bias
             weights = torch.softmax(scores, -1, dtype=None if scores.dtype == torch.float64 else torch.float32)
             kept = (weights * mask_of(words, p, weights.dtype)).to(value.dtype)
-            ctx.save_for_backward(query, key, value, weights, words)
+            ctx.save_for_backward(scaled, key, value, weights, words)
             ctx.p, ctx.scaling = p, scaling
             return kept @ value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, weights, words = ctx.saved_tensors
-        (grad,) = grads
+        scaled, key, value, weights, words = ctx.saved_tensors
+        grad = grads[0].contiguous()
         mask = mask_of(words, ctx.p, weights.dtype)
         grad_weights = (grad @ value.mT).to(weights.dtype).mul_(mask)
         grad_value = mask.mul_(weights).to(grad.dtype).mT @ grad
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(ctx.scaling)
-        grad_scores = grad_scores.to(query.dtype)
-        return grad_scores @ key, grad_scores.mT @ query, grad_value, None, None, None, None
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).to(key.dtype)
+        return (grad_scores @ key).mul_(ctx.scaling), grad_scores.mT @ scaled, grad_value, None, None, None, None
 
 
 def masked_attention(

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 from lora2_bench.errors import one_line_on_interrupt
-from lora2_bench.files.waiting import wait_asleep
+from lora2_bench.files.waiting import wait_shortly
 
 _NAME = "lora2_bench.plain"
 # What stands for a sign that a stream cannot encode; any other is written as Python escapes it.
@@ -83,9 +83,9 @@ def console() -> Iterator[None]:
     - Output that cannot be written otherwise (a full disk) is told in one line at the end, with exit code 1.
     - A stream that was closed before the start is as /dev/null.
     - Ctrl-C ends in one line, as `one_line_on_interrupt` has it.
-    - Threads sleep where they wait for each other, as `wait_asleep` has it.
+    - Threads sleep where they wait for each other, as `wait_shortly` has it.
     """
-    wait_asleep()
+    wait_shortly()
     _fill_closed()
     before = sys.stdout, sys.stderr
     with _plain(sys.stdout) as stdout, _plain(sys.stderr) as stderr:
