@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from peft import LoraConfig, PeftConfig, TaskType
 from safetensors.torch import save
 from torch import Tensor
 
 from lora2_bench.backbones.fused import Factors, fused_factors
 from lora2_bench.files.writing import write_bytes, write_json
 from lora2_bench.methods.base import Method
+
+if TYPE_CHECKING:  # its import takes longer than an export, and LoRA's config is plain data
+    from peft import PeftConfig
 
 _PREFIX = "base_model.model."
 
@@ -25,9 +28,13 @@ def export_adapter(folder: Path, method: Method, base: str | None = None) -> Non
     """
     backbone = method.backbone
     config, tensors = method.peft_adapter() or _as_lora(method)
-    config.base_model_name_or_path = base or backbone.origin or backbone.name
+    origin = base or backbone.origin or backbone.name
     whole = [*backbone.head_modules(), *method.whole_modules()]
-    config.modules_to_save = sorted({name.rpartition(".")[2] for name in whole})
+    saved = sorted({name.rpartition(".")[2] for name in whole})
+    if isinstance(config, dict):
+        config |= {"base_model_name_or_path": origin, "modules_to_save": saved}
+    else:
+        config.base_model_name_or_path, config.modules_to_save = origin, saved
     heads = {
         f"{_PREFIX}{module}.{name}": parameter.detach()
         for module in whole
@@ -36,18 +43,23 @@ def export_adapter(folder: Path, method: Method, base: str | None = None) -> Non
     write_adapter(folder, config, tensors | heads)
 
 
-def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write a new folder with a PEFT config of a sequence classifier and its tensors."""
-    config.task_type = TaskType.SEQ_CLS
-    config.inference_mode = True
+def write_adapter(folder: Path, config: PeftConfig | dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write a new folder with a classifier's PEFT config, as an object or as its values, and its tensors."""
+    classifier = {"task_type": "SEQ_CLS", "inference_mode": True}
     folder.mkdir()
-    config.save_pretrained(str(folder))
-    _sort_lists(folder / "adapter_config.json")
+    path = folder / "adapter_config.json"
+    if isinstance(config, dict):
+        write_json(path, config | classifier)
+    else:
+        for name, value in classifier.items():
+            setattr(config, name, value)
+        config.save_pretrained(str(folder))
+        _sort_lists(path)
     save_tensors(tensors, folder / "adapter_model.safetensors")
 
 
-def _as_lora(method: Method) -> tuple[LoraConfig, dict[str, Tensor]]:
-    """LoRA's config and tensors of a method with LoRA factors.
+def _as_lora(method: Method) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The values of PEFT's LoraConfig and the tensors of a method with LoRA factors.
 
     lora_B includes the scale, so lora_alpha equals r, module by module. Modules without any rank are left out.
     """
@@ -59,14 +71,16 @@ def _as_lora(method: Method) -> tuple[LoraConfig, dict[str, Tensor]]:
     ranks = {name: len(lora_a) for name, (lora_a, _) in factors.items()}
     rank = max(ranks.values())
     smaller = {name: value for name, value in ranks.items() if value != rank}
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        rank_pattern=smaller,
-        alpha_pattern=smaller,
-        lora_dropout=0.0,
-        target_modules=sorted(factors),
-    )
+    config = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": smaller,
+        "alpha_pattern": smaller,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "target_modules": sorted(factors),
+    }
     tensors: dict[str, Tensor] = {}
     for name, (lora_a, lora_b) in factors.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = lora_a

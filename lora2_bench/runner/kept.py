@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lora2_bench.methods.base import Method
 from lora2_bench.records.store import ADAPTER, MODEL, WEIGHTS
+from lora2_bench.runner.export import export_adapter
 from lora2_bench.runner.model_folder import write_model
 from lora2_bench.runner.weights import save_weights
 from lora2_bench.tasks.spec import TaskSpec
@@ -19,8 +20,6 @@ def write_kept(folder: Path, cell_id: str, method: Method, spec: TaskSpec, keep:
     Where every weight of the model trained, its weights are the folder of a whole model, which transformers loads.
     """
     if method.exports in ("lora", "peft") and keep in (None, "adapter"):
-        from lora2_bench.runner.export import export_adapter  # PEFT is wanted at the end only
-
         export_adapter(folder / ADAPTER, method)
     if keep in ("adapter", "nothing") or (keep is None and method.exports == "none"):
         return

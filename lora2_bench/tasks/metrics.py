@@ -1,4 +1,7 @@
-"""The metrics of tasks, and as a local `evaluate.Metric`: nothing is fetched at run time."""
+"""The metrics of tasks, and as a local `evaluate.Metric`: nothing is fetched at run time.
+
+They are a few lines each: sklearn.metrics and scipy.stats take two seconds to import, more than scoring does.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +29,20 @@ def accuracy(predictions: Array, references: Array) -> float:
 
 def f1(predictions: Array, references: Array) -> float:
     """F1 of class 1, 0 to 1; 0 where no row is predicted or labelled 1."""
-    from sklearn.metrics import f1_score
-
-    return float(f1_score(references, predictions, zero_division=0))
+    return _f1_of(1, predictions, references)
 
 
 def macro_f1(predictions: Array, references: Array) -> float:
     """Mean over classes of each one's F1, 0 to 1; over those that a row has or is predicted to have."""
-    from sklearn.metrics import f1_score
+    classes = np.union1d(predictions, references)
+    return float(np.mean([_f1_of(one, predictions, references) for one in classes]))
 
-    return float(f1_score(references, predictions, average="macro", zero_division=0))
+
+def _f1_of(label: float, predictions: Array, references: Array) -> float:
+    """2 TP / (2 TP + FP + FN): hits over the mean of how often the class is predicted and how often it is there."""
+    predicted, there = predictions == label, references == label
+    marked = int(predicted.sum() + there.sum())
+    return 2 * int((predicted & there).sum()) / marked if marked else 0.0
 
 
 def pearson(predictions: Array, references: Array) -> float:
@@ -47,9 +54,16 @@ def pearson(predictions: Array, references: Array) -> float:
 
 def spearman(predictions: Array, references: Array) -> float:
     """Spearman rank correlation, -1 to 1; 0 where it is undefined."""
-    from scipy.stats import rankdata
+    return pearson(_ranks(predictions), _ranks(references))
 
-    return pearson(rankdata(predictions), rankdata(references))
+
+def _ranks(values: Array) -> Array:
+    """Ranks from 1, equal values at the mean of theirs; NaN for all where one is NaN."""
+    if np.isnan(values).any():
+        return np.full(len(values), np.nan)
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    ranks: Array = (counts.cumsum() - (counts - 1) / 2)[place]
+    return ranks
 
 
 METRICS = {
