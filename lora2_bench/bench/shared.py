@@ -1,6 +1,6 @@
-"""Seconds per step alone and beside a busy process, with threads that sleep where they wait and with OpenMP's own.
+"""Seconds per step alone and beside a busy process: threads that wait shortly, that sleep at once, and that spin.
 
-Two processes hold the same step, one for each way to wait, and take it in turn; a third, which only counts, runs in
+Three processes hold the same step, one for each way to wait, and take it in turn; a fourth, which only counts, runs in
 every second round. Each row of the table is thus of the same minutes.
 """
 
@@ -15,8 +15,14 @@ from argparse import Namespace
 from contextlib import ExitStack
 from statistics import median
 
+from lora2_bench.files.waiting import SHORT_WAIT, VARIABLES
+
 CASE = "lora r=8"
-_WAYS = {"asleep (as here)": {"OMP_WAIT_POLICY": "PASSIVE"}, "spinning (OpenMP's own)": {"GOMP_SPINCOUNT": "300000"}}
+_WAYS = {
+    "shortly (as here)": SHORT_WAIT,
+    "asleep": {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"},
+    "spinning (OpenMP's own)": {"GOMP_SPINCOUNT": "300000"},
+}
 _STEPPER = ["-m", "lora2_bench.bench.shared"]
 _BUSY = ["-c", "while True: pass"]
 
@@ -33,7 +39,7 @@ def measure_shared(arguments: Namespace) -> None:
 
         piped = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         told = [arguments.sizes[0], str(arguments.layers or 0), str(arguments.threads or 0), str(arguments.warm_up)]
-        clean = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+        clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         steppers = {name: started([*_STEPPER, *told], env={**clean, **way}, **piped) for name, way in _WAYS.items()}
         for one in steppers.values():
             _step(one)  # once it has loaded and warmed up

@@ -6,7 +6,7 @@ import os
 
 SHORT_WAIT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """Some 20 microseconds of GNU's runtime, which a thread on an idle core needs to be there; others sleep at once."""
-_VARIABLES = (*SHORT_WAIT, "KMP_BLOCKTIME")
+VARIABLES = (*SHORT_WAIT, "KMP_BLOCKTIME")
 
 
 def wait_shortly() -> None:
@@ -16,5 +16,5 @@ def wait_shortly() -> None:
     another process has one of their cores, they spin away the time that the last of them needs to get there. Where none
     has, to sleep at once costs a sixth of a step, for a thread that sleeps has to be woken.
     """
-    if not any(name in os.environ for name in _VARIABLES):
+    if not any(name in os.environ for name in VARIABLES):
         os.environ.update(SHORT_WAIT)

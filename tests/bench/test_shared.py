@@ -17,19 +17,21 @@ from tests.conftest import tiny_config
 
 ANSWERS = [
     "-c",
-    "import os, sys\nfor _ in sys.stdin: print(1.5 if 'GOMP_SPINCOUNT' in os.environ else 0.5, flush=True)",
+    "import os, sys\nseconds = {'2000': 0.5, '0': 1.0}.get(os.environ['GOMP_SPINCOUNT'], 1.5)\n"
+    "for _ in sys.stdin: print(seconds, flush=True)",
 ]
 
 
-def test_the_table_has_both_ways_to_wait_alone_and_beside_a_busy_process(
+def test_the_table_has_all_ways_to_wait_alone_and_beside_a_busy_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(shared, "_STEPPER", ANSWERS)
     arguments = ["bench", "--shared", "--rounds", "2", "--device", "cpu", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", arguments)
     command.main()
-    asleep, spinning = capsys.readouterr().out.splitlines()[-2:]
-    assert asleep.split()[-5:] == ["0.500", "(0.500–0.500)", "0.500", "(0.500–0.500)", "1.00"]
+    shortly, asleep, spinning = capsys.readouterr().out.splitlines()[-3:]
+    assert shortly.split()[-5:] == ["0.500", "(0.500–0.500)", "0.500", "(0.500–0.500)", "1.00"]
+    assert asleep.split()[-5:] == ["1.000", "(1.000–1.000)", "1.000", "(1.000–1.000)", "1.00"]
     assert spinning.split()[-5:] == ["1.500", "(1.500–1.500)", "1.500", "(1.500–1.500)", "1.00"]
     monkeypatch.setattr(shared, "_STEPPER", ["-c", "pass"])
     with pytest.raises(SystemExit, match="a process of --shared has ended"):
@@ -51,15 +53,20 @@ def test_the_process_takes_a_step_for_every_line(
 
 
 @pytest.mark.parametrize(
-    ("given", "policy"),
-    [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE"), ({"GOMP_SPINCOUNT": "7"}, None)],
+    ("given", "waits"),
+    [
+        ({}, ("PASSIVE", "2000")),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+        ({"GOMP_SPINCOUNT": "7"}, (None, "7")),
+        ({"KMP_BLOCKTIME": "0"}, (None, None)),
+    ],
 )
-def test_threads_of_a_command_sleep_unless_the_user_says_how_they_wait(
-    given: Mapping[str, str], policy: str | None, monkeypatch: pytest.MonkeyPatch
+def test_threads_of_a_command_wait_shortly_unless_the_user_says_how_they_wait(
+    given: Mapping[str, str], waits: tuple[str | None, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
         monkeypatch.setenv(name, given.get(name, ""))  # put back at the end, whatever is set meanwhile
         if name not in given:
             monkeypatch.delenv(name)
     with console():
-        assert os.environ.get("OMP_WAIT_POLICY") == policy
+        assert (os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")) == waits
