@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,22 +67,36 @@ def make_cases(
 
     A name is one of `names()`, or one with another size, such as `lora2 k=4` or `peft lora r=2`.
     """
+    base = base_of(size, layers, device)
+    batch = batch_of(size, base)
+    made = []
+    for name in chosen:
+        if name.startswith("peft "):
+            made.append(_peft_case(name, _with_own_head(base), batch, precision))
+        else:
+            made.append(_method_case(name, step_of(name, base, size, precision), batch))
+    return made, sum(parameter.numel() for parameter in base.model.parameters())
+
+
+def base_of(size: Size, layers: int | None, device: str) -> Backbone:
+    """An encoder of random weights on a device, for the cases to share."""
     torch.manual_seed(0)
     base = random_backbone(size.config(layers))
     base.model.to(device)
-    batch = _batch(size, base.model.config.vocab_size, device)
-    settings, accelerator = _settings(size, precision), make_accelerator(precision, device)
-    made = []
-    for name in chosen:
-        backbone = _with_own_head(base)
-        if name.startswith("peft "):
-            made.append(_peft_case(name, backbone, batch, precision))
-        else:
-            masks = MaskStream(0) if device == "cpu" and name not in (BASELINE, *TORCH_MASKS) else None
-            method = _method(name, backbone, masks)
-            training_step = TrainingStep(method, settings, STEPS, accelerator, masks=masks)
-            made.append(_method_case(name, training_step, batch))
-    return made, sum(parameter.numel() for parameter in base.model.parameters())
+    return base
+
+
+def step_of(
+    name: str, base: Backbone, size: Size, precision: str, change: Callable[[Any], object] = lambda _: None
+) -> TrainingStep:
+    """The training step of a case, over the frozen weights of `base`, after `change` to its untouched model."""
+    device = base.model.device.type
+    backbone = _with_own_head(base)
+    change(backbone.model)
+    masks = MaskStream(0) if device == "cpu" and name not in (BASELINE, *TORCH_MASKS) else None
+    method = _method(name, backbone, masks)
+    accelerator = make_accelerator(precision, device)
+    return TrainingStep(method, _settings(size, precision), STEPS, accelerator, masks=masks)
 
 
 def _rank_of(size: str) -> int:
@@ -89,7 +104,9 @@ def _rank_of(size: str) -> int:
     return int(size.partition("=")[2])
 
 
-def _batch(size: Size, words: int, device: str) -> Batch:
+def batch_of(size: Size, base: Backbone) -> Batch:
+    """A batch of the size, without padding, on the backbone's device."""
+    words, device = base.model.config.vocab_size, base.model.device
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(5, words, (size.rows, size.length), generator=generator)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.arange(size.rows) % 2}

@@ -55,6 +55,11 @@ class Record:
         return self.status == DONE
 
     @property
+    def seconds_per_step(self) -> float | None:
+        """Seconds of a training step; None where the record has none, or has those of a whole pack of cells."""
+        return None if self.run.get("pack", 1) > 1 else self.run.get("seconds_per_step")
+
+    @property
     def is_trial(self) -> bool:
         """True for a trial of a study, which no table shows."""
         return self.cell["protocol"]["name"] == TUNE

@@ -245,6 +245,7 @@ class RunFacts(TypedDict):
 
     `sources` is the digest of the code that can change the result (experiment/sources.py); earlier records have none.
     `masks` is what the backbone's dropout drew from (torch where a record has none: all earlier ones drew from it).
+    `pack` is the number of cells of one process that trained side by side, of all of which `seconds_per_step` is then.
     `rescored` is the version that computed the best and last scores again from stored predictions.
     """
 
@@ -257,6 +258,7 @@ class RunFacts(TypedDict):
     processes: NotRequired[Count]
     engine: NotRequired[str]
     masks: NotRequired[str]
+    pack: NotRequired[Count]
     memory: NotRequired[dict[str, Count]]
     versions: NotRequired[dict[str, str]]
     code: NotRequired[Code]

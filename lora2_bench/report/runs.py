@@ -179,8 +179,8 @@ class Run:
 
     @property
     def seconds_per_step(self) -> float | None:
-        """Of training; None where the record has none. They tell nothing across two values of `machine`."""
-        return self.record.run.get("seconds_per_step")
+        """Of training; None where the record has none of its own. They tell nothing across two values of `machine`."""
+        return self.record.seconds_per_step
 
     @property
     def memory(self) -> int | None:

@@ -7,6 +7,7 @@ import os
 import sys
 from contextlib import ExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.experiment.plan import Plan
@@ -29,9 +30,14 @@ from lora2_bench.runner.preflight import (
 )
 from lora2_bench.training.ranks import Ranks
 
+if TYPE_CHECKING:  # a finished cell is printed without torch
+    from lora2_bench.training.pack import Pack
 
-def run(plan: Plan) -> Record:
+
+def run(plan: Plan, pack: Pack | None = None) -> Record:
     """The plan's record: the stored one of a finished cell, else that of a new run. Prints the result line last.
+
+    In a `pack` this call is one of those that it runs.
 
     Raises UserError for bad input, before training; CellFailed when training ended early (its record is stored).
     """
@@ -58,7 +64,7 @@ def run(plan: Plan) -> Record:
             store.tidy(plan.cell.id)
             return finished_record(plan, store)  # another process may have finished it meanwhile
 
-        record = ranks.on_main(look_up_and_lock) or _train(plan, store, ranks)
+        record = ranks.on_main(look_up_and_lock) or _train(plan, store, ranks, pack)
     if record.is_done:
         if plan.run_options.keep is not None and ranks.is_main:
             print(kept_line(store, record.id))
@@ -163,11 +169,11 @@ def _retain(plan: Plan, store: Store, record: Record, ranks: Ranks) -> None:
         print(f"retention: {store.retention(record.id)}")
 
 
-def _train(plan: Plan, store: Store, ranks: Ranks) -> Record:
+def _train(plan: Plan, store: Store, ranks: Ranks, pack: Pack | None) -> Record:
     import_trainer(plan)
     from lora2_bench.runner.train_cell import run_cell
 
-    return run_cell(plan, store, ranks)
+    return run_cell(plan, store, ranks, pack)
 
 
 def join_process_group(plan: Plan) -> Ranks:

@@ -31,13 +31,16 @@ from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, score
 from lora2_bench.training.loop import Outcome, train
 from lora2_bench.training.machine import code_state
+from lora2_bench.training.pack import Pack
 from lora2_bench.training.ranks import Ranks
 from lora2_bench.training.state import load_trained_state
 from lora2_bench.training.streams import masks_name
 
 
-def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
+def run_cell(plan: Plan, store: Store, ranks: Ranks, pack: Pack | None = None) -> Record:
     """Train and score one cell, and store its record, dev predictions and adapter. A failed run is stored as failed.
+
+    In a `pack` this call is one of those that it runs.
 
     Raises CellFailed where the record cannot be written: what was trained is then in the last checkpoint.
     """
@@ -84,6 +87,7 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
                 ranks=ranks,
                 on_step=on_step,
                 masks=setup.masks,
+                pack=pack,
             )
         times |= {"seconds_per_step": round(outcome.seconds_per_step, 6), "continued_from": outcome.continued_from}
         facts = with_results(facts, setup.method, outcome)  # first: scoring dev goes back to the best step
@@ -103,6 +107,8 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks) -> Record:
         failure.__cause__ = error
     times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
     times["masks"] = masks_name(setup.masks)
+    if pack is not None:
+        times["pack"] = pack.size
     record = record_of(plan, facts, times, checkpoints, sources, setup.accelerator.device.type, failure)
 
     def keep() -> Record:

@@ -1,8 +1,8 @@
 """`python -m lora2_bench.runner.worker`: a process that runs the cells it is given, one after another.
 
-It reads one JSON line per cell (id, overrides, log) and answers each with one (id, state, cause). Starting torch takes
-seconds, so cells share the process; after an error that is not the cell's own (a broken GPU context, say) it ends, and
-its parent starts a fresh one.
+It reads one JSON line per pack, a list of cells (id, overrides, log), most often of one, and answers it with one, how
+each cell ended (id, state, cause). Starting torch takes seconds, so cells share the process; after an error that is not
+the cell's own (a broken GPU context, say) it ends, and its parent starts a fresh one.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from lora2_bench.errors import CellFailed, Interrupted, LockHeld, UserError, first_line
+from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.console import console
 from lora2_bench.records.scrub import hide_home
 
@@ -32,23 +35,31 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, lambda received, _frame: signals_received.append(received))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT))  # blocked until now
-    while (job := next_job()) is not None:
-        _redirect(Path(job["log"]))
-        print(
-            f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} on {socket.gethostname()}: "
-            f"python -m lora2_bench {' '.join(job['overrides'])}",
-            flush=True,
-        )
-        state, cause, usable = ("interrupted", None, False) if signals_received else _run(job["id"], job["overrides"])
-        if cause:
-            print(f"error: {cause}", file=sys.stderr)
+    usable = True
+    while usable and (pack := next_pack()) is not None:
+        for cell in reversed(pack):  # all write to the log of the first
+            _redirect(Path(cell["log"]))
+            beside = "" if cell is pack[0] else f" beside {pack[0]['id']}, in whose log the rest stands"
+            print(
+                f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()} on {socket.gethostname()}: "
+                f"python -m lora2_bench {' '.join(cell['overrides'])}{beside}",
+                flush=True,
+            )
+        endings = [("interrupted", None, False)] * len(pack) if signals_received else _run(pack)
+        answers = []
+        for cell, (state, cause, goes_on) in zip(pack, endings, strict=True):
+            usable = usable and goes_on
+            if cause:
+                named = "" if len(pack) == 1 else f"cell {cell['id']}: "
+                print(f"error: {named}{cause}", file=sys.stderr)
+            answers.append({"id": cell["id"], "state": state, "cause": cause})
         sys.stdout.flush()
         sys.stderr.flush()
         try:
-            channel.write(json.dumps({"id": job["id"], "state": state, "cause": cause}) + "\n")
+            channel.write(json.dumps(answers) + "\n")
         except BrokenPipeError:  # the parent has ended
             usable = False
-        if signals_received or not usable:
+        if signals_received:
             break
         _free_memory()
 
@@ -67,38 +78,75 @@ class _HomeHidden:
         return getattr(self._stream, name)
 
 
-def next_job() -> dict[str, Any] | None:
-    """The next line of the input: id, overrides and log of a cell; None at its end. Ends the process for any other."""
+def next_pack() -> list[dict[str, Any]] | None:
+    """The next line of the input: id, overrides and log of each cell; None at its end. Ends the process for others."""
     line = sys.stdin.buffer.readline()
     if not line:
         return None
     try:
-        job = json.loads(line)
-        texts = [job["id"], job["log"], *job["overrides"]]
-        if isinstance(job["overrides"], list) and all(isinstance(one, str) for one in texts):
-            return dict(job)
+        pack = json.loads(line)
+        texts = [text for cell in pack for text in (cell["id"], cell["log"], *cell["overrides"])]
+        lists = [pack, *(cell["overrides"] for cell in pack)]
+        if pack and all(isinstance(one, list) for one in lists) and all(isinstance(text, str) for text in texts):
+            return list(pack)
     except (ValueError, TypeError, LookupError, RecursionError):
         pass
     print(
-        'error: the input is no JSON line {"id": ..., "overrides": [...], "log": ...}: a sweep starts this process',
+        'error: the input is no JSON line [{"id": ..., "overrides": [...], "log": ...}]: a sweep starts this process',
         file=sys.stderr,
     )
     sys.exit(2)
 
 
-def _run(cell_id: str, overrides: list[str]) -> tuple[str, str | None, bool]:
-    """Run one cell; returns its state, the cause of a failure, and whether this process can go on."""
-    from lora2_bench.config.compose import plan_of  # Hydra's import takes a while, and Ctrl-C may come in it
-    from lora2_bench.runner.run import run
+Ending = tuple[str, str | None, bool]
+"""State of a cell, the cause of a failure, and whether this process can go on."""
 
+
+def _run(pack: Sequence[dict[str, Any]]) -> list[Ending]:
+    """Run cells, side by side where there are several; returns how each ended."""
+    plans: list[Plan] = []
+    endings: dict[str, Ending] = {}
+    begun: list[str] = []
+    for cell in pack:
+        planned = _ending(partial(_plan, cell["id"], cell["overrides"]), plans.append)
+        if planned[0] == "done":
+            begun.append(cell["id"])
+        else:
+            endings[cell["id"]] = planned
+    if len(plans) == 1:
+        from lora2_bench.runner.run import run
+
+        endings[begun[0]] = _ending(partial(run, plans[0]))
+    elif plans:
+        from lora2_bench.runner.packed import run_packed
+
+        ends = run_packed(plans)
+        endings |= {name: _ending(partial(_raise, end)) for name, end in zip(begun, ends, strict=True)}
+    return [endings[cell["id"]] for cell in pack]
+
+
+def _plan(cell_id: str, overrides: list[str]) -> Plan:
+    """The plan of a cell that was sent. Raises UserError where its overrides are another cell now."""
+    from lora2_bench.config.compose import plan_of  # Hydra's import takes a while, and Ctrl-C may come in it
+
+    plan = plan_of(overrides)
+    if plan.cell.id != cell_id:
+        raise UserError(
+            f"these overrides are cell {plan.cell.id} now and were {cell_id} when they were sent: the configs or "
+            "the package changed, so send them again"
+        )
+    return plan
+
+
+def _raise(end: Any) -> None:
+    if isinstance(end, BaseException):
+        raise end
+
+
+def _ending(call: Callable[[], Any], done: Callable[[Any], object] = lambda _: None) -> Ending:
+    """How a call ends; `done` takes what it returns."""
     try:
-        plan = plan_of(overrides)
-        if plan.cell.id != cell_id:
-            raise UserError(
-                f"these overrides are cell {plan.cell.id} now and were {cell_id} when they were sent: the configs or "
-                "the package changed, so send them again"
-            )
-        run(plan)
+        done(call())
     except LockHeld as error:
         return "busy", str(error), True
     except Interrupted as error:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from lora2_bench.files.reading import read_json
 from lora2_bench.files.writing import write_json
@@ -39,6 +39,7 @@ class Batch:
         parallel: cells that run at once in each job.
         threads: CPU threads of each cell; None sets no limit.
         jobs: for each job, cell id -> overrides.
+        pack: cells that train side by side in one process.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Batch:
     parallel: int
     threads: int | None
     jobs: list[dict[str, list[str]]]
+    pack: int = 1
 
     def write(self, sweep_dir: Path) -> Path:
         """Write the batch below the sweep's folder; returns its file."""
@@ -70,6 +72,7 @@ class _BatchValues(TypedDict):
     parallel: Count
     threads: Count | None
     jobs: list[dict[str, list[str]]]
+    pack: NotRequired[Count]
 
 
 def read_batch(path: Path) -> Batch:

@@ -17,8 +17,9 @@ Sends the cells of a suite that are neither done nor queued nor running. Run it 
 interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 model=minilm data=mini).
 
   name=NAME            folder below results/sweeps (the suite's name)
-  parallel=N           cells at once: on this machine (as many as cores), or in one job of Slurm's (1)
-  cells_per_job=N      cells of one job (parallel)        array_max=N       jobs per array at most (Slurm's own limit)
+  parallel=N           processes at once: on this machine (as many as cores), or in one job of Slurm's (1)
+  pack=N               cells of one task and model that train side by side in a process (1)
+  cells_per_job=N      cells of one job (parallel x pack) array_max=N       jobs per array at most (Slurm's own limit)
   throttle=N           jobs that run at once              time=12:00:00     of one job (60; minutes, H:MM:SS or D-HH)
   partition= account=  as sbatch has them                 memory=16G gpus=N cpus=N   of one job
   slurm.KEY=VALUE      any other sbatch option

@@ -1,7 +1,7 @@
 """One job of a sweep: it runs its cells in worker processes, several at once, and writes down how each one ended.
 
-Cells share workers, because starting torch takes seconds, and a worker runs one cell at a time: a crash ends that cell
-alone, and a fresh worker takes the next. The job itself imports no torch and holds no cell's memory.
+Cells share workers, because starting torch takes seconds, and a worker runs one cell at a time, or one pack of them: a
+crash ends those alone, and a fresh worker takes the next. The job itself imports no torch and holds no cell's memory.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,26 @@ class Job:
 
     def _assign_cells(self) -> None:
         """Give cells to idle workers, and start as many as may run at once."""
-        idle = [worker for worker in self.workers if worker.cell is None]
-        while not self.signals and (idle or len(self.workers) < self.batch.parallel) and (cell := self._next_cell()):
+        idle = [worker for worker in self.workers if not worker.cells]
+        while not self.signals and (idle or len(self.workers) < self.batch.parallel) and (pack := self._next_pack()):
             worker = idle.pop() if idle else self._start_worker()
-            delete_failure(self.sweep_dir, cell)
-            worker.run_cell(cell, self.cells[cell], log_path(self.sweep_dir, cell))
+            for cell in pack:
+                delete_failure(self.sweep_dir, cell)
+            logs = [log_path(self.sweep_dir, cell) for cell in pack]
+            worker.run_cells({cell: self.cells[cell] for cell in pack}, logs)
         for worker in idle:
             if not self.locked_elsewhere or self.signals:
                 self._stop_worker(worker)
+
+    def _next_pack(self) -> list[str]:
+        """The next cell, and others of its task and model to train beside it; empty without one."""
+        pack: list[str] = []
+        others: list[str] = []
+        while len(pack) < self.batch.pack and (cell := self._next_cell()):
+            fits = not pack or _shared(self.cells[cell]) == _shared(self.cells[pack[0]])
+            (pack if fits else others).append(cell)
+        self.pending.extendleft(reversed(others))
+        return pack
 
     def _next_cell(self) -> str | None:
         """The next cell that is not done and that no other process trains; None without one."""
@@ -119,15 +132,16 @@ class Job:
         """Wait up to `seconds` for an answer, and handle all that have come."""
         for key, _ in self.selector.select(seconds):
             worker: Worker = key.data
-            answer = worker.read_answer()
-            if answer is None:
+            answers = worker.read_answers()
+            if answers is None:
                 self._handle_exit(worker)
-            else:
-                self._handle_answer(worker, answer)
+                continue
+            worker.cells.clear()
+            for answer in answers:
+                self._handle_answer(answer)
 
-    def _handle_answer(self, worker: Worker, answer: dict[str, Any]) -> None:
+    def _handle_answer(self, answer: dict[str, Any]) -> None:
         cell, state = answer["id"], answer["state"]
-        worker.cell = None
         if state == "busy":
             self.locked_elsewhere.setdefault(cell, time.monotonic())
             return
@@ -141,13 +155,16 @@ class Job:
         """Handle a worker that has exited: after a signal, after an error that it has reported, or during a cell."""
         self._stop_worker(worker)
         code = worker.process.returncode
-        if worker.cell is None:
-            return
-        self.outcomes["interrupted"] += 1
-        if self.signals:  # the signal reached all processes of the job, and the cell continues later
+        if not worker.cells:
             return
         how = f"by signal {-code} (killed, or out of memory)" if code < 0 else f"with exit code {code}"
-        write_failure(self.sweep_dir, worker.cell, f"its process ended {how}", killed=True)
+        for cell in worker.cells:
+            if self._is_done(cell):  # before another of its pack ended the process
+                self.outcomes["done"] += 1
+                continue
+            self.outcomes["interrupted"] += 1
+            if not self.signals:  # a signal reached all processes of the job, and the cell continues later
+                write_failure(self.sweep_dir, cell, f"its process ended {how}", killed=True)
 
     def _stop_worker(self, worker: Worker) -> None:
         self.selector.unregister(worker.stdout)
@@ -155,6 +172,11 @@ class Job:
         worker.close()
         worker.stdout.close()
         worker.process.wait()
+
+
+def _shared(overrides: Sequence[str]) -> set[str]:
+    """The overrides that cells have to share to train side by side; the worker looks at the cells themselves."""
+    return {one for one in overrides if one.startswith(("task=", "model=", "data", "train.precision="))}
 
 
 def run_job(batch_file: Path, index: int) -> dict[str, int]:

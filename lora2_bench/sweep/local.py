@@ -31,8 +31,9 @@ class Local:
 
     def make_batch(self, name: str, results: Path, jobs: list[JobCells]) -> Batch:
         """A batch of one-thread cells."""
-        parallel = min(self.options.parallel or len(os.sched_getaffinity(0)), len(jobs[0]))
-        return Batch(name, LOCAL, time.time(), str(Path.cwd()), str(results), parallel, 1, jobs)
+        pack = self.options.pack or 1
+        parallel = min(self.options.parallel or len(os.sched_getaffinity(0)), -(-len(jobs[0]) // pack))
+        return Batch(name, LOCAL, time.time(), str(Path.cwd()), str(results), parallel, 1, jobs, pack)
 
     def send(self, batch: Batch, path: Path) -> str:
         """Start the process and wait until it holds the batch's lock."""

@@ -16,7 +16,7 @@ from lora2_bench.records.scrub import shorten_home
 
 FLAGS = {"--wait": "wait", "--dry-run": "dry_run", "--json": "json"}
 _DIGITS = 8  # more than any of these numbers has
-_COUNTS = ("parallel", "cells_per_job", "array_max", "throttle", "gpus", "cpus")
+_COUNTS = ("parallel", "pack", "cells_per_job", "array_max", "throttle", "gpus", "cpus")
 _SLURM_ONLY = ("cells_per_job", "array_max", "throttle", "partition", "account", "time", "memory", "gpus", "cpus")
 
 
@@ -27,7 +27,8 @@ class Options:
     Attributes:
         cluster: local or slurm.
         name: the sweep's folder below results/sweeps; None = the suite's name.
-        parallel: cells at once, on this machine or in one job; None = as many as cores (local) or one (slurm).
+        parallel: processes at once, on this machine or in one job; None = as many as cores (local) or one (slurm).
+        pack: cells of one task and model that train side by side in a process (training/pack.py); None = one.
         cells_per_job: cells that one job runs, one after another or `parallel` at once.
         array_max: jobs per array at most, where that is less than the cluster's MaxArraySize.
         throttle: jobs of this call that run at once, over all its arrays; None = no limit.
@@ -43,6 +44,7 @@ class Options:
     cluster: str = "local"
     name: str | None = None
     parallel: int | None = None
+    pack: int | None = None
     cells_per_job: int | None = None
     array_max: int | None = None
     throttle: int | None = None

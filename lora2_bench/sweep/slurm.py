@@ -54,7 +54,8 @@ class Slurm:
 
     def split(self, cells: JobCells) -> list[list[JobCells]]:
         """Cells in their order, `cells_per_job` to a job, at most `array_max` jobs to an array."""
-        ids, per_job = list(cells), self.options.cells_per_job or self.options.parallel or 1
+        at_once = (self.options.parallel or 1) * (self.options.pack or 1)
+        ids, per_job = list(cells), self.options.cells_per_job or at_once
         jobs = [{id_: cells[id_] for id_ in ids[start : start + per_job]} for start in range(0, len(ids), per_job)]
         array_max = min(self.options.array_max or self.array_max, self.array_max)
         return [jobs[start : start + array_max] for start in range(0, len(jobs), array_max)]
@@ -63,7 +64,8 @@ class Slurm:
         """A batch whose cells share the job's CPUs."""
         parallel, cpus = self.options.parallel or 1, self.options.cpus
         threads = max(1, cpus // parallel) if cpus else None
-        return Batch(name, SLURM, time.time(), str(Path.cwd()), str(results), parallel, threads, jobs)
+        pack = self.options.pack or 1
+        return Batch(name, SLURM, time.time(), str(Path.cwd()), str(results), parallel, threads, jobs, pack)
 
     def send(self, batch: Batch, path: Path) -> str:
         """Submit one array."""

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
 
 
 class Worker:
-    """A worker process and the cell that it runs.
+    """A worker process and the cells that it runs.
 
     Attributes:
-        cell: id of the cell that it runs; None while idle.
+        cells: ids of the cells that it runs; empty while idle.
     """
 
     def __init__(self, cwd: str, threads: int | None) -> None:
@@ -40,17 +41,21 @@ class Worker:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         assert self.process.stdin is not None and self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.cell: str | None = None
+        self.cells: set[str] = set()
 
-    def run_cell(self, cell_id: str, overrides: list[str], log: Path) -> None:
-        """Send the worker a cell to run. Where the worker has just died, `read_answer` says so."""
-        self.cell = cell_id
+    def run_cells(self, cells: Mapping[str, Sequence[str]], logs: Sequence[Path]) -> None:
+        """Send it cells (id -> overrides) to run side by side. Where it has just died, `read_answers` says so."""
+        self.cells = set(cells)
+        told = [
+            {"id": cell, "overrides": list(overrides), "log": str(log)}
+            for (cell, overrides), log in zip(cells.items(), logs, strict=True)
+        ]
         with suppress(BrokenPipeError):
-            self.stdin.write(json.dumps({"id": cell_id, "overrides": overrides, "log": str(log)}).encode() + b"\n")
+            self.stdin.write(json.dumps(told).encode() + b"\n")
             self.stdin.flush()
 
-    def read_answer(self) -> dict[str, Any] | None:
-        """The worker's answer, one line of JSON; None where the worker has died."""
+    def read_answers(self) -> list[dict[str, Any]] | None:
+        """The worker's answers for its cells, one line of JSON; None where the worker has died."""
         line = self.stdout.readline()
         return json.loads(line) if line.endswith(b"\n") else None
 

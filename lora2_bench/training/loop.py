@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from lora2_bench.backbones.joined import joined
 from lora2_bench.backbones.masks import MaskStream
 from lora2_bench.errors import CellFailed, Interrupted
 from lora2_bench.experiment.cell import Cell
@@ -21,6 +23,7 @@ from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.training.batches import training_batches
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits, evaluate
+from lora2_bench.training.pack import Pack
 from lora2_bench.training.ranks import SINGLE_PROCESS, Ranks
 from lora2_bench.training.state import Progress, resume, save_checkpoint
 from lora2_bench.training.step import TrainingStep
@@ -69,6 +72,7 @@ def train(
     ranks: Ranks = SINGLE_PROCESS,
     on_step: Callable[[int, int, list[Evaluation]], None] = lambda *_: None,
     masks: MaskStream | None = None,
+    pack: Pack | None = None,
 ) -> Outcome:
     """Train the injected `method` on `train_rows`, scoring `eval_rows` as it goes.
 
@@ -76,12 +80,13 @@ def train(
     The last step writes one too, for what comes after it may fail. After each step `stop_requested` is called, and
     `on_step` with the step, their total and the evaluations so far. The processes of `ranks` share the rows of every
     batch and end alike; the main one scores and writes checkpoints. `masks` are what the backbone's dropout draws from
-    where that is not torch's generator. Raises CellFailed with the step and its cause when
-    the loss is not finite, OutOfMemory with what to set, and Interrupted, after a last checkpoint, on a requested stop.
+    where that is not torch's generator. In a `pack` this call is one of those that it runs.
+    Raises CellFailed with the step and its cause when the loss is not finite, OutOfMemory with what to set, and
+    Interrupted, after a last checkpoint, on a requested stop.
     """
     settings, total = cell.train, cell.train.total_steps(len(train_rows))
     per_epoch = settings.steps_per_epoch(len(train_rows))
-    training_step = TrainingStep(method, settings, total, accelerator, ranks, masks)
+    training_step = TrainingStep(method, settings, total, accelerator, ranks, masks, pack)
     evaluate_at = partial(evaluate, training_step.model, cell.spec, eval_rows, accelerator, eval_batch_size)
     # What draws from torch's generator draws the same numbers whatever was drawn while the model was built, and others
     # in each process.
@@ -92,7 +97,8 @@ def train(
     batches = training_batches(train_rows, settings.batch_size, streams, progress.step)
     on_step(progress.step, total, progress.evaluations)
 
-    with progress_bar(cell, progress.step, total, ranks) as bar:
+    together = nullcontext() if pack is None else joined(training_step.model, pack)
+    with together, progress_bar(cell, progress.step, total, ranks) as bar:
         for step in range(progress.step + 1, total + 1):
             started = time.perf_counter()
             loss = training_step(next(batches), step)

@@ -18,6 +18,7 @@ from lora2_bench.experiment.checks import in_steps
 from lora2_bench.methods.base import Method
 from lora2_bench.training.evaluation import loss_of
 from lora2_bench.training.memory import batch_size_in_words, explain_out_of_memory, how_to_save_memory
+from lora2_bench.training.pack import Pack
 from lora2_bench.training.ranks import SINGLE_PROCESS, Ranks
 from lora2_bench.training.schedule import make_schedule
 
@@ -30,6 +31,7 @@ class TrainingStep:
         settings: rates, schedule, clipping, parts and AdamW's constants.
         total_steps: steps of the run, over which the learning rate is scheduled.
         masks: what the backbone's dropout draws from; None where it draws from torch's generator.
+        pack: the cells that it trains beside; None for a cell on its own.
 
     Attributes:
         model: what is trained.
@@ -45,8 +47,9 @@ class TrainingStep:
         accelerator: Accelerator,
         ranks: Ranks = SINGLE_PROCESS,
         masks: MaskStream | None = None,
+        pack: Pack | None = None,
     ) -> None:
-        self.method, self.settings, self.masks = method, settings, masks
+        self.method, self.settings, self.masks, self.pack = method, settings, masks, pack
         self.accelerator, self.ranks = accelerator, ranks
         # Evaluation mode leaves the model without DistributedDataParallel: `ranks` sums the gradients.
         # On a CPU nothing has to move, and to `cpu:0`, the device of several processes, a move makes new buffers, which
@@ -72,8 +75,9 @@ class TrainingStep:
             if not self.model.training:  # after an evaluation; it goes through all modules
                 self.model.train()
             self.method.before_step(step)
-            parts, begin = self.settings.accumulate, partial(self.masks.begin, step) if self.masks else _begin_nothing
-            summed = backward(self.model, self.method, batch, parts, self.accelerator, self.ranks, begin)
+            parts, begin = self.settings.accumulate, partial(self._begin, step)
+            go_back = self.accelerator.backward if self.pack is None else self.pack.backward
+            summed = backward(self.model, self.method, batch, parts, self.accelerator, self.ranks, begin, go_back)
         self.ranks.all_reduce([summed, *gradients_to_sum(self.trained, self.ranks)])
         if not math.isfinite(loss := summed.item()):
             cause = f"the training loss is {loss}: lower train.lr={self.settings.lr}, or warm up longer"
@@ -88,9 +92,12 @@ class TrainingStep:
             self.method.zero_grad(self.optimizer)
         return loss
 
-
-def _begin_nothing(_part: int) -> None:
-    """Of a step whose dropout draws from torch's generator."""
+    def _begin(self, step: int, part: int) -> None:
+        """Before the forward pass of a part of the batch."""
+        if self.pack is not None:
+            self.pack.begin()
+        if self.masks is not None:
+            self.masks.begin(step, part)
 
 
 def backward(
@@ -100,13 +107,14 @@ def backward(
     parts: int,
     accelerator: Accelerator,
     ranks: Ranks,
-    begin: Callable[[int], None] = _begin_nothing,
+    begin: Callable[[int], None],
+    go_back: Callable[[Tensor], None],
 ) -> Tensor:
     """Gradients of one step's loss and penalty, in pieces that add up to the whole batch; returns the loss.
 
     The batch is cut into `parts` pieces for each process, which goes through its own: over all processes, gradients and
     losses sum up to the step's. The first piece carries the penalty. `begin` gets the number of each piece, counted
-    over all processes, before its forward pass.
+    over all processes, before its forward pass, and `go_back` its loss after it.
     """
     rows = len(batch["labels"])
     size = math.ceil(rows / (parts * ranks.world_size))
@@ -120,7 +128,7 @@ def backward(
         loss = loss_of(logits, labels) * (len(labels) / rows)
         total += loss.detach()
         penalty = method.penalty() if start == 0 else None
-        accelerator.backward(loss if penalty is None else loss + penalty)
+        go_back(loss if penalty is None else loss + penalty)
     return total
 
 

@@ -44,7 +44,7 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
 def seconds_per_step(study: Study, begun: Begun, records: Mapping[str, Record], row: str, task: str) -> float | None:
     """Seconds of a training step: the mean over finished cells of the row and task, else what the study says."""
     cells = [one for one in begun.cells if (one.row, one.task) == (row, task) and one.id in records]
-    found = [seconds for one in cells if (seconds := records[one.id].run.get("seconds_per_step"))]
+    found = [seconds for one in cells if (seconds := records[one.id].seconds_per_step)]
     return fmean(found) if found else _told(study.values["seconds_per_step"], (task, row))
 
 

@@ -195,7 +195,7 @@ def _outcome(record: Record | None) -> list[Any]:
         result["main_metric"],
         result.get("steps", ""),
         run["seconds"],
-        run.get("seconds_per_step") or "",
+        record.seconds_per_step or "",
     ]
 
 

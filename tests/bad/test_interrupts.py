@@ -68,7 +68,7 @@ def start(code: str, *arguments: str, folder: Path, text: str = "") -> subproces
 
 @pytest.mark.parametrize(("command", "moment", "times"), MOMENTS)
 def test_ctrl_c_while_libraries_load_is_one_line(command: str, moment: str, times: int, tmp_path: Path) -> None:
-    job = '{"id": "x", "overrides": [], "log": "%s"}\n' % (tmp_path / "log")
+    job = '[{"id": "x", "overrides": [], "log": "%s"}]\n' % (tmp_path / "log")
     done = start(AT_IMPORT, command, moment, str(times), *ARGUMENTS.get(command, []), folder=tmp_path, text=job)
     told = done.stderr + ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else "")
     lines = [line for line in told.splitlines() if not line.startswith("---")]
@@ -77,18 +77,18 @@ def test_ctrl_c_while_libraries_load_is_one_line(command: str, moment: str, time
 
 
 GARBAGE = ["\x00\xff\n", "{\n", "[]\n", "7\n", '{"id": "x"}\n', "[" * 100_000 + "\n", "x" * 1_000_000]
-GARBAGE += ['{"id": 1, "overrides": [], "log": "l"}', '{"id": "x", "overrides": [3], "log": "l"}']
+GARBAGE += ['[{"id": 1, "overrides": [], "log": "l"}]', '[{"id": "x", "overrides": [3], "log": "l"}]', '{"id": "x"}']
 
 
 def test_a_worker_that_is_fed_garbage_ends_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
-    from lora2_bench.runner.worker import next_job
+    from lora2_bench.runner.worker import next_pack
 
     for text in GARBAGE:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode("utf-8", "surrogateescape"))))
         with pytest.raises(SystemExit) as stop:
-            next_job()
+            next_pack()
         assert stop.value.code == 2
     done = start("", "-m", "lora2_bench.runner.worker", folder=tmp_path, text="garbage\n")
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and done.stdout == ""

@@ -22,8 +22,7 @@ told = []
 for number in (signal.SIGTERM, signal.SIGUSR2):
     signal.signal(number, lambda received, frame: told.append(received))
 signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGUSR2))
-for line in sys.stdin:
-    job = json.loads(line)
+def run(job):
     results, ways = Path(job["overrides"][0]), job["overrides"][1:]
     ran = results / "ran" / job["id"]
     ran.parent.mkdir(exist_ok=True)
@@ -44,7 +43,12 @@ for line in sys.stdin:
         folder.mkdir(parents=True, exist_ok=True)
         record = json.loads(Path(__file__).with_name("record.json").read_text())
         (folder / "record.json").write_text(json.dumps({**record, "id": job["id"]}, indent=1))
-    print(json.dumps({"id": job["id"], "state": state, "cause": cause}), flush=True)
+    return {"id": job["id"], "state": state, "cause": cause}
+for line in sys.stdin:
+    pack = json.loads(line)
+    with (Path(pack[0]["overrides"][0]) / "packs").open("a") as stream:
+        stream.write(" ".join(cell["id"] for cell in pack) + "\\n")
+    print(json.dumps([run(job) for job in pack]), flush=True)
     if told:
         break
 """
@@ -69,10 +73,14 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def batch(tmp_path: Path) -> Callable[..., Path]:
     """`batch(results, {"a": ["fail"]}, ...)` -> the file of a batch with one job of these cells."""
 
-    def make(results: Path, cells: dict[str, list[str]], *, parallel: int = 2, cluster: str = LOCAL) -> Path:
+    def make(
+        results: Path, cells: dict[str, list[str]], *, parallel: int = 2, cluster: str = LOCAL, pack: int = 1
+    ) -> Path:
         jobs = [{cell: [str(results), *ways] for cell, ways in cells.items()}]
         sweep_dir = results / "sweeps" / "x"
-        return Batch("x-1of1", cluster, time.time(), str(tmp_path), str(results), parallel, None, jobs).write(sweep_dir)
+        return Batch("x-1of1", cluster, time.time(), str(tmp_path), str(results), parallel, None, jobs, pack).write(
+            sweep_dir
+        )
 
     return make
 

@@ -58,8 +58,8 @@ def test_a_job_that_is_queued_again_passes_over_what_failed_in_it(stub: Path, ba
 def test_a_signal_to_a_worker_that_is_loading_waits_until_it_listens(tmp_path: Path) -> None:
     worker = Worker(str(tmp_path), None)
     worker.process.send_signal(signal.SIGUSR2)  # as Slurm does with every process of a job
-    worker.run_cell("a", ["method=nope"], tmp_path / "log")
-    assert worker.read_answer() == {"id": "a", "state": "interrupted", "cause": None}
+    worker.run_cells({"a": ["method=nope"]}, [tmp_path / "log"])
+    assert worker.read_answers() == [{"id": "a", "state": "interrupted", "cause": None}]
     worker.close()
     worker.stdout.close()
     assert worker.process.wait() == 0
@@ -132,3 +132,14 @@ def test_submitit_puts_a_signalled_job_back_and_it_continues(batch: MakeBatch, t
     assert job.result() == {"done": 2}
     assert runs(results) == {"a": 2, "b": 1}
     assert "Requeued job" in job.stdout() + job.stderr(), sys.path
+
+
+def test_cells_of_one_task_and_model_go_to_a_worker_together(stub: Path, batch: MakeBatch, tmp_path: Path) -> None:
+    rte, cola = ["task=rte", "model=minilm"], ["task=cola", "model=minilm"]
+    cells = {"a": rte, "b": [*rte, "seed=1"], "c": cola, "d": [*rte, "fail"], "e": rte, "f": [*cola, "die"]}
+    assert run_job(batch(tmp_path, cells, parallel=1, pack=3), 0) == {"done": 4, "failed": 1, "interrupted": 1}
+    assert (tmp_path / "packs").read_text().splitlines() == ["a b d", "c f", "e"]
+    assert note(tmp_path, "d")["cause"] == "step 3: no luck"
+    assert note(tmp_path, "f")["cause"] == "its process ended by signal 9 (killed, or out of memory)"
+    assert run_job(batch(tmp_path, {name: cells[name] for name in "af"}, parallel=1, pack=3), 0) == {"done": 2}
+    assert (tmp_path / "packs").read_text().splitlines()[3:] == ["f"]

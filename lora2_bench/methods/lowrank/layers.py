@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
+from lora2_bench.backbones.joined import is_joined
 from lora2_bench.methods.lowrank.fused import Middle, low_rank_linear
 from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 
@@ -28,7 +29,7 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d_in) -> (..., d_out)."""
-        if self.fused:
+        if self.fused and not is_joined(self.base):
             down, up = self.outer()
             middle = self.middle() if self.cached_middle is None else self.cached_middle
             dropout = self.dropout.p if self.training else 0.0
