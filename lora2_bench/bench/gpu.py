@@ -208,6 +208,7 @@ def _packed(size: Size, cells: int, precision: str, options: argparse.Namespace)
     ratios: list[float] = []
     alone: list[float] = []
     together: list[float] = []
+    _side_by_side(steps, batch, max(1, options.warm_up))  # its memory is the larger
     for number in range(3):  # each way first in its turn
         ways: list[tuple[list[float], Callable[[], None]]] = [
             (alone, partial(_one_after_another, steps, batch, options.rounds)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import partial
 
@@ -35,10 +36,13 @@ def run_packed(plans: Sequence[Plan]) -> list[Record | BaseException]:
 def _side_by_side(plans: Sequence[Plan]) -> list[Record | BaseException]:
     import_trainer(plans[0])
     from lora2_bench.runner.signals import stop_on_signals
+    from lora2_bench.training.device import pick_device
     from lora2_bench.training.pack import Pack
     from lora2_bench.training.runtime import set_up_process
 
     set_up_process(plans[0].run_options.threads)
+    if len(plans) > 1 and pick_device(plans[0].run_options) == "cpu":
+        print(f"warning: pack={len(plans)} takes longer on a CPU than one cell after another", file=sys.stderr)
     pack = Pack()
     ended: list[Record | BaseException] = []
     try:

@@ -44,6 +44,79 @@ def low_rank_linear(
     return out
 
 
+def add_low_rank(product: Tensor, x: Tensor, down: Tensor, middle: Middle, up: Tensor, dropout: float = 0.0) -> Tensor:
+    """product + dropout(x) downᵀ · middle · upᵀ, for a product (..., d_out) formed elsewhere; all else as above."""
+    scalar, tensor = (1.0, middle) if isinstance(middle, Tensor) else (middle, None)
+    out: Tensor = _AddLowRank.apply(product, x, down, tensor, up, scalar, dropout)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _AddLowRank(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        product: Tensor,
+        x: Tensor,
+        down: Tensor,
+        middle: Tensor | None,
+        up: Tensor,
+        scalar: float,
+        dropout: float,
+    ) -> Tensor:
+        dtype = product.dtype  # that of autocast, where it is on
+        rows, down, up = x.reshape(-1, x.shape[-1]).to(dtype), down.to(dtype), up.to(dtype)
+        middle = None if middle is None else middle.to(dtype)
+        mask = None
+        if dropout > 0:
+            rows, mask = torch.native_dropout(rows, dropout, True)
+        inner = _project(down, rows)
+        out = torch.addmm(product.reshape(-1, product.shape[-1]), _as_rows(inner), _times_middle(up, middle, scalar).T)
+        ctx.save_for_backward(rows, mask, down, middle, up, inner)
+        ctx.scalar, ctx.dropout = scalar, dropout
+        return out.view(product.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        rows, mask, down, middle, up, inner = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        needs = ctx.needs_input_grad
+        scaled, factors, back = _back_to_factors(grad, rows, inner, down, middle, up, ctx.scalar, needs[2:5])
+        grad_x = None
+        if needs[1]:
+            grad_x = _as_rows(scaled) @ back
+            if mask is not None:
+                grad_x = torch.ops.aten.native_dropout_backward(grad_x, mask, 1 / (1 - ctx.dropout))
+            grad_x = grad_x.view(*grads[0].shape[:-1], -1)
+        return grads[0], grad_x, *factors, None, None
+
+
+def _back_to_factors(
+    grad: Tensor,
+    rows: Tensor,
+    inner: Tensor,
+    down: Tensor,
+    middle: Tensor | None,
+    up: Tensor,
+    scalar: float,
+    needs: tuple[bool, ...],
+) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None], Tensor]:
+    """Back from grad (n×d_out): grad times up, by blocks; the gradients of down, middle and up; and middle times down.
+
+    A middle that is a number has no gradient.
+    """
+    needs_down, needs_middle, needs_up = needs
+    scaled = _project(up.T.contiguous(), grad)
+    grad_inner = _sum_over_blocks(inner, grad)
+    middle_t = middle.T if middle is not None and middle.ndim == 2 else middle
+    grad_down = _times_middle(_sum_over_blocks(scaled, rows).T, middle, scalar).T if needs_down else None
+    grad_up = _times_middle(grad_inner.T, middle_t, scalar) if needs_up else None
+    grad_middle = None
+    if needs_middle and middle is not None:
+        grad_middle = grad_inner @ up if middle.ndim == 2 else (grad_inner * up.T).sum(1)
+    return scaled, (grad_down, grad_middle, grad_up), _times_middle(down.T, middle_t, scalar).T
+
+
 class _LowRankLinear(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -86,22 +159,15 @@ class _LowRankLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         rows, mask, weight, down, middle, up, inner = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
-        needs_x, _, _, needs_down, needs_middle, needs_up, _, _ = ctx.needs_input_grad
+        needs_x, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:6]
         merged = inner is None
         if merged:
             inner = _project(down, rows)
-        scaled = _project(up.T.contiguous(), grad)
-        grad_inner = _sum_over_blocks(inner, grad)
-        middle_t = middle.T if middle is not None and middle.ndim == 2 else middle
-        grad_down = _times_middle(_sum_over_blocks(scaled, rows).T, middle, ctx.scalar).T if needs_down else None
-        grad_up = _times_middle(grad_inner.T, middle_t, ctx.scalar) if needs_up else None
-        grad_middle = grad_x = None
-        if needs_middle:
-            grad_middle = grad_inner @ up if middle.ndim == 2 else (grad_inner * up.T).sum(1)
+        scaled, factors, back = _back_to_factors(grad, rows, inner, down, middle, up, ctx.scalar, needs)
+        grad_x = None
         if needs_x:
             if weight is None:
                 weight = ctx.compute_weight().to(rows.dtype)
-            back = _times_middle(down.T, middle_t, ctx.scalar).T
             if merged:
                 grad_x = grad @ _merged(weight, up, back)
             elif mask is None:
@@ -110,7 +176,7 @@ class _LowRankLinear(torch.autograd.Function):
                 passed = torch.ops.aten.native_dropout_backward(_as_rows(scaled) @ back, mask, 1 / (1 - ctx.dropout))
                 grad_x = (grad @ weight).add_(passed)
             grad_x = grad_x.view(*grads[0].shape[:-1], -1)
-        return grad_x, None, None, grad_down, grad_middle, grad_up, None, None
+        return grad_x, None, None, *factors, None, None
 
 
 def _worth_merging(rows: Tensor, weight: Tensor) -> bool:

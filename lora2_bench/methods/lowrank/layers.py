@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.joined import is_joined
-from lora2_bench.methods.lowrank.fused import Middle, low_rank_linear
+from lora2_bench.methods.lowrank.fused import Middle, add_low_rank, low_rank_linear
 from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 
 
@@ -29,10 +29,12 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., d_in) -> (..., d_out)."""
-        if self.fused and not is_joined(self.base):
+        if self.fused:
             down, up = self.outer()
             middle = self.middle() if self.cached_middle is None else self.cached_middle
             dropout = self.dropout.p if self.training else 0.0
+            if is_joined(self.base):
+                return add_low_rank(self.base(x), x, down, middle, up, dropout)
             weight = self.base.dequantise if isinstance(self.base, QuantisedLinear) else self.base.weight
             return low_rank_linear(x, weight, self.base.bias, down, middle, up, dropout)
         base: Tensor = self.base(x)
