@@ -123,3 +123,18 @@ def test_the_citation_is_one_of_the_format() -> None:
     )
     assert (journal["doi"], preprint["doi"]) == ("10.1016/j.neucom.2025.130859", "10.48550/arXiv.2408.06854")
     assert preprint["status"] == "preprint"
+
+
+STUDY = ROOT / "results" / "studies" / "minilm_glue"
+
+
+def test_the_front_page_shows_the_study_as_its_command_tells_it(tmp_path: Path) -> None:
+    (tmp_path / "studies").mkdir()
+    shutil.copytree(STUDY, tmp_path / "studies" / "minilm_glue", ignore=shutil.ignore_patterns("figures"))
+    run(ROOT, "-m", "lora2_bench.tune", "study=minilm_glue", "stage=tables", f"results={tmp_path}")
+    for name in ("summary.md", "FINDINGS.md", "ledger.csv", "runs.csv", "curves.csv"):
+        made = tmp_path / "studies" / "minilm_glue" / name
+        assert made.read_text(encoding="utf-8") == (STUDY / name).read_text(encoding="utf-8"), name
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = re.findall(r"<!-- results/studies/minilm_glue/summary.md -->\n(.*?)<!-- its end -->", text, re.DOTALL)
+    assert shown == [(STUDY / "summary.md").read_text(encoding="utf-8")]

@@ -39,7 +39,7 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         f"average over {', '.join(study.tasks)}? Backbone {study.model}, data {study.values['data']}; scores are 100 × "
         "the task's metric on dev at the end of training, dev looked at once.",
         "",
-        *_progress(study, begun, records),
+        *progress(study, begun, records),
         "## The primary comparison",
         "",
         *_primary(study, scores),
@@ -48,7 +48,7 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         *_secondary(study, scores),
         "## Scores",
         "",
-        *_table(study, scores),
+        *score_table(study, scores),
         "## The winners",
         "",
         *_winners(study, begun, records),
@@ -73,7 +73,7 @@ def name_of(row: str) -> str:
     return METHODS.get(spec.method, spec.method) + size
 
 
-def _progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
+def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """How much of the study is in."""
     trials = sum(trial.id in records for trial in begun.trials)
     planned = len(study.places) * len(study.seeds)
@@ -96,6 +96,20 @@ def _progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list
 
 
 def _primary(study: Study, scores: Scores) -> list[str]:
+    lines = primary_answer(study, scores)
+    ours, other = study.comparisons[0]
+    whole = compared(scores, ours, other, list(study.tasks))
+    if not whole.differences:
+        return lines
+    lines += ["| task | difference | 95 % interval | seeds | t p | sign-flip p | printed, DeBERTaV3-base |"]
+    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
+    for task in whole.tasks:
+        lines.append(f"| {task} | {_cells(compared(scores, ours, other, [task]))} | {_printed(ours, other, task)} |")
+    return [*lines, "", "Single tasks are shown, not tested. The paper's figures are of its own backbone.", ""]
+
+
+def primary_answer(study: Study, scores: Scores) -> list[str]:
+    """The primary comparison's result and its verdict, in words."""
     ours, other = study.comparisons[0]
     whole = compared(scores, ours, other, list(study.tasks))
     if not whole.differences:
@@ -111,11 +125,7 @@ def _primary(study: Study, scores: Scores) -> list[str]:
         lines += [f"**{name_of(better)} is better than {name_of(worse)} (p under 0.05).**", ""]
     else:
         lines += ["**The two are not told apart (p of 0.05 or more): that is not the same as being equal.**", ""]
-    lines += ["| task | difference | 95 % interval | seeds | t p | sign-flip p | printed, DeBERTaV3-base |"]
-    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
-    for task in whole.tasks:
-        lines.append(f"| {task} | {_cells(compared(scores, ours, other, [task]))} | {_printed(ours, other, task)} |")
-    return [*lines, "", "Single tasks are shown, not tested. The paper's figures are of its own backbone.", ""]
+    return lines
 
 
 def _printed(ours: str, other: str, task: str) -> str:
@@ -168,7 +178,7 @@ def _secondary(study: Study, scores: Scores) -> list[str]:
     return [*lines, "", f"Holm's correction is over the {len(tested)} of {len(found)} that can be tested.", ""]
 
 
-def _table(study: Study, scores: Scores) -> list[str]:
+def score_table(study: Study, scores: Scores) -> list[str]:
     """Mean ± sd of every row and task, with the letters of tie groups."""
     if not scores:
         return ["No run has finished yet.", ""]

@@ -198,6 +198,8 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     text = (stages.folder.path / "FINDINGS.md").read_text()
     assert "2 of 2 trials and 0 of 12 runs are in." in text and "**The study is under way" in text
     assert "No seed has finished on all tasks of both" in text
+    progress = (stages.folder.path / "summary.md").read_text()
+    assert progress.startswith("2 of 2 trials and 0 of 12 runs are in.") and progress.count("\n") == 1
     stages._send = lambda *_: False  # type: ignore[method-assign]
     stages.send_runs()
     runs = stages.begun.runs
@@ -211,6 +213,11 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     differences = [points["lora2_k1", seed] - points["lora_r1", seed] for seed in range(11, 17)]
     assert f"LoRA² k=1 minus LoRA r=1, over rte: {sum(differences) / 6:+.2f} points (6 seeds)" in text
     assert "**LoRA² k=1 is better than LoRA r=1 (p under 0.05).**" in text
+    summary = (stages.folder.path / "summary.md").read_text().splitlines()
+    assert summary[2].startswith("LoRA² k=1 minus LoRA r=1, over rte: ") and summary[3].startswith(
+        "**LoRA² k=1 is better"
+    )
+    assert summary[5] == "| method | rte | mean of rte |" and set(summary) <= {"", *text.splitlines()}
     assert "| LoRA r=1 | 71.00 ± 0.89 (6) b |" in text.replace(" b | 71.00 ± 0.89 (6) b |", " b |")
 
     selection = select(load_records(study.results))
