@@ -214,9 +214,8 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     assert f"LoRA² k=1 minus LoRA r=1, over rte: {sum(differences) / 6:+.2f} points (6 seeds)" in text
     assert "**LoRA² k=1 is better than LoRA r=1 (p under 0.05).**" in text
     summary = (stages.folder.path / "summary.md").read_text().splitlines()
-    assert summary[2].startswith("LoRA² k=1 minus LoRA r=1, over rte: ") and summary[3].startswith(
-        "**LoRA² k=1 is better"
-    )
+    assert summary[2].startswith("LoRA² k=1 minus LoRA r=1, over rte: ")
+    assert summary[3].startswith("**LoRA² k=1 is better")
     assert summary[5] == "| method | rte | mean of rte |" and set(summary) <= {"", *text.splitlines()}
     assert "| LoRA r=1 | 71.00 ± 0.89 (6) b |" in text.replace(" b | 71.00 ± 0.89 (6) b |", " b |")
 
