@@ -60,4 +60,5 @@ class Local:
             time.sleep(0.05)
         if process.poll() not in (None, 0):
             raise UserError(f"the sweep's process ended at once: see {log}")
-        return f"process {process.pid}, {batch.parallel * batch.pack} cells at once; `kill {process.pid}` keeps them and stops"
+        at_once = batch.parallel * batch.pack
+        return f"process {process.pid}, {at_once} cells at once; `kill {process.pid}` keeps them and stops"
