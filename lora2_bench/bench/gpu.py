@@ -232,7 +232,7 @@ def _one_after_another(steps: Sequence[TrainingStep], batch: Mapping[str, torch.
 
 
 def _side_by_side(steps: Sequence[TrainingStep], batch: Mapping[str, torch.Tensor], rounds: int) -> None:
-    together = Pack()
+    together = Pack(steps[0].accelerator.device.type)
 
     def take(step: TrainingStep) -> None:
         step.pack = together

@@ -41,9 +41,10 @@ def _side_by_side(plans: Sequence[Plan]) -> list[Record | BaseException]:
     from lora2_bench.training.runtime import set_up_process
 
     set_up_process(plans[0].run_options.threads)
-    if len(plans) > 1 and pick_device(plans[0].run_options) == "cpu":
+    device = pick_device(plans[0].run_options)
+    if len(plans) > 1 and device == "cpu":
         print(f"warning: pack={len(plans)} takes longer on a CPU than one cell after another", file=sys.stderr)
-    pack = Pack()
+    pack = Pack(device)
     ended: list[Record | BaseException] = []
     try:
         with stop_on_signals():

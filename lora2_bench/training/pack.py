@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lora2_bench.training.randomness import random_state, set_random_state
+
 T = TypeVar("T")
 
 
@@ -43,14 +45,14 @@ _Wish = _Product | Tensor | str  # a Tensor is a loss to go back from
 class _Member:
     """One cell's thread. `wish` is None while it can run."""
 
-    def __init__(self, call: Callable[[], object]) -> None:
+    def __init__(self, call: Callable[[], object], device: torch.device) -> None:
         self.call = call
         self.go = threading.Semaphore(0)
         self.wish: _Wish | None = None
         self.answer: Any = None
         self.result: Any = None
         self.ended = False
-        self.random: tuple[Tensor, Tensor | None] = _random_state()
+        self.random = random_state(device)
 
 
 class Pack:
@@ -59,19 +61,23 @@ class Pack:
     A call's training step asks `begin` before each forward pass, and `backward` to go back from its loss; its frozen
     maps ask `product` (backbones/joined.py).
 
+    Args:
+        device: where the cells train.
+
     Attributes:
         size: number of calls.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, device: str) -> None:
         self.size = 0
+        self._device = torch.device(device)
         self._here = threading.local()
         self._turn_ended = threading.Semaphore(0)
 
     def run(self, calls: Sequence[Callable[[], T]]) -> list[T | BaseException]:
         """What each call returns or raises, in their order."""
         self.size = len(calls)
-        members = [_Member(call) for call in calls]
+        members = [_Member(call, self._device) for call in calls]
         for member in members:
             threading.Thread(target=self._live, args=(member,), daemon=True).start()
         while alive := [member for member in members if not member.ended]:
@@ -108,10 +114,10 @@ class Pack:
 
     def _give_turn(self, member: _Member) -> None:
         """Let one member run until it asks for something or ends; what it draws comes from its own random state."""
-        _set_random_state(member.random)
+        set_random_state(member.random, self._device)
         member.go.release()
         self._turn_ended.acquire()
-        member.random = _random_state()
+        member.random = random_state(self._device)
 
     def _ask(self, wish: _Wish) -> Any:
         member: _Member = self._here.member
@@ -153,15 +159,3 @@ def _products(wishes: Sequence[_Product]) -> Sequence[Tensor]:
         out = nn.functional.linear(torch.cat(rows), first.base.weight, first.base.bias)
     parts = torch.split(out, [len(part) for part in rows])
     return [part.view(*wish.x.shape[:-1], -1) for part, wish in zip(parts, wishes, strict=True)]
-
-
-def _random_state() -> tuple[Tensor, Tensor | None]:
-    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    return torch.get_rng_state(), torch.cuda.get_rng_state() if on_gpu else None
-
-
-def _set_random_state(state: tuple[Tensor, Tensor | None]) -> None:
-    on_cpu, on_gpu = state
-    torch.set_rng_state(on_cpu)
-    if on_gpu is not None:
-        torch.cuda.set_rng_state(on_gpu)

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from lora2_bench.errors import CellFailed, UserError, first_line
 from lora2_bench.methods.base import Method
 from lora2_bench.training.checkpoints import Checkpoints
 from lora2_bench.training.evaluation import Evaluation, Logits
+from lora2_bench.training.randomness import random_state, set_random_state
 from lora2_bench.training.step import TrainingStep
 from lora2_bench.training.streams import TORCH, masks_name
 
@@ -90,7 +90,7 @@ def save_checkpoint(
         return
     ranks = training_step.ranks
     if ranks.any(ranks.is_main and (at_once or checkpoints.due(progress.step))):
-        random_states = ranks.all_gather(random_state(training_step.accelerator))
+        random_states = ranks.all_gather(random_state(training_step.accelerator.device))
         if ranks.is_main:
             checkpoints.save(progress.step, snapshot(progress, training_step, random_states))
 
@@ -152,26 +152,13 @@ def restore(state: Mapping[str, Any], training_step: TrainingStep) -> Progress:
     evaluations = [Evaluation(**one) for one in values.pop("evaluations")]
     progress = Progress(evaluations=evaluations, **values)
     if (others := len(state["random"])) == ranks.world_size:
-        set_random_state(state["random"][ranks.rank], training_step.accelerator)
+        set_random_state(state["random"][ranks.rank], training_step.accelerator.device)
     elif ranks.is_main:
         line = (
             f"warning: {others} processes trained {progress.step} steps and {ranks.world_size} go on: dropout differs"
         )
         print(line, file=sys.stderr)
     return progress
-
-
-def random_state(accelerator: Accelerator) -> dict[str, Any]:
-    """State of the random generators that dropout of this process draws from."""
-    on_gpu = accelerator.device.type == "cuda"
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(accelerator.device) if on_gpu else None}
-
-
-def set_random_state(state: Mapping[str, Any], accelerator: Accelerator) -> None:
-    """The inverse of `random_state`."""
-    torch.set_rng_state(state["cpu"])
-    if state["cuda"] is not None and accelerator.device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], accelerator.device)
 
 
 def trained_state(method: Method) -> dict[str, Tensor]:

@@ -154,7 +154,7 @@ def test_a_pack_that_is_stopped_goes_on_in_another_and_alone(
 def test_afterwards_the_maps_are_as_they_were() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2))
     model[0].requires_grad_(False)
-    with joined(model, Pack()):
+    with joined(model, Pack("cpu")):
         assert isinstance(model[0], JoinedLinear) and type(model[1]) is torch.nn.Linear
         with torch.no_grad():
             assert model(torch.ones(1, 3)).shape == (1, 2)  # no product is asked for
