@@ -1,11 +1,14 @@
-"""The last layer of BERT and RoBERTa in training: for the first token alone, which is all that the head reads.
+"""The last layer of BERT and RoBERTa for the first token alone, which is all that the head reads.
 
-The other tokens' outputs of that layer reach no loss, and their gradients are zeros. Keys and values are still those of
-all tokens. With masks of a `MaskStream` the numbers are those of the whole layer, but for rounding.
+The other tokens' outputs of that layer reach no logit and no loss, and their gradients are zeros. Keys and values are
+still those of all tokens. In training this needs masks of a `MaskStream`: the numbers are then those of the whole
+layer, but for rounding. In eval mode it is done within `head_alone` only: a measure may read the outputs of all tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,7 +16,7 @@ from transformers.models.bert.modeling_bert import BertLayer, BertSelfAttention,
 from transformers.models.roberta.modeling_roberta import RobertaLayer, RobertaSelfAttention, RobertaSelfOutput
 
 from lora2_bench.backbones.backbone import mix_in
-from lora2_bench.backbones.masks import StreamDropout, masked_attention
+from lora2_bench.backbones.masks import ATTENTION, StreamDropout, masked_attention
 
 _UNTOUCHED = {
     BertLayer: (BertSelfAttention, BertSelfOutput),
@@ -25,16 +28,17 @@ class FirstTokenAttention(nn.Module):
     """Mixed into the last self-attention.
 
     Attributes:
-        after: the dropouts that its output goes through.
+        after: the dropouts that its output goes through; none where they draw from torch's generator.
+        for_head: whether nothing but the head reads the outputs of a pass without dropout.
     """
 
     after: list[StreamDropout]
+    for_head: bool
 
     def forward(self: Any, hidden_states: Tensor, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        """hidden_states (rows, tokens, width) -> (rows, 1, width) in training."""
-        if (
-            not self.training or kwargs.get("past_key_values") is not None
-        ):  # keys and values that a method has put there
+        """hidden_states (rows, tokens, width) -> (rows, 1, width) in training and within `head_alone`."""
+        alone = bool(self.after) if self.training else self.for_head
+        if not alone or kwargs.get("past_key_values") is not None:  # keys and values that a method has put there
             return super().forward(hidden_states, attention_mask, **kwargs)
         rows, tokens = hidden_states.shape[:2]
         query, key, value = (
@@ -43,11 +47,10 @@ class FirstTokenAttention(nn.Module):
         )
         if attention_mask is not None:
             attention_mask = attention_mask[:, :, :1]
-        context, _ = masked_attention(
-            self, query, key, value, attention_mask, self.dropout.p, self.scaling, tokens=tokens
-        )
-        for dropout in self.after:
-            dropout.tokens = tokens
+        dropout = self.dropout.p if self.training else 0.0
+        context, _ = masked_attention(self, query, key, value, attention_mask, dropout, self.scaling, tokens=tokens)
+        for after in self.after:
+            after.tokens = tokens
         return context.flatten(2), None
 
 
@@ -60,7 +63,7 @@ class FirstTokenOutput(nn.Module):
 
 
 def compute_first_token_alone(model: nn.Module) -> None:
-    """Make the last layer do so, where the model draws from a stream and no method has changed how it attends."""
+    """Make the last layer able to do so, where no method has changed how it attends."""
     layers = [name for name, module in model.named_modules() if isinstance(module, tuple(_UNTOUCHED))]
     if not layers:
         return
@@ -69,12 +72,25 @@ def compute_first_token_alone(model: nn.Module) -> None:
     around = [model.get_submodule(".".join(words[:count])) for count in range(len(words) + 1)]
     if type(last) not in _UNTOUCHED or any(one._forward_hooks or one._forward_pre_hooks for one in around):
         return  # a hook may want all tokens, or cut some off, as prompts at the input do
-    parts = last.attention.self, last.attention.output
-    if tuple(map(type, parts)) != _UNTOUCHED[type(last)] or not hasattr(parts[0], "stream"):
+    attention, output = last.attention.self, last.attention.output
+    kinds = type(attention), type(output)
+    if kinds != _UNTOUCHED[type(last)] or attention.config._attn_implementation not in (ATTENTION, "sdpa"):
         return
-    after = [last.attention.output.dropout, last.output.dropout]
-    if not all(isinstance(dropout, StreamDropout) for dropout in after):
-        return
-    mix_in(FirstTokenAttention, parts[0])
-    parts[0].after = after
-    mix_in(FirstTokenOutput, parts[1])
+    after = [output.dropout, last.output.dropout]
+    drawing = hasattr(attention, "stream") and all(isinstance(dropout, StreamDropout) for dropout in after)
+    mix_in(FirstTokenAttention, attention)
+    attention.after, attention.for_head = after if drawing else [], False
+    mix_in(FirstTokenOutput, output)
+
+
+@contextmanager
+def head_alone(model: nn.Module) -> Iterator[None]:
+    """A context in which the head alone reads what the model's encoder gives, in eval mode too."""
+    found = [module for module in model.modules() if isinstance(module, FirstTokenAttention)]
+    for module in found:
+        module.for_head = True
+    try:
+        yield
+    finally:
+        for module in found:
+            module.for_head = False

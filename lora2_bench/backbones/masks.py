@@ -27,7 +27,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 SFC64 = "sfc64"
 """Name of the stream, in a record and in a checkpoint."""
 _LEVELS = 2**16
-_ATTENTION = "lora2_bench_masked"  # among transformers' attention functions
+ATTENTION = "lora2_bench_masked"
+"""Name of `masked_attention` among transformers' attention functions."""
 
 
 class MaskStream:
@@ -188,8 +189,8 @@ def masked_attention(
     return context.transpose(1, 2).contiguous(), None
 
 
-ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, masked_attention)
-ALL_MASK_ATTENTION_FUNCTIONS.register(_ATTENTION, sdpa_mask)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, masked_attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, sdpa_mask)
 
 
 def draw_from(stream: MaskStream, model: PreTrainedModel) -> None:
@@ -201,4 +202,4 @@ def draw_from(stream: MaskStream, model: PreTrainedModel) -> None:
         elif hasattr(module, "is_causal"):  # it calls the attention interface
             module.stream, module.place = stream, name
     if any(hasattr(module, "is_causal") for module in model.modules()):
-        model.set_attn_implementation(_ATTENTION)
+        model.set_attn_implementation(ATTENTION)

@@ -134,7 +134,7 @@ def _method(name: str, backbone: Backbone, masks: MaskStream | None) -> Method:
         kind = DenseLoRA2 if form == ["dense"] else load_method(plan.implementation)
         method = kind(kind.parse(plan.cell.method), STEPS, "plain" if form in (["dense"], ["plain"]) else "fast")
     method.inject(backbone, torch.Generator().manual_seed(0))
-    if masks is not None and method.engine == "fast":
+    if method.engine == "fast":
         compute_first_token_alone(backbone.model)
     return method
 

@@ -120,7 +120,7 @@ def set_up(plan: Plan) -> Setup:
         method.inject(backbone, torch.Generator().manual_seed(streams.seed_of(ADAPTER)))
         if not method.trainable():
             raise UserError(f"method._target_={plan.implementation} leaves nothing to train: mend its inject")
-    if masks is not None and place.engine == "fast":
+    if place.engine == "fast":
         compute_first_token_alone(backbone.model)
     copy_trained_parameters(backbone)
     if cell.init_from is not None:

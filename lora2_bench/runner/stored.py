@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lora2_bench.backbones.first_token import compute_first_token_alone
 from lora2_bench.backbones.load import copy_trained_parameters
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.methods.base import Method, load_method
@@ -30,6 +31,8 @@ def stored_method(plan: Plan, store: Store, record: Record, asked: str, device: 
     kind = load_method(plan.implementation)
     method = kind(kind.parse(cell.method), record.result["steps"], place.engine)
     method.inject(backbone, torch.Generator().manual_seed(RandomStreams.of(cell).seed_of(ADAPTER)))
+    if place.engine == "fast":
+        compute_first_token_alone(backbone.model)
     copy_trained_parameters(backbone)
     wanted = {name: tensor.shape for name, tensor in method.saved().items()}
     check_parts(state, wanted, store.weights(cell.id), asked)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lora2_bench.backbones.backbone import Backbone
+from lora2_bench.backbones.first_token import compute_first_token_alone, head_alone
 from lora2_bench.backbones.load import load_backbone
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.experiment.plan import RunOptions
@@ -67,6 +68,7 @@ class Engine:
         self._backbone.to(self.device)
         self._model = self._backbone.model.eval()
         self._segments = segmented(self._backbone)
+        compute_first_token_alone(self._model)
         self.adapters = AdapterStore(self._backbone, memory, self.device)
         assert self._backbone.tokenizer is not None
         self._tokenizer = self._backbone.tokenizer
@@ -171,7 +173,7 @@ class Engine:
             else:
                 kinds.append(adapter)
                 counts.append(1)
-        with self._segments.of(kinds, counts):
+        with self._segments.of(kinds, counts), head_alone(self._model):
             out: Tensor = self._model(**self.collate(rows)).logits
         return out.float().cpu()
 

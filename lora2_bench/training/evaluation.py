@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from lora2_bench.backbones.first_token import head_alone
 from lora2_bench.tasks.batches import by_length
 from lora2_bench.tasks.encoding import EncodedSplit
 from lora2_bench.tasks.metrics import main_score, metrics_of
@@ -80,6 +81,7 @@ def logits_of(
         with (
             explain_out_of_memory(step, f"{batch_size_in_words(batch)} while {doing}", fix),
             accelerator.autocast(),
+            head_alone(model),
         ):
             inputs = {key: value.to(accelerator.device) for key, value in batch.items() if key != "labels"}
             out[numbers] = model(**inputs).logits.float().cpu()

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone
-from lora2_bench.backbones.first_token import FirstTokenAttention, compute_first_token_alone
+from lora2_bench.backbones.first_token import FirstTokenAttention, compute_first_token_alone, head_alone
 from lora2_bench.backbones.masks import MaskStream, draw_from, mask_of
 from tests.conftest import ARCHITECTURES
 from tests.methods.helpers import loss_of_batch, make_backbone, make_batch, make_method
@@ -193,6 +193,36 @@ def test_the_last_layer_for_the_first_token_alone_gives_the_same_numbers(archite
     assert len(found[0]) == len(found[1]) and torch.equal(found[0][1], found[1][1])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("draws", [True, False])
+@pytest.mark.parametrize("architecture", ["bert", "roberta"])
+def test_where_the_head_alone_reads_scoring_computes_the_first_token_alone(architecture: str, draws: bool) -> None:
+    backbone = drawing(architecture) if draws else make_backbone(architecture, dtype=torch.float64)
+    model, batch = backbone.model.eval(), padded_batch()
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    with torch.no_grad():
+        whole = model(**inputs).logits
+        compute_first_token_alone(model)
+        with head_alone(model):
+            scored, hidden = model(**inputs).logits, model.base_model(**inputs)[0]
+        after = model.base_model(**inputs)[0]
+    torch.testing.assert_close(scored, whole, rtol=1e-10, atol=1e-12)
+    assert hidden.shape[1] == 1 and after.shape[1] == inputs["input_ids"].shape[1]
+    torch.testing.assert_close(hidden[:, 0], after[:, 0], rtol=1e-10, atol=1e-12)
+
+
+def test_without_a_stream_training_computes_all_tokens_and_draws_as_it_did() -> None:
+    losses = []
+    for changed in (False, True):
+        backbone = make_backbone("bert")
+        if changed:
+            compute_first_token_alone(backbone.model)
+        method = make_method("full", backbone)
+        backbone.model.train()
+        torch.manual_seed(3)
+        losses.append(loss_of_batch(method, padded_batch()))
+    assert torch.equal(*losses)
 
 
 def method_dropouts(backbone: Backbone) -> list[str]:
