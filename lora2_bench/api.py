@@ -81,7 +81,7 @@ def predict(
     changed as by `run`.
 
     Args:
-        cell: its id, or its folder.
+        cell: its id, or its folder; `ID@4` at rank 4, of a method that serves several.
         texts: the rows, or a single one.
         text_pairs: the second text of each, for a task on pairs.
         results: the folder with `cells/`, for an id.

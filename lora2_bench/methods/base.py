@@ -6,7 +6,7 @@ import importlib
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 import torch
@@ -182,6 +182,11 @@ class Method(ABC):
     def at_rank(self, rank: int) -> AbstractContextManager[None]:
         """A context in which the method computes and is exported at `rank`, one of `ranks`. Raises ValueError."""
         raise ValueError(f"{type(self).__name__} serves no rank but its own")
+
+
+def at_rank(method: Method, rank: int | None) -> AbstractContextManager[None]:
+    """A context in which the method computes and is exported at one of its `ranks`; as it is without one."""
+    return nullcontext() if rank is None else method.at_rank(rank)
 
 
 def load_method(implementation: str) -> type[Method]:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+AT = "@"
+"""Between a cell's id and a rank: `ID@4` is the cell at rank 4, of a method whose one training serves several."""
 LEFT_OUT: Mapping[str, Any] = {
     "definition": None,
     "init_from": None,

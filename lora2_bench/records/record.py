@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from lora2_bench.errors import UserError
+from lora2_bench.files.paths import shortened
 from lora2_bench.records.checking import Wrong, checker
 from lora2_bench.records.schema import CellSettings, Failure, RecordValues, Result, RunFacts, Scoring
 from lora2_bench.tasks.spec import ALL_TASKS, TaskSpec, spec_of
@@ -79,6 +80,18 @@ class Record:
     def spec(self) -> TaskSpec:
         """The task's columns, labels and metrics."""
         return spec_of(self.cell["task"], self.cell.get("definition"))
+
+    def rank_of(self, text: str) -> int:
+        """The rank that a user named, of those that one training serves. Raises UserError, in one line, for others."""
+        served = self.result.get("by_rank") or {}
+        if text not in served:
+            several = f"a rank from 1 to {len(served)}" if served else "no rank: it serves none but its own"
+            raise UserError(f"rank={shortened(text)} of cell {self.id} ({self.label}) is not served: give {several}")
+        return int(text)
+
+    def label_at(self, rank: int | None) -> str:
+        """The method's label at one of its ranks; as it is without one."""
+        return self.label if rank is None else f"{self.label.split()[0]} r={rank}"
 
     def scorings(self) -> dict[str, Scoring]:
         """Protocol (`paper`, `last`, `clean`) -> its scoring on dev; nothing of a failed cell or a trial."""

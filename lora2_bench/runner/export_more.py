@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.methods.base import Method
+from lora2_bench.methods.base import Method, at_rank
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.runner.export import export_adapter
@@ -48,5 +47,5 @@ def _exported(
     if (known := store.folder(plan.cell.id) / name).is_dir():
         return known
     method = stored_method(plan, store, record, asked)
-    with nullcontext() if rank is None else method.at_rank(rank):
+    with at_rank(method, rank):
         return store.add(plan.cell.id, name, lambda folder: write(folder, method))

@@ -11,20 +11,22 @@ import yaml
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.cell import Cell, Model
-from lora2_bench.experiment.plan import Plan, RunOptions
+from lora2_bench.experiment.plan import Export, Plan, RunOptions
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, shortened, user_path
 from lora2_bench.records.forms import PLAIN_NAME
+from lora2_bench.records.identity import AT
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 
-_ID = re.compile(r"[0-9a-f]{16}")
+_ID = re.compile(rf"[0-9a-f]{{16}}({AT}[^/]*)?")
 
 
 def find_cell(text: str, results: Path) -> tuple[Path, str]:
     """The results folder and the id of the cell that a user named: by its id in `results`, or by its folder.
 
-    Raises UserError for text that is neither; whether there is a record, `open_cell` says.
+    `@4` after either, for the cell at rank 4, stays with the id. Raises UserError for text that is neither; whether
+    there is a record, `open_cell` says.
     """
     if _ID.fullmatch(text):
         return results, text
@@ -33,7 +35,7 @@ def find_cell(text: str, results: Path) -> tuple[Path, str]:
         return folder.parent.parent, folder.name
     raise UserError(
         f"CELL={shortened(text)} is no cell: give its id (16 digits of 0-9 and a-f, as in its record's path) or its "
-        "folder, as in results/cells/ID"
+        "folder, as in results/cells/ID; ID@4 is a cell at rank 4"
     )
 
 
@@ -55,7 +57,8 @@ def open_cell(
 
     Args:
         results: the folder with `cells/`.
-        cell_id: the cell's id.
+        cell_id: the cell's id; `ID@4` at rank 4, of a method that serves several, which is then the plan's
+            `export.rank`.
         base: the folder of a `local` backbone, for its path is in no record.
         implementation: MODULE.CLASS of a method of the user's own.
         device: auto, cpu or cuda.
@@ -65,9 +68,10 @@ def open_cell(
 
     Raises:
         UserError: where there is no finished cell, a local backbone's folder is missing or another's, or the class of
-            the method is not known.
+            the method is not known; for a rank that the cell does not serve.
     """
     store = Store(results)
+    cell_id, at, rank = cell_id.partition(AT)
     record = store.read(cell_id)
     if record is None:
         raise UserError(f"there is no cell {cell_id} in {store.cells}: give --results DIR, or the cell's folder")
@@ -87,6 +91,7 @@ def open_cell(
         model_path=_local_folder(cell, base),
         model_package=package,
         model_folder=folder,
+        export=Export(record.rank_of(rank) if at else None, False),
     )
     return Plan(cell, _implementation(cell, _section(record, "method"), implementation), place), record
 

@@ -7,7 +7,6 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lora2_bench.backbones.backbone import Backbone, MapKey
+from lora2_bench.methods.base import at_rank
 from lora2_bench.methods.lowrank.layers import AdaptedLinear
 from lora2_bench.methods.lowrank.method import AdapterMethod
 from lora2_bench.methods.vera import VeRA
@@ -152,7 +152,7 @@ class AdapterStore:
         for name, tensor in state.items():
             _put(method.backbone.model, name, tensor.float())
         head = {name: state[name] for name in skeleton.head}
-        with torch.no_grad(), nullcontext() if entry.rank is None else method.at_rank(entry.rank):
+        with torch.no_grad(), at_rank(method, entry.rank):
             if isinstance(method, VeRA):
                 return self._vera(method, head)
             pairs = ((key, layer.factors()) for key, layer in method.layers.items())

@@ -16,7 +16,7 @@ from lora2_bench.experiment.cell import Model
 from lora2_bench.experiment.checks import section
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import results_folder, shortened, user_path
-from lora2_bench.records.identity import LEFT_OUT
+from lora2_bench.records.identity import AT, LEFT_OUT
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import WEIGHTS, read_record, record_paths
 from lora2_bench.tasks.spec import TaskSpec
@@ -31,7 +31,6 @@ SERVED = {
 }
 """Methods whose effect on a frozen map is a low-rank product beside it -> their own class; a record's word of another
 class is not followed, for to import it would run code that data names."""
-_AT = "@"  # ID@4 is a cell at rank 4, of a method that serves several
 _SIZES, _RANK = ("r", "k"), "rank"  # words of `Library.fitting`
 _LISTED = 6
 
@@ -69,7 +68,7 @@ class Entry:
     @property
     def cell(self) -> str:
         """The cell's id, without a rank."""
-        return self.id.partition(_AT)[0]
+        return self.id.partition(AT)[0]
 
     @property
     def outputs(self) -> int:
@@ -153,7 +152,7 @@ class Library:
         return found if rank is None else [self._at_rank(entry, rank) for entry in found]
 
     def _by_id(self, text: str) -> Entry:
-        cell, sign, rank = text.partition(_AT)
+        cell, sign, rank = text.partition(AT)
         if cell in self.entries:
             return self._at_rank(self.entries[cell], rank) if sign else self.entries[cell]
         if cell in self.refused:
@@ -161,13 +160,10 @@ class Library:
         raise UserError(f"{shortened(text)} is no cell below results={self.results}: {self._told()}")
 
     def _at_rank(self, entry: Entry, rank: str) -> Entry:
-        by_rank = self._records[entry.id].result.get("by_rank") or {}
-        if rank not in by_rank:
-            several = f"a rank from 1 to {len(by_rank)}" if by_rank else "no rank: it serves none but its own"
-            raise UserError(f"rank={shortened(rank)} of cell {entry.id} ({entry.method}) is not served: give {several}")
-        label = f"{entry.method.split()[0]} r={rank}"
-        score = by_rank[rank]["score"]
-        return replace(entry, id=f"{entry.id}{_AT}{rank}", method=label, score=score, rank=int(rank))
+        record = self._records[entry.id]
+        number = record.rank_of(rank)
+        label, score = record.label_at(number), record.result["by_rank"][rank]["score"]
+        return replace(entry, id=f"{entry.id}{AT}{rank}", method=label, score=score, rank=number)
 
     def _told(self) -> str:
         """What there is, in a few words."""

@@ -54,8 +54,8 @@ model = PeftModel.from_pretrained(base, "FOLDER").eval()
 """
 
 
-def model_card(cell: Cell, record: Record, store: Store, library: str) -> str:
-    """The card's text; `library` is peft or transformers.
+def model_card(cell: Cell, record: Record, store: Store, library: str, rank: int | None = None) -> str:
+    """The card's text, of the cell at one of its ranks where one is given; `library` is peft or transformers.
 
     Raises ValueError where the stored predictions, of which the interval is made, cannot be read.
     """
@@ -70,7 +70,8 @@ def model_card(cell: Cell, record: Record, store: Store, library: str) -> str:
         "tags": [cell.task, str(cell.method["name"]), PROGRAM],
         **({} if cell.data.source == "mini" or spec.is_own else {"datasets": ["nyu-mll/glue"]}),
     }
-    counts = record.result["parameters"]
+    counts, label = record.result["parameters"], record.label_at(rank)
+    adapter = counts["adapter"] if rank is None else record.result["by_rank"][str(rank)]["active"]
     labels = ", ".join(f"{number} = {name}" for number, name in enumerate(spec.labels)) or (
         "one score" if spec.is_own else "one score, 0 to 5"
     )
@@ -79,13 +80,13 @@ def model_card(cell: Cell, record: Record, store: Store, library: str) -> str:
         yaml.safe_dump(head, sort_keys=False).strip(),
         "---",
         "",
-        f"# {record.label} on {cell.task}",
+        f"# {label} on {cell.task}",
         "",
         f"- **Task**: {cell.task}, on {' and '.join(spec.columns)}; outputs: {labels}.",
         f"- **Data**: {_data(cell, record)}",
-        f"- **Method**: {record.label} on {cell.model.name}; {counts['adapter']:,} adapter parameters and "
+        f"- **Method**: {label} on {cell.model.name}; {adapter:,} adapter parameters and "
         f"{counts['head']:,} of the head.",
-        f"- **Score**: {_score(cell, record, store)}",
+        f"- **Score**: {_score(cell, record, store, rank)}",
         f"- **Made by**: cell {record.id}, seed {cell.seed}: `{PROGRAM} {shlex.join(record.run['command'])}`",
         f"- **Licence of the base**: {licence}"
         + ("" if licence != "unknown" else " here: ask where you have it from")
@@ -118,8 +119,11 @@ def _data(cell: Cell, record: Record) -> str:
     return f"data={cell.data.source}: {source} ({counts} rows)."
 
 
-def _score(cell: Cell, record: Record, store: Store) -> str:
+def _score(cell: Cell, record: Record, store: Store, rank: int | None) -> str:
     best = record.result["best"]
+    if rank is not None:
+        told = f"{record.result['main_metric']} {record.result['by_rank'][str(rank)]['score']:.4f}"
+        return f"{told} at rank {rank} of the {len(record.result['by_rank'])} of one training, at its best step."
     told = f"{record.result['main_metric']} {best['score']:.4f}"
     splits = read_predictions(store.folder(record.id) / PREDICTIONS)
     low, high = score_interval(cell.spec, splits)

@@ -42,16 +42,14 @@ def predict() -> None:
     given = parser.read()
     try:
         plan, record = _opened(given, device=given.device, threads=given.threads, eval_batch_size=given.eval_batch_size)
-        spec = plan.cell.spec
+        spec, label = plan.cell.spec, _label(plan, record)
         out = _output(given)
         rows = _rows(given, spec)
         require_weights(Store(plan.run_options.results), record)
         from lora2_bench.using.predictor import Predictor  # torch and transformers take seconds
 
         predictor = Predictor(plan, record)
-        with tqdm(
-            total=len(rows), desc=f"{spec.name} {record.label}", unit="row", disable=given.text is not None
-        ) as bar:
+        with tqdm(total=len(rows), desc=f"{spec.name} {label}", unit="row", disable=given.text is not None) as bar:
             found = predictor.predict(rows.texts, bar.update)
         if given.text is not None and out is None:
             print(found[0])
@@ -103,11 +101,13 @@ def export() -> None:
     except UserError as error:
         parser.stop(str(error))
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
-    print(f"{record.label} on {record.cell['task']}, for {library}: {out} ({size:,.1f} MB)")
+    print(f"{_label(plan, record)} on {record.cell['task']}, for {library}: {out} ({size:,.1f} MB)")
 
 
 def _add_cell(parser: OneLineParser) -> None:
-    parser.add_argument("cell", metavar="CELL", help="a finished cell's id, or its folder (results/cells/ID)")
+    parser.add_argument(
+        "cell", metavar="CELL", help="a finished cell's id, or its folder (results/cells/ID); ID@4 is DyLoRA at rank 4"
+    )
     parser.add_argument("--results", type=folder, default=Path("results"), help="where cells/ is")
     parser.add_argument("--base", help="the backbone's folder, of a cell of model=local")
     parser.add_argument("--method", help="MODULE.CLASS that trained the cell, of a method of your own")
@@ -116,6 +116,10 @@ def _add_cell(parser: OneLineParser) -> None:
 def _opened(given: argparse.Namespace, **options: object) -> tuple[Plan, Record]:
     results, cell_id = find_cell(given.cell, given.results)
     return open_cell(results, cell_id, base=given.base, implementation=given.method, **options)  # type: ignore[arg-type]
+
+
+def _label(plan: Plan, record: Record) -> str:
+    return record.label_at(plan.run_options.export.rank)
 
 
 def _output(given: argparse.Namespace) -> Path | None:

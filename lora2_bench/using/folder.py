@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lora2_bench.backbones.backbone import Backbone
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.plan import Plan
-from lora2_bench.methods.base import Method, load_method
+from lora2_bench.methods.base import Method, at_rank, load_method
 from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
@@ -33,12 +33,12 @@ def write_folder(plan: Plan, record: Record, out: Path, merged: bool) -> str:
     """Write the folder `out`, whole or not at all; returns the library that loads it, peft or transformers.
 
     An adapter of PEFT's stands beside its base (in `base/`, named by its path); everything else, and an adapter that is
-    `merged`, is one model. The tokenizer cuts at the cell's own length.
+    `merged`, is one model. The tokenizer cuts at the cell's own length. It is the cell at the plan's `export.rank`.
 
     Raises UserError for a method that neither library computes, for a folder that is not empty or cannot be written,
     and for weights that are not those that the cell has kept.
     """
-    store, spec = Store(plan.run_options.results), plan.cell.spec
+    store, spec, rank = Store(plan.run_options.results), plan.cell.spec, plan.run_options.export.rank
     require_weights(store, record)
     check_out(out)
     kind = load_method(plan.implementation)
@@ -50,7 +50,7 @@ def write_folder(plan: Plan, record: Record, out: Path, merged: bool) -> str:
     is_adapter = method.exports in ("lora", "peft") and not merged
     library = "peft" if is_adapter or prompt is not None else "transformers"
     try:
-        card = model_card(plan.cell, record, store, library)
+        card = model_card(plan.cell, record, store, library, rank)
     except (OSError, ValueError) as error:
         raise UserError(f"cell {record.id}: its predictions cannot be read ({error}): copy its folder anew") from None
     if library == "peft":
@@ -66,13 +66,15 @@ def write_folder(plan: Plan, record: Record, out: Path, merged: bool) -> str:
             assert base.tokenizer is not None
             base.tokenizer.save_pretrained(str(folder))
     else:
-        _make_plain(method, record, merged)
+        with at_rank(method, rank):
+            _make_plain(method, record, merged)
 
         def write(folder: Path) -> None:
             _cut_at_own_length(method.backbone, plan)
             write_model(folder, method.backbone, spec)
 
-    _put_in_place(out, write, card)
+    with at_rank(method, rank):
+        _put_in_place(out, write, card)
     return library
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lora2_bench.errors import CellFailed
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.methods.base import at_rank
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.runner.opened import require_weights
@@ -25,7 +26,7 @@ _ROWS_AT_ONCE = 1024
 
 
 class Predictor:
-    """A finished cell's model at its best checkpoint, for predictions of any number of rows.
+    """A finished cell's model at its best checkpoint, at its plan's `export.rank`, for any number of rows.
 
     Raises UserError where the cell kept no weights, or they are not those that it trained.
     """
@@ -36,7 +37,7 @@ class Predictor:
         self._plan, self._step = plan, record.result["best"]["step"]
         self._accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.run_options))
         asked = f"CELL={record.id}"
-        self._backbone = stored_method(plan, store, record, asked, str(self._accelerator.device)).backbone
+        self._method = stored_method(plan, store, record, asked, str(self._accelerator.device))
 
     def logits(self, texts: Sequence[Sequence[str]], on_rows: Callable[[int], object] | None = None) -> Tensor:
         """(rows, outputs) float32 logits on the CPU.
@@ -48,8 +49,9 @@ class Predictor:
         Raises:
             CellFailed: for outputs that are no finite numbers, and OutOfMemory where a batch does not fit.
         """
-        spec, train = self._plan.cell.spec, self._plan.cell.train
-        assert self._backbone.tokenizer is not None
+        spec, train, place = self._plan.cell.spec, self._plan.cell.train, self._plan.run_options
+        backbone = self._method.backbone
+        assert backbone.tokenizer is not None
         parts = []
         for start in range(0, len(texts[0]), _ROWS_AT_ONCE):
             columns = {
@@ -57,19 +59,19 @@ class Predictor:
                 for name, column in zip(spec.columns, texts, strict=True)
             }
             rows = encode(
-                unlabelled(spec, columns, "rows"), spec, self._backbone.tokenizer, train.max_length, must_know=False
+                unlabelled(spec, columns, "rows"), spec, backbone.tokenizer, train.max_length, must_know=False
             )
-            parts.append(
-                logits_of(
-                    self._backbone.model,
+            with at_rank(self._method, place.export.rank):
+                found = logits_of(
+                    backbone.model,
                     rows,
                     spec.num_labels,
                     self._accelerator,
-                    self._plan.run_options.eval_batch_size,
+                    place.eval_batch_size,
                     self._step,
                     "predicting",
                 )
-            )
+            parts.append(found)
             if on_rows is not None:
                 on_rows(len(rows))
         found = torch.cat(parts)

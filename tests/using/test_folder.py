@@ -21,6 +21,7 @@ from lora2_bench.records.predictions import read_predictions
 from lora2_bench.runner.opened import open_cell
 from lora2_bench.runner.rows import sample
 from lora2_bench.tasks.sources import load_task
+from lora2_bench.tasks.spec import TASKS
 from lora2_bench.using.folder import write_folder
 from lora2_bench.using.predictor import Predictor
 from tests.conftest import Told
@@ -160,3 +161,35 @@ def test_damaged_weights_and_a_method_that_cannot_be_merged_are_one_line(
     path.write_bytes(before)
     assert told.code == 2 and "its content is not what was written" in told.err and told.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_rank_of_one_training_is_predicted_exported_and_merged(cells: CellsOf, call: Call, tmp_path: Path) -> None:
+    of = cells("bert")
+    cell, columns = of.id_of("dylora"), list(zip(*dev_rows(), strict=True))
+    common = ("--results", str(of.results), "--base", str(of.base))
+    plan, record = open_cell(of.results, f"{cell}@1", base=str(of.base), device="cpu", threads=1)
+    logits = Predictor(plan, record).logits(columns)
+    assert (logits - stored(of, cell)).abs().max() > 1e-3
+    labels = torch.tensor(sample(load_task("rte", "mini").splits["dev"], ROWS).labels)
+    score = record.result["by_rank"]["1"]["score"]
+    assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(score)
+    for name, words in (("adapter", ()), ("merged", ("--merged",))):
+        named, out = f"{of.store.folder(cell)}@1", tmp_path / name
+        told = call(main, "export", named, "--base", str(of.base), "--out", str(out), *words)
+        assert told.code == 0 and told.out.startswith("dylora r=1 on rte, for "), told.err
+        card = (out / "README.md").read_text()
+        assert "# dylora r=1 on rte" in card and f"accuracy {score:.4f} at rank 1 of the " in card
+    found = read_plainly(dev_rows(), [tmp_path / "adapter", tmp_path / "merged"], tmp_path)
+    for one in found.values():
+        torch.testing.assert_close(torch.tensor(one["logits"]), logits, rtol=0, atol=2e-5)
+    first = ("--text", dev_rows()[0][0], "--text-pair", dev_rows()[0][1])
+    told = call(main, "predict", f"{cell}@1", *common, *first)
+    assert told.code == 0 and told.out.startswith(TASKS["rte"].labels[int(logits[0].argmax())])
+    lora, most = of.id_of("lora"), len(record.result["by_rank"])
+    for named, line in (
+        (f"{cell}@9", f"rank=9 of cell {cell} (dylora r={most}) is not served: give a rank from 1 to {most}"),
+        (f"{cell}@", f"rank= of cell {cell}"),
+        (f"{lora}@1", f"rank=1 of cell {lora} (lora r=1) is not served: give no rank: it serves none but its own"),
+    ):
+        told = call(main, "predict", named, *common, *first)
+        assert told.code == 2 and told.err.startswith(f"error: {line}") and told.err.count("\n") == 1
