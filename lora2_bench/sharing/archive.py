@@ -16,7 +16,7 @@ from lora2_bench.errors import UserError, first_line
 from lora2_bench.files.writing import write_bytes, write_whole
 from lora2_bench.records.checking import checker
 from lora2_bench.records.forms import Range, Sha256
-from lora2_bench.records.store import PREDICTIONS, Store
+from lora2_bench.records.store import PREDICTIONS, RETENTION, Store
 
 FORMAT = 1
 CONTENTS = "contents.json"
@@ -25,7 +25,7 @@ MOST_BYTES = 64 * 1024**2
 """Bytes of one file: QQP's 40,430 dev rows take 3 MB."""
 MOST_BYTES_ALL = 8 * 1024**3
 
-_FILES = ("record.json", PREDICTIONS)
+_FILES = ("record.json", PREDICTIONS, RETENTION)
 _NAME = re.compile(rf"cells/([0-9a-f]{{16}})/({'|'.join(map(re.escape, _FILES))})")
 # What zipfile raises of files that are none, or damaged.
 _BROKEN = (zipfile.BadZipFile, zipfile.LargeZipFile, zlib.error, struct.error, ValueError, RuntimeError, EOFError)
@@ -45,7 +45,7 @@ class _Contents(TypedDict):
 
 
 def pack(store: Store, cell_ids: Iterable[str], output: Path | None) -> Path:
-    """Write the zip of these cells' records and predictions; returns its path.
+    """Write the zip of these cells' records, predictions and retention; returns its path.
 
     It lies at `output`, or in `shared/` of the results folder under a name made from a digest of its contents. Raises
     OSError where it cannot be written.
@@ -86,7 +86,7 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:
 def unpack(path: Path, results: Path) -> None:
     """Write the files of a zip of `pack` below an empty results folder.
 
-    No name in the zip becomes a path: each must be one of the two files of a cell, and be listed with its digest.
+    No name in the zip becomes a path: each must be one of the three files of a cell, and be listed with its digest.
     Raises UserError for anything else, before any of it is used.
     """
     try:

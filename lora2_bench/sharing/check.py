@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lora2_bench.records.record import Record
+from lora2_bench.records.retention import read_retention
 from lora2_bench.records.scrub import scrub
-from lora2_bench.records.store import PREDICTIONS, read_record, record_paths
+from lora2_bench.records.store import PREDICTIONS, RETENTION, read_record, record_paths
 from lora2_bench.sharing.rescore import changes, rescored
 
 _HASH = re.compile(r"[0-9a-f]{16,64}")
@@ -32,9 +33,9 @@ class Checked:
 
 
 def check_records(results: Path, *, private: bool = False) -> Checked:
-    """Check every record below a results folder: schema, id, digests, and scores by predictions.
+    """Check every record below a results folder: schema, id, digests, scores by predictions, and what was forgotten.
 
-    With `private`, also that no text in it tells a path, a secret, or the names of this user and machine.
+    With `private`, also that no text in them tells a path, a secret, or the names of this user and machine.
     """
     found = Checked([], [], [])
     for path in record_paths(results):
@@ -48,6 +49,11 @@ def check_records(results: Path, *, private: bool = False) -> Checked:
             found.trials.append(cell_id)
             continue
         wrong = [*(_leaks(record.to_dict()) if private else ()), *_unlike_predictions(record, path.parent)]
+        try:
+            retention = read_retention(path.parent / RETENTION, cell_id)
+            wrong += _leaks(dict(retention), RETENTION) if private and retention is not None else ()
+        except ValueError as error:
+            wrong.append(f"{RETENTION} cannot be used: {error}")
         found.problems.extend(f"{cell_id}: {problem}" for problem in wrong)
         if not wrong:
             found.records.append(record)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.record import Record
-from lora2_bench.records.store import PREDICTIONS, Store
+from lora2_bench.records.store import PREDICTIONS, RETENTION, Store
 
 ADDED, THERE, KEPT = "added", "there already", "not added"
 AGREED = "there already, of another run with the same numbers"
+MEASURED = "there already, and now with what was forgotten"
 
 
 def merge(store: Store, incoming: Store, records: list[Record]) -> tuple[Counter[str], list[str]]:
     """Put checked records of `incoming` into `store`: how many ended how, and a line for each that was not added.
 
-    A finished record is never replaced; one that failed gives way to a finished one. Raises UserError where the store
-    cannot be written.
+    A finished record is never replaced; one that failed gives way to a finished one. What was forgotten is put beside
+    a record with the same numbers that has none. Raises UserError where the store cannot be written.
     """
     counts: Counter[str] = Counter()
     lines = []
@@ -34,20 +36,20 @@ def _merge_one(store: Store, incoming: Store, record: Record) -> tuple[str, str]
         known = store.read(record.id)
     except UserError as error:
         return KEPT, f"{record.id}: {error}"
-    if known == record:
-        return THERE, ""
     if known is not None and (known.is_done or not record.is_done):
         if known.result == record.result and known.status == record.status:
-            return AGREED, ""
+            if _add_retention(store, incoming, record.id):
+                return MEASURED, ""
+            return THERE if known == record else AGREED, ""
         if not record.is_done:
             return THERE, ""
         where = store.path(record.id)
         return KEPT, f"{record.id}: {where} has other results: remove its folder where the new ones are right"
-    source = incoming.folder(record.id) / PREDICTIONS
 
     def write(folder: Path) -> None:
-        if source.is_file():
-            shutil.copyfile(source, folder / PREDICTIONS)
+        for name in (PREDICTIONS, RETENTION):
+            if (source := incoming.folder(record.id) / name).is_file():
+                shutil.copyfile(source, folder / name)
 
     try:
         store.write(record, write, over_finished=False)
@@ -55,3 +57,11 @@ def _merge_one(store: Store, incoming: Store, record: Record) -> tuple[str, str]
         reason = error.strerror
         raise UserError(f"{store.cells} cannot be written ({reason}): free some space, or make it writable") from None
     return ADDED, ""
+
+
+def _add_retention(store: Store, incoming: Store, cell_id: str) -> bool:
+    source = incoming.retention(cell_id)
+    if not source.is_file() or store.retention(cell_id).exists():
+        return False
+    store.add(cell_id, RETENTION, partial(shutil.copyfile, source))
+    return True

@@ -18,6 +18,7 @@ import torch
 from lora2_bench.__main__ import main
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.record import Record
+from lora2_bench.records.retention import write_retention
 from lora2_bench.records.store import Store, read_record
 from lora2_bench.sharing import archive
 from lora2_bench.sharing.rescore import rescored
@@ -27,6 +28,7 @@ from lora2_bench.tasks.spec import TASKS
 from lora2_bench.training.evaluation import loss_of, predictions_of
 from tests.conftest import Told
 from tests.made_records import make_cell, make_failed, make_record
+from tests.report.test_retention import retention_of
 
 Call = Callable[..., Told]
 
@@ -89,6 +91,33 @@ def test_records_travel_whole(call: Call, theirs: Store, tmp_path: Path) -> None
             assert (ours.cells / record.name / file.name).read_bytes() == file.read_bytes()
     assert [one.name for one in ours.results.iterdir()] == ["cells"]
     assert call(main, "load", str(path), "--results", str(ours.results)).out == "4 there already\n"
+
+
+def test_what_was_forgotten_travels_and_reaches_a_record_without_it(call: Call, theirs: Store, tmp_path: Path) -> None:
+    ours = Store(tmp_path / "ours")
+    before = submitted(call, theirs, "--output", str(tmp_path / "before.zip"))
+    assert call(main, "load", str(before), "--results", str(ours.results)).code == 0
+    rte, stsb = (sound(theirs, task, method) for task, method in (("rte", "lora2"), ("stsb", "full")))
+    write_retention(theirs.retention(rte.id), retention_of(rte, 0.5, 0.6))
+    after = submitted(call, theirs, "--output", str(tmp_path / "after.zip"))
+    told = call(main, "load", str(after), "--results", str(ours.results))
+    assert told.code == 0
+    assert set(told.out.strip().split("; ")) == {"1 there already, and now with what was forgotten", "3 there already"}
+    assert ours.retention(rte.id).read_bytes() == theirs.retention(rte.id).read_bytes()
+    write_retention(theirs.retention(rte.id), retention_of(rte, 0.1, 0.2))  # ours stays
+    again = submitted(call, theirs, "--output", str(tmp_path / "again.zip"))
+    assert call(main, "load", str(again), "--results", str(ours.results)).out == "4 there already\n"
+    assert json.loads(ours.retention(rte.id).read_bytes())["sts"]["after"] == pytest.approx(0.36)
+    new = Store(tmp_path / "new")
+    assert call(main, "load", str(again), "--results", str(new.results)).out == "4 added\n"
+    assert json.loads(new.retention(rte.id).read_bytes())["sts"]["after"] == pytest.approx(0.76)
+
+    secret = {**retention_of(rte, 0.5, 0.6), "missing": {"mlm": "no head in /home/ada/models"}}
+    write_retention(theirs.retention(rte.id), secret)
+    theirs.retention(stsb.id).write_text(theirs.retention(rte.id).read_text())
+    told = call(main, "submit", str(theirs.results))
+    assert told.code == 2 and f"{rte.id}: retention.json.missing.mlm holds a path" in told.err
+    assert f"{stsb.id}: retention.json cannot be used: it is of cell {rte.id}" in told.err
 
 
 def test_no_finished_record_is_replaced(call: Call, theirs: Store, tmp_path: Path) -> None:
