@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -12,7 +12,7 @@ from statistics import fmean
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.records.record import Record
-from lora2_bench.report.figures.chart import Curve, Mean, Panel, Plot, digest, styles
+from lora2_bench.report.figures.chart import Curve, Forest, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
 from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, Trial, score_of
 
@@ -93,7 +93,7 @@ def write_curves(folder: Folder, begun: Begun, records: Mapping[str, Record]) ->
     rates = [[one.task, one.row, lr, f"{score:.4f}"] for one in found for lr, score in one.rates]
     write_text(paths[1], _csv([("task", "row", "lr", "score"), *rates]))
     made = [plot for plot in _plots(folder.path.name, found) if plot.panels]
-    return [*paths, *_draw(folder, made)]
+    return [*paths, *draw_plots(folder, made)]
 
 
 def _told(score: float | None) -> str:
@@ -168,7 +168,8 @@ def _mean(search: Search, point: Point, by_seconds: bool) -> Mean:
     return Mean(rows()[search.row].label, _x(point, by_seconds), point.expected, point.sd or None, point.n)
 
 
-def _draw(folder: Folder, plots: list[Plot]) -> list[Path]:
+def draw_plots(folder: Folder, plots: Sequence[Plot | Forest]) -> list[Path]:
+    """Draw those that are not drawn of the same data already; returns the paths of all."""
     if not plots:
         return []
     from lora2_bench.report.figures.drawing import draw  # matplotlib takes 0.3 s to import
@@ -181,7 +182,7 @@ def _draw(folder: Folder, plots: list[Plot]) -> list[Path]:
         paths = [place / f"{plot.name}.svg", place / f"{plot.name}.png"]
         written += paths
         if all(path.is_file() for path in paths) and digest(plot, style) in paths[0].read_text(encoding="utf-8"):
-            continue  # drawn of the same data already
+            continue
         svg, png = draw(plot, style)
         write_text(paths[0], svg.decode())
         write_bytes(paths[1], png)

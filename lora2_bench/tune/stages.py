@@ -111,16 +111,18 @@ class Stages:
         return self._send(self.begun.runs, RUNS)
 
     def tell(self) -> list[Path]:
-        """Write the ledger, the records in one file, curves, findings and summary; returns their paths."""
+        """Write the ledger, the records in one file, curves, differences, summary, findings; returns their paths."""
         from lora2_bench.tune.curves import write_curves  # matplotlib takes a while to import
+        from lora2_bench.tune.differences import draw_differences
         from lora2_bench.tune.findings import write_findings
         from lora2_bench.tune.summary import write_summary
 
         records = self.folder.records(self.begun.cells)
         written = [*write_ledger(self.folder, self.begun, records), self.folder.keep_records(records)]
         written += write_curves(self.folder, self.begun, records)
-        written.append(write_findings(self.folder, self.study, self.begun, records))
-        return [*written, write_summary(self.folder, self.study, self.begun, records)]
+        written += draw_differences(self.folder, self.study, self.begun, records)
+        written.append(write_summary(self.folder, self.study, self.begun, records))
+        return [*written, write_findings(self.folder, self.study, self.begun, records)]
 
     def _plan_drawn(self, wanted: Sequence[tuple[str, str, int]]) -> None:
         from lora2_bench.config.grid import plan_points

@@ -7,6 +7,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,10 @@ from lora2_bench.report.records import load_records
 from lora2_bench.report.selection import select
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.slurm import Slurm
+from lora2_bench.tune.differences import differences
 from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets
 from lora2_bench.tune.space import edges, read_space
+from lora2_bench.tune.study import read_study
 from tests.conftest import Told
 from tests.sweep.test_sweep import FakeSlurm
 from tests.tune.conftest import Made
@@ -198,6 +201,7 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     text = (stages.folder.path / "FINDINGS.md").read_text()
     assert "2 of 2 trials and 0 of 12 runs are in." in text and "**The study is under way" in text
     assert "No seed has finished on all tasks of both" in text
+    assert not (stages.folder.path / "figures" / "differences.svg").exists()
     progress = (stages.folder.path / "summary.md").read_text()
     assert progress.startswith("2 of 2 trials and 0 of 12 runs are in.") and progress.count("\n") == 1
     stages._send = lambda *_: False  # type: ignore[method-assign]
@@ -217,6 +221,8 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     assert summary[2].startswith("LoRA² k=1 minus LoRA r=1, over rte: ")
     assert summary[3].startswith("**LoRA² k=1 is better")
     assert summary[5] == "| method | rte | mean of rte |" and set(summary) <= {"", *text.splitlines()}
+    drawn = (stages.folder.path / "figures" / "differences.svg").read_text()
+    assert ">LoRA² k=1 − LoRA r=1<" in drawn and "study smoke" in drawn
     assert "| LoRA r=1 | 71.00 ± 0.89 (6) b |" in text.replace(" b | 71.00 ± 0.89 (6) b |", " b |")
 
     selection = select(load_records(study.results))
@@ -237,6 +243,27 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
 
 
 CHANGED = ("study.tasks={rte: [lora_r1, lora2_k1]}", "study.settings.tasks={rte: {epochs: 2}}")
+
+
+def test_the_figure_has_the_planned_comparisons_that_can_be_made_and_the_primary_ones_tasks() -> None:
+    study = read_study("minilm_glue", (), (), "minilm_glue")
+    seeds: dict[str, Any] = {
+        "lora2_k1": {"cola": {11: 20.0, 12: 22.0}, "mrpc": {11: 80.0, 12: 80.0}},
+        "lora_r1": {"cola": {11: 18.0, 12: 19.0}, "mrpc": {11: 79.0, 12: 80.0}},
+        "bitfit": {"cola": {11: 25.0}},
+    }
+    found = differences(study, seeds)
+    assert [(one.label, one.n, one.is_chief, one.is_part) for one in found] == [
+        ("LoRA² k=1 − LoRA r=1", 2, True, False),
+        ("cola", 2, False, True),
+        ("mrpc", 2, False, True),
+        ("LoRA² k=1 − BitFit", 1, False, False),
+    ]
+    assert [one.estimate for one in found] == [1.5, 2.5, 0.5, -5.0]
+    low, high = found[1].low, found[1].high  # of 2 and 3: 2.5 ± t(0.975, 1) · 0.7071 / √2
+    assert (low, high) == (pytest.approx(2.5 - 12.7062 * 0.5, abs=1e-3), pytest.approx(2.5 + 12.7062 * 0.5, abs=1e-3))
+    assert found[3].low is None and found[3].high is None
+    assert differences(study, {}) == ()
 
 
 def test_another_study_in_the_same_folder_is_refused(made: Callable[..., Made]) -> None:

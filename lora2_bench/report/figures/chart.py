@@ -116,6 +116,42 @@ class Plot:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """One row minus another: the mean over `n` pairs and its 95 % interval, of which one pair has none.
+
+    Attributes:
+        label: beside it.
+        estimate, low, high: in the unit of the figure.
+        is_chief: whether the figure is about it.
+        is_part: whether it is a part of the one above.
+    """
+
+    label: str
+    estimate: float
+    low: float | None
+    high: float | None
+    n: int
+    is_chief: bool = False
+    is_part: bool = False
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A figure of differences, one below another, beside the line of no difference; its texts are as a `Plot`'s."""
+
+    folder: str
+    name: str
+    title: str
+    note: str
+    differences: tuple[Difference, ...]
+    x_label: str
+
+    def labels(self) -> list[str]:
+        """No label has a style of its own."""
+        return []
+
+
+@dataclass(frozen=True)
 class Style:
     """The style of one label: the colour of its method, and a marker and a line style that tell its sizes apart."""
 
@@ -138,7 +174,7 @@ def styles(labels: Iterable[str]) -> dict[str, Style]:
     }
 
 
-def digest(plot: Plot, style: Mapping[str, Style]) -> str:
+def digest(plot: Plot | Forest, style: Mapping[str, Style]) -> str:
     """SHA-256 of all that determines a figure: its data, its styles, the versions of this package and matplotlib."""
     used = {label: style[label] for label in plot.labels()}
     return hashlib.sha256(repr((plot, used, __version__, _matplotlib_version())).encode()).hexdigest()

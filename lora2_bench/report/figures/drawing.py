@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
-from lora2_bench.report.figures.chart import Mean, Panel, Plot, Style, digest
+from lora2_bench.report.figures.chart import COLOURS, Forest, Mean, Panel, Plot, Style, digest
 
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "lora2_bench",  # makes element ids deterministic
@@ -37,12 +37,12 @@ SETTINGS: dict[Any, Any] = {
 NARROWEST = 5.2  # inches
 
 
-def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
+def draw(plot: Plot | Forest, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
     """The figure as SVG and PNG files. The same plot gives the same bytes; `style` has every label of the plot."""
     with mpl.rc_context():
         mpl.rcdefaults()  # a user's matplotlibrc changes nothing
         mpl.rcParams.update(SETTINGS)
-        figure = _heat_maps(plot) if plot.top else _charts(plot, style)
+        figure = _forest(plot) if isinstance(plot, Forest) else _heat_maps(plot) if plot.top else _charts(plot, style)
         figure.draw_without_rendering()  # the layout is computed here, once for both files
         figure.set_layout_engine("none")
         svg, png = io.BytesIO(), io.BytesIO()
@@ -52,8 +52,10 @@ def draw(plot: Plot, style: Mapping[str, Style]) -> tuple[bytes, bytes]:
     return svg.getvalue(), png.getvalue()
 
 
-def _panels(plot: Plot, width: float, height: float, across: int, *, below: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A figure with an empty panel for each of the plot's, and its title and note above them.
+def _panels(
+    plot: Plot | Forest, width: float, height: float, across: int, *, below: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure with an empty panel for each of the plot's (one for a forest), and its title and note above them.
 
     Args:
         plot: what is drawn.
@@ -62,7 +64,8 @@ def _panels(plot: Plot, width: float, height: float, across: int, *, below: floa
         across: panels to a row.
         below: inches left for a legend below the panels.
     """
-    down = math.ceil(len(plot.panels) / across)
+    count = 1 if isinstance(plot, Forest) else len(plot.panels)
+    down = math.ceil(count / across)
     total_x = max(across * width, NARROWEST)
     title = textwrap.wrap(plot.title, int(total_x / 0.085))
     note = textwrap.wrap(plot.note, int(total_x / 0.058))
@@ -77,9 +80,9 @@ def _panels(plot: Plot, width: float, height: float, across: int, *, below: floa
     under = 1 - (0.14 + 0.17 * len(title)) / total_y
     figure.text(left_edge, under, "\n".join(note), va="top", fontsize=7, color="#444444")
     axes = list(figure.subplots(down, across, squeeze=False).flat)
-    for unused in axes[len(plot.panels) :]:
+    for unused in axes[count:]:
         unused.remove()
-    return figure, axes[: len(plot.panels)]
+    return figure, axes[:count]
 
 
 def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
@@ -181,6 +184,26 @@ def _key(label: str, look: Style, *, is_line: bool, has_marker: bool) -> Line2D:
         markersize=4.5,
         label=label,
     )
+
+
+def _forest(plot: Forest) -> Figure:
+    """Differences as points with their intervals: the one the figure is about in a colour, its parts hollow."""
+    figure, (ax,) = _panels(plot, 6.4, 0.55 + 0.2 * len(plot.differences), 1)
+    ax.axvline(0, color="#444444", linewidth=0.8, zorder=1)
+    for place, one in enumerate(plot.differences):
+        colour = COLOURS["lora2"] if one.is_chief or one.is_part else "#444444"
+        bars = None if one.low is None or one.high is None else [[one.estimate - one.low], [one.high - one.estimate]]
+        looks: dict[str, Any] = {"markersize": 4.5, "capsize": 2, "elinewidth": 2 if one.is_chief else 0.9}
+        looks["markerfacecolor"] = "white" if one.is_part else colour
+        ax.errorbar(one.estimate, place, xerr=bars, fmt="o", color=colour, **looks)
+    ax.set_yticks(range(len(plot.differences)), [one.label for one in plot.differences])
+    for text, one in zip(ax.get_yticklabels(), plot.differences, strict=True):
+        text.set_fontweight("bold" if one.is_chief else "normal")
+    ax.set_ylim(len(plot.differences) - 0.5, -0.5)
+    ax.grid(visible=False, axis="y")
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel(plot.x_label)
+    return figure
 
 
 def _heat_maps(plot: Plot) -> Figure:
