@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Curve, Forest, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
 from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, Trial, score_of
+from lora2_bench.tune.names import label_of
 
 _COLUMNS = ("task", "row", "n", "seconds", "expected", "sd", "draws", "recipe")
 _METRIC = "100 × the task's metric, held-out rows of train"
@@ -122,7 +122,7 @@ def _plots(name: str, found: list[Search]) -> list[Plot]:
                     task,
                     means=tuple(_mean(one, p, by_seconds) for one in of for p in one.points),
                     curves=tuple(
-                        Curve(rows()[one.row].label, (), tuple((_x(p, by_seconds), p.expected) for p in one.points))
+                        Curve(label_of(one.row), (), tuple((_x(p, by_seconds), p.expected) for p in one.points))
                         for one in of
                     ),
                 )
@@ -146,9 +146,7 @@ def _plots(name: str, found: list[Search]) -> list[Plot]:
             panels=tuple(
                 Panel(
                     task,
-                    means=tuple(
-                        Mean(rows()[one.row].label, lr, score, None, 1) for one in of for lr, score in one.rates
-                    ),
+                    means=tuple(Mean(label_of(one.row), lr, score, None, 1) for one in of for lr, score in one.rates),
                 )
                 for task in tasks
                 if (of := [one for one in found if one.task == task and one.rates])
@@ -165,7 +163,7 @@ def _x(point: Point, by_seconds: bool) -> float:
 
 
 def _mean(search: Search, point: Point, by_seconds: bool) -> Mean:
-    return Mean(rows()[search.row].label, _x(point, by_seconds), point.expected, point.sd or None, point.n)
+    return Mean(label_of(search.row), _x(point, by_seconds), point.expected, point.sd or None, point.n)
 
 
 def draw_plots(folder: Folder, plots: Sequence[Plot | Forest]) -> list[Path]:

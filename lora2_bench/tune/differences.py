@@ -10,8 +10,8 @@ from lora2_bench.report.figures.chart import Difference, Forest
 from lora2_bench.report.statistics.intervals import mean_interval
 from lora2_bench.tune.compared import Comparison, Scores, compared, scores_of
 from lora2_bench.tune.curves import draw_plots
-from lora2_bench.tune.findings import name_of
 from lora2_bench.tune.ledger import Begun, Folder
+from lora2_bench.tune.names import name_of
 from lora2_bench.tune.study import Study
 
 _NOTE = (

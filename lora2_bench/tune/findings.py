@@ -9,7 +9,7 @@ from statistics import fmean
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
-from lora2_bench.paper.tables import METHODS, table1
+from lora2_bench.paper.tables import table1
 from lora2_bench.records.record import Record
 from lora2_bench.report.statistics.intervals import averages, mean_interval, spread
 from lora2_bench.report.statistics.power import detectable_difference
@@ -17,6 +17,7 @@ from lora2_bench.report.statistics.significance import holm, sign_flip_test
 from lora2_bench.report.statistics.ties import groups_of
 from lora2_bench.tune.compared import Comparison, Scores, compared, scores_of
 from lora2_bench.tune.ledger import Begun, Folder, Trial, budgets, score_of
+from lora2_bench.tune.names import name_of
 from lora2_bench.tune.recipes import Winner, winner
 from lora2_bench.tune.study import Study
 
@@ -64,13 +65,6 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
 def _command(study: Study) -> str:
     named = "" if study.folder in ("", study.name) else f" name={study.folder}"
     return f"python -m lora2_bench.tune study={study.name}{named} stage=tables"
-
-
-def name_of(row: str) -> str:
-    """A row for readers, as `LoRA² k=1`."""
-    spec = rows()[row]
-    size = f" {spec.size_name}={spec.size}" if spec.size_name else ""
-    return METHODS.get(spec.method, spec.method) + size
 
 
 def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
