@@ -19,9 +19,7 @@ from lora2_bench.records.retention import read_retention
 from lora2_bench.records.store import ADAPTER, MODEL, WEIGHTS, Store
 from lora2_bench.retention.rows import Source
 from lora2_bench.tasks.data import texts_hash
-from lora2_bench.tasks.hub import find_hub
-from lora2_bench.tasks.local import find_local
-from lora2_bench.tasks.sources import load_task, load_test_rows, local_folder
+from lora2_bench.tasks.sources import find_rows, load_task, load_test_rows, local_folder
 from lora2_bench.tasks.spec import TaskSpec, test_parts
 
 
@@ -41,10 +39,8 @@ def check_places(plan: Plan) -> None:
         check_vocabulary(root, where)
     if plan.cell.model.source == "hub":
         find_model(str(plan.cell.model.hub_id), str(plan.cell.model.revision))
-    if plan.cell.data.source == "hub":
-        find_hub(plan.cell.spec)
-    if plan.cell.data.source == "local" and plan.run_options.own_task is None:  # whose files the plan has read
-        find_local(plan.cell.spec, local_folder(plan.run_options.data_dir))
+    if plan.run_options.own_task is None:  # whose files the plan has read
+        find_rows(plan.cell.spec, plan.cell.data.source, glue_dir=plan.run_options.data_dir)
 
 
 def check_same_rows(plan: Plan, known: Record) -> None:

@@ -15,6 +15,7 @@ from lora2_bench.sweep.batches import LOCAL, QueueReader, delete_ended_batches, 
 from lora2_bench.sweep.cells import SweepCell, keep_cells, mark_requested, plan_cells, results_dir_of, sweep_dir_of
 from lora2_bench.sweep.launchers import JobCells, Launcher
 from lora2_bench.sweep.options import Options
+from lora2_bench.sweep.places import check_rows
 from lora2_bench.sweep.states import QUEUED, RUNNING, count, states_of
 
 
@@ -28,7 +29,7 @@ def sweep(
     """Plan the cells and send those that are neither done nor queued nor running; returns all of them.
 
     One call at a time sends to a results folder, so that nothing is sent twice. `show` takes each line of output.
-    Raises UserError, and LockHeld while another call sends.
+    Raises UserError, also for cells of this machine whose rows are not on it, and LockHeld while another call sends.
     """
     sweep_dir, results = sweep_dir_of(overrides, options.name), results_dir_of(overrides)
     sending = _Sending(options, overrides, results, sweep_dir, launcher, squeue, show)
@@ -93,6 +94,8 @@ class _Sending:
         if not to_send or self.options.dry_run:
             self.show(f"{len(to_send)} to send")
             return
+        if self.options.cluster == LOCAL:
+            check_rows(to_send.values())
         mark()
         delete_ended_batches(batches, list(live))
         self._send_batches(to_send)

@@ -8,7 +8,7 @@ from pathlib import Path
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import user_path
 from lora2_bench.tasks.data import Split, TaskData
-from lora2_bench.tasks.spec import check_source, task_spec, test_parts
+from lora2_bench.tasks.spec import TaskSpec, check_source, task_spec, test_parts
 
 SOURCES = ("mini", "local", "hub")
 
@@ -58,6 +58,18 @@ def load_test_rows(name: str, source: str, *, glue_dir: str | None = None) -> di
 
         return {part: load_hub_test(spec, split) for part, (spec, split) in parts.items()}
     raise UserError(f"data={source} has no test rows: give data=local or data=hub, which are GLUE's own")
+
+
+def find_rows(spec: TaskSpec, source: str, *, glue_dir: str | None = None) -> None:
+    """Raise UserError where the rows of a task that is not a user's own are not on this machine; nothing is read."""
+    if source == "hub":
+        from lora2_bench.tasks.hub import find_hub
+
+        find_hub(spec)
+    if source == "local":
+        from lora2_bench.tasks.local import find_local
+
+        find_local(spec, local_folder(glue_dir))
 
 
 def local_folder(glue_dir: str | None) -> Path:

@@ -284,6 +284,26 @@ def test_waiting_ends_with_the_last_cell_and_tells_what_failed(
     assert wait(cells[1:], tmp_path, dict, 0.0) == 0
 
 
+def test_cells_whose_rows_are_not_on_this_machine_are_not_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("GLUE_DIR", raising=False)
+    words = ["sweep", *WORDS, "data=local", f"results={tmp_path / 'r'}"]
+    (tmp_path / "glue").mkdir()
+    for more, line in (
+        ((), "error: data=local without a folder: set GLUE_DIR or data.dir=... to the GLUE files, or use data=mini\n"),
+        ((f"data.dir={tmp_path / 'glue'}",), f"error: {tmp_path / 'glue'} holds neither "),
+    ):
+        monkeypatch.setattr(sys, "argv", [*words, *more])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 2 and capsys.readouterr().err.startswith(line)
+        assert not list((tmp_path / "r").glob("sweeps/*/batches/*.json"))
+    slurm = FakeSlurm()  # whose nodes may have what this machine has not
+    send(slurm, tmp_path, "data=local")
+    assert sum(slurm.arrays.values()) > 0
+
+
 def test_the_command_tells_an_error_in_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
