@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from lora2_bench.errors import UserError
-from lora2_bench.experiment.settings import typed
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.record import Record
@@ -60,7 +61,7 @@ def write_recipe(
         f"Cell {trial.id}, line {digest_of(line)} of ledger.csv. Equal scores go to the lower trial.\n"
     )
     values = {**study.settings_of(trial.row, trial.task), **trial.values}
-    body = "".join(f"{name}: {typed(value)}\n" for name, value in values.items())
+    body = yaml.safe_dump(values, sort_keys=False)  # which writes 5.0e-05: YAML takes 5e-05 for a text
     base = f'defaults: ["/recipe/{study.model}/{rows()[trial.row].method}@_here_"]\n'
     path = study.recipe(trial.row, trial.task).path(folder.results)
     path.parent.mkdir(parents=True, exist_ok=True)

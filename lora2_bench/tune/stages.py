@@ -91,7 +91,10 @@ class Stages:
         return {place: winner(self.begun.of(*place), records) for place in self.study.places}
 
     def send_runs(self) -> bool:
-        """Plan the winners' runs where they are not planned, send those that have not ended; whether all have."""
+        """Plan the winners' runs where they are not planned, send those that have not ended; whether all have.
+
+        Those of the primary comparison are sent first: a study that is cut off has its answer early.
+        """
         from lora2_bench.config.grid import plan_points  # Hydra takes a third of a second to import
 
         known = {(run.row, run.task, run.seed) for run in self.begun.runs}
@@ -108,7 +111,8 @@ class Stages:
                 self.begun.runs.append(RunCell(row, task, seed, number, plan.cell.id, list(point)))
             if not self.options.dry_run:
                 self.folder.write(self.begun)
-        return self._send(self.begun.runs, RUNS)
+        primary = self.study.comparisons[0]
+        return self._send(sorted(self.begun.runs, key=lambda run: run.row not in primary), RUNS)
 
     def tell(self) -> list[Path]:
         """Write the ledger, the records in one file, curves, differences, summary, findings; returns their paths."""

@@ -31,6 +31,7 @@ from tests.tune.conftest import Made
 pytestmark = pytest.mark.slow  # trains or simulates much
 
 MIDDLE = {("lora_r1", 0): 70.0, ("lora_r1", 1): 60.0, ("lora_r1", 2): 70.0}
+EPOCHS = ("study.settings.tasks={rte: {epochs: 2}, mrpc: {epochs: 2}}",)
 MIDDLE |= {("lora2_k1", 0): 75.0, ("lora2_k1", 1): 60.0, ("lora2_k1", 2): 61.0}
 
 
@@ -161,6 +162,20 @@ def test_a_cluster_gets_what_has_not_ended_and_nothing_twice(made: Callable[...,
     study.finish(trials[4:], MIDDLE)
     slurm.queued.clear()
     assert study.stages.send_trials() and len(slurm.arrays) == 2
+
+
+def test_the_runs_of_the_primary_comparison_are_sent_first(made: Callable[..., Made]) -> None:
+    rows = "study.tasks={rte: [full, lora_r1, lora2_k1], mrpc: [full, lora_r1, lora2_k1]}"
+    study, slurm = made(changes=("study.trials=1", "study.seeds=[11,12]", rows, *EPOCHS)), FakeSlurm()
+    study.stages.options = options = Options(cluster="slurm", name="smoke", cells_per_job=12)
+    study.stages.squeue, study.stages.launcher = slurm.squeue, Slurm(options, slurm.executor)
+    study.stages.plan_trials()
+    study.finish(study.stages.begun.trials, dict.fromkeys([("full", 0), ("lora_r1", 0), ("lora2_k1", 0)], 70.0))
+    study.stages.write_winners()
+    assert not study.stages.send_runs()
+    row_of = {run.id: run.row for run in study.stages.begun.runs}
+    (job,) = (job for jobs in slurm.cells.values() for job in jobs)
+    assert [row_of[one] for one in job] == [*["lora_r1", "lora_r1", "lora2_k1", "lora2_k1"] * 2, *["full"] * 4]
 
 
 def test_curves_are_of_the_draws_and_the_recipe_stands_beside_them(made: Callable[..., Made]) -> None:
