@@ -17,7 +17,7 @@ from lora2_bench.report.statistics.significance import holm, sign_flip_test
 from lora2_bench.report.statistics.ties import groups_of
 from lora2_bench.tune.compared import Comparison, Scores, compared, scores_of
 from lora2_bench.tune.ledger import Begun, Folder, Trial, budgets, score_of
-from lora2_bench.tune.names import name_of
+from lora2_bench.tune.names import is_variant, name_of
 from lora2_bench.tune.recipes import Winner, winner
 from lora2_bench.tune.study import Study
 
@@ -36,7 +36,7 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
     return [
         f"# Findings of the study {study.name}",
         "",
-        f"Question: is {name_of(ours)} better than {name_of(other)}, each tuned with the same number of trials, on "
+        f"Question: is {name_of(ours)} better than {name_of(other)}, each {_tuned(study)}, on "
         f"average over {', '.join(study.tasks)}? Backbone {study.model}, data {study.values['data']}; scores are 100 × "
         "the task's metric on dev at the end of training, dev looked at once.",
         "",
@@ -60,6 +60,10 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         f"Every number here is made by `{_command(study)}` of the records in `records.jsonl`; `ledger.csv` has every "
         "trial and `runs.csv` every run.",
     ]
+
+
+def _tuned(study: Study) -> str:
+    return "tuned with the same number of trials" if study.trials > 1 else "by its recipe"
 
 
 def _command(study: Study) -> str:
@@ -125,7 +129,9 @@ def primary_answer(study: Study, scores: Scores) -> list[str]:
 def _printed(ours: str, other: str, task: str) -> str:
     """The difference of two rows' printed figures in the paper's Table 1; a dash where it has none."""
     printed = {(row.method, row.size): row for row in table1().values()}
-    one, two = (printed.get((rows()[name].method, rows()[name].size)) for name in (ours, other))
+    one, two = (
+        None if is_variant(name) else printed.get((rows()[name].method, rows()[name].size)) for name in (ours, other)
+    )
     if one is None or two is None or task not in one.tasks:
         return "–"
     return f"{float(one.score(task).value - two.score(task).value):+.2f}"
@@ -248,8 +254,9 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     if by_task:
         lines.append(f"- {', '.join(by_task)} have fewer rows than the others: averages over all rows leave them out.")
     lines += [
-        f"- {study.trials} trial{'s find' if study.trials > 1 else ' finds'} no optimum; all have as many, and "
-        "curves.csv says what fewer give.",
+        f"- {study.trials} trials find no optimum; all have as many, and curves.csv says what fewer give."
+        if study.trials > 1
+        else "- Nothing is tuned: another rate may suit a row better than its recipe's.",
         "- Scores are of one backbone and of these tasks: nothing is said of larger ones.",
         "- Seeds change the head, the adapter, the order of rows and dropout, and never the dev rows: another dev set "
         "may differ by more than the intervals say.",

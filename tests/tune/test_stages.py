@@ -281,6 +281,27 @@ def test_the_figure_has_the_planned_comparisons_that_can_be_made_and_the_primary
     assert differences(study, {}) == ()
 
 
+def test_rows_of_one_method_and_size_keep_their_names_and_no_figure_is_printed_for_a_variant(
+    made: Callable[..., Made],
+) -> None:
+    pair = "[lora2_k8, lora2_k8_noreg]"
+    rows = (f"study.tasks={{rte: {pair}}}", f"study.primary={pair}")
+    study = made(changes=("study.trials=1", "study.seeds=[11]", *rows, CHANGED[1]))
+    stages = study.stages
+    stages.plan_trials()
+    stages._send = lambda *_: False  # type: ignore[method-assign]
+    study.finish(stages.begun.trials, {("lora2_k8", 0): 70.0, ("lora2_k8_noreg", 0): 71.0})
+    stages.write_winners()
+    stages.send_runs()
+    study.finish(stages.begun.runs, {("lora2_k8", 11): 70.0, ("lora2_k8_noreg", 11): 71.0})
+    stages.tell()
+    text = (stages.folder.path / "FINDINGS.md").read_text()
+    assert "is LoRA² k=8 better than LoRA² k=8 (lora2_k8_noreg), each by its recipe, on average" in text
+    assert "| LoRA² k=8 (lora2_k8_noreg) | 71.00 (1) a |" in text and "| rte | -1.00 | – | 1 | – | 1.000 | – |" in text
+    drawn = (stages.folder.path / "figures" / "score-over-lr.svg").read_text()
+    assert ">lora2 k=8<" in drawn and ">lora2 k=8 (lora2_k8_noreg)<" in drawn
+
+
 def test_another_study_in_the_same_folder_is_refused(made: Callable[..., Made]) -> None:
     study = made()
     study.stages.plan_trials()
