@@ -7,9 +7,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from lora2_bench.errors import UserError, first_line
-from lora2_bench.files.paths import results_folder
+from lora2_bench.files.paths import results_folder, user_path
 
 # Hydra's own options. Its parser also takes any beginning of their names, which this one does not.
 _OPTIONS: tuple[str, ...] = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run")
@@ -21,6 +22,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
 _CHOICES |= {"-c": _CHOICES["--cfg"], "-i": _CHOICES["--info"]}
+CONFIG_DIR = "config_dir"
 _SHORT = ("-h", "-c", "-p", "-r", "-m", "-sc", "-cp", "-cn", "-cd", "-i")
 
 
@@ -47,15 +49,24 @@ def options_first(arguments: Sequence[str]) -> list[str]:
     return [*options, *overrides]
 
 
-def config_folder(arguments: Sequence[str]) -> str | None:
-    """The folder of the user's own configs, as `--config-dir` names it."""
+def config_folder(arguments: Sequence[str]) -> Path | None:
+    """The absolute folder of the user's own configs, as `--config-dir` or `config_dir=` names it.
+
+    Raises UserError where there is no such folder.
+    """
+    found = None
     for before, argument in zip(["", *arguments], arguments, strict=False):
         option, equals, value = argument.partition("=")
-        if option in ("--config-dir", "-cd") and equals:
-            return value
-        if before in ("--config-dir", "-cd"):
-            return argument
-    return None
+        if option in ("--config-dir", "-cd", CONFIG_DIR) and equals:
+            found = value.strip("'\"")
+        elif before in ("--config-dir", "-cd"):
+            found = argument
+    if found in (None, "", "null"):
+        return None
+    folder = user_path(str(found), CONFIG_DIR).absolute()
+    if not folder.is_dir():
+        raise UserError(f"{CONFIG_DIR}={found} is no folder: give one with task/, method/ or recipe/ in it")
+    return folder
 
 
 def _check_option(argument: str) -> None:

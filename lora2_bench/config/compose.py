@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 from lora2_bench.config import resolvers
+from lora2_bench.config.arguments import config_folder
 from lora2_bench.config.contradictions import check_contradictions, check_experiment, quoted_ids, typed_values
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.own_tasks import take_own_task
@@ -43,6 +44,7 @@ _SWITCHES = (
     "init_from",
     "looks",
     "rng_version",
+    "config_dir",
     "results",
     "rerun",
     "device",
@@ -290,12 +292,22 @@ def plan_of(overrides: Sequence[str]) -> Plan:
         return plan_from(compose_config(overrides), tuple(overrides))
 
 
+def _searched(overrides: Sequence[str]) -> list[str]:
+    """The override that lets Hydra look into the folder of `config_dir`. Raises UserError where there is none."""
+    folder = config_folder(overrides)
+    if folder is None:
+        return []
+    resolvers.share_recipes(folder)
+    return [f"hydra.searchpath=['file://{folder}']"]
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed config of these overrides, within `composing`. Raises UserError."""
     resolvers.share_tuned(overrides)
+    found = _searched(overrides)
     swept = any(override.startswith("+experiment=") for override in overrides)
     try:
-        config = compose("config", overrides=quoted_ids(overrides), return_hydra_config=swept)
+        config = compose("config", overrides=[*quoted_ids(overrides), *found], return_hydra_config=swept)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from None
     except Exception as error:  # Hydra's own checks, which name no override, and names that the system cannot look up

@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -21,7 +20,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import MarkedYAMLError
 
-from lora2_bench.config.arguments import check_arguments, check_processes, config_folder, options_first
+from lora2_bench.config.arguments import (
+    CONFIG_DIR,
+    check_arguments,
+    check_processes,
+    config_folder,
+    options_first,
+)
 from lora2_bench.config.compose import plan_from
 from lora2_bench.config.contradictions import check_experiment, quoted_ids, typed_names
 from lora2_bench.config.messages import one_line
@@ -88,7 +93,9 @@ def launch(run: Callable[[Plan], object]) -> None:
     try:
         check_arguments(sys.argv[1:])
         if own := config_folder(sys.argv[1:]):
-            share_recipes(Path(own))
+            share_recipes(own)
+            if any(argument.startswith(f"{CONFIG_DIR}=") for argument in sys.argv[1:]):
+                sys.argv.append(f"--config-dir={own}")  # of two, Hydra takes the last
         share_tuned(sys.argv[1:])
         sys.argv[1:] = options_first(quoted_ids(sys.argv[1:]))
         with no_look_for_mode(sys.argv[1:]):

@@ -149,10 +149,11 @@ def _suite_params(overrides: Sequence[str]) -> dict[str, str]:
     return suites()[name].params
 
 
-def _own_files(task: str, folder: str | None) -> str:
+def _own_files(task: str, folder: str | None, roots: Sequence[Path]) -> str:
     """The files of a user's own task as they stand now; nothing for another task, and for one that has to be mended."""
-    path = CONF / "task" / f"{task}.yaml"
-    if task in ALL_TASKS or "/" in task or not path.is_file():
+    paths = [root / "task" / f"{task}.yaml" for root in roots]
+    path = next((path for path in paths if path.is_file()), None)
+    if task in ALL_TASKS or "/" in task or path is None:
         return ""
     with suppress(UserError, OSError, yaml.YAMLError, TypeError, LookupError):  # told where the cells are composed
         own = OwnTask.of(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
@@ -165,14 +166,16 @@ def _digest(overrides: Sequence[str]) -> str:
     package = Path(__file__).resolve().parents[1]
     code = [path for room in ("config", "experiment") for path in sorted((package / room).glob("*.py"))]
     digest = hashlib.sha256()
-    for path in [*sorted(CONF.rglob("*.yaml")), *code]:
+    own = value_of(overrides, "config_dir")
+    roots = [CONF, *([user_path(own, "config_dir")] if own else [])]
+    for path in [*(path for root in roots for path in sorted(root.rglob("*.yaml"))), *code]:
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     folder = user_path(value_of(overrides, "model.path") or "/nowhere", "model.path")
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         stat = path.stat()
         digest.update(f"{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
     for name in (value_of(overrides, "task") or "").split(","):
-        digest.update(_own_files(name, value_of(overrides, "data.dir")).encode())
+        digest.update(_own_files(name, value_of(overrides, "data.dir"), roots).encode())
     if (tuned := tuned_of(overrides)) and (recipe := tuned.path(results_dir_of(overrides))).is_file():
         digest.update(recipe.read_bytes())
     return digest.hexdigest()

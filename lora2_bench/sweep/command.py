@@ -25,6 +25,7 @@ interrupted. Hydra's overrides narrow or change the cells (task=rte seed=0,1 mod
   slurm.KEY=VALUE      any other sbatch option
   --wait               follow with a progress bar; exit code 1 unless all cells are done
   --dry-run            print what would be sent
+  --config-dir=DIR     a folder of configs of your own
 """
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import require, require_choice
 from lora2_bench.files.arguments import nearest
-from lora2_bench.files.paths import CONF
+from lora2_bench.files.paths import CONF, user_path
 from lora2_bench.records.scrub import shorten_home
 
 FLAGS = {"--wait": "wait", "--dry-run": "dry_run", "--json": "json"}
+_CONFIG_DIR = "--config-dir"
 _DIGITS = 8  # more than any of these numbers has
 _COUNTS = ("parallel", "pack", "cells_per_job", "array_max", "throttle", "gpus", "cpus")
 _SLURM_ONLY = ("cells_per_job", "array_max", "throttle", "partition", "account", "time", "memory", "gpus", "cpus")
@@ -76,12 +77,12 @@ def parse(arguments: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
     values: dict[str, object] = {}
     sbatch: dict[str, str | bool] = {}
     overrides: list[str] = []
-    for argument in arguments:
+    for argument in _joined(arguments):
         name, equals, value = argument.partition("=")
         if argument in FLAGS:
             values[FLAGS[argument]] = True
         elif argument.startswith("-"):
-            raise UserError(f"{argument} is not an option: {nearest(argument, list(FLAGS))}")
+            raise UserError(f"{argument} is not an option: {nearest(argument, [*FLAGS, _CONFIG_DIR])}")
         elif not equals and not argument.startswith("~"):
             raise UserError(f"{argument} cannot be read: give NAME=VALUE, as in suite=table1")
         elif name.startswith("slurm."):
@@ -92,6 +93,20 @@ def parse(arguments: Sequence[str]) -> tuple[Options, tuple[str, ...]]:
             _check_near(name.lstrip("+~"), sorted(names))
             overrides.append(_with_tilde(argument))
     return replace(Options(cluster=str(values.get("cluster", "local"))), sbatch=sbatch, **values), tuple(overrides)  # type: ignore[arg-type]
+
+
+def _joined(arguments: Sequence[str]) -> Iterator[str]:
+    """The arguments with `--config-dir DIR` as the setting that every cell is sent with. Raises UserError."""
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if option not in (_CONFIG_DIR, "-cd"):
+            yield argument
+            continue
+        folder = value if equals else next(rest, "")
+        if not folder or folder.startswith("-"):
+            raise UserError(f"{option} has no value: give {option} DIR")
+        yield f"config_dir={user_path(folder, _CONFIG_DIR).absolute()}"
 
 
 def _check_near(name: str, options: Sequence[str]) -> None:

@@ -35,6 +35,7 @@ _SETTINGS = ("all", "tasks", "rows")
 _OWN = ("task", "row", "method", "kr", "seed", "protocol", "recipe", "looks", "suite", "init_from", "rng_version")
 # Where and how to run: they change no cell, and may be paths.
 _PLACES = (
+    "config_dir",
     "results",
     "device",
     "threads",

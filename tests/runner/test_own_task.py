@@ -59,6 +59,11 @@ def test_an_own_task_goes_through_every_door(
     assert told.last.startswith(
         "weather (own-weather) | local | lora r=1 | seed 1 | mean of accuracy and macro_f1 best "
     )
+    told = call(main, "sweep", "--config-dir", "own", *words, "seed=0,1,2", "parallel=1", "--wait")
+    assert told.code == 0 and told.out.startswith("cells: 3 cells: 2 done, 1 missing"), told.err
+    third = lora2_bench.run(*words, config_dir="own", seed=2)
+    assert len(record_paths(tmp_path / "results")) == 3 and str(tmp_path) not in json.dumps(third.to_dict())
+    shutil.rmtree(tmp_path / "results" / "cells" / third.id)
     shutil.rmtree(conf)  # what follows reads records alone
 
     store = Store(tmp_path / "results")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lora2_bench.config.compose import plan_of as made_plan
 from lora2_bench.errors import UserError
+from lora2_bench.files.paths import CONF
 from lora2_bench.records.lock import locked
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.batches import read_batch, write_failure
@@ -21,6 +23,7 @@ from lora2_bench.sweep.options import Options, parse
 from lora2_bench.sweep.send import sweep
 from lora2_bench.sweep.slurm import DEFAULT_ARRAY_MAX, Slurm, array_limit, squeue, submitit_executor
 from tests.composed import plan_of, weights_folder
+from tests.conftest import Told
 from tests.made_records import make_cell, make_record
 
 WORDS = ("suite=smoke", "seed=0,1,2")  # 2 rows × 2 tasks × 3 seeds
@@ -157,6 +160,26 @@ def test_a_changed_backbone_is_planned_anew(tmp_path: Path) -> None:
     before = plan_cells(overrides, sweep_dir_of(overrides, None))
     (folder / "model.safetensors").write_bytes(b"other weights")
     assert plan_cells(overrides, sweep_dir_of(overrides, None)) != before
+
+
+@pytest.mark.parametrize("form", ["--config-dir=DIR", "--config-dir DIR", "config_dir=DIR"])
+def test_configs_of_ones_own_are_planned_as_single_runs_are_and_anew_when_they_change(
+    form: str, tmp_path: Path, bench: Callable[..., Told]
+) -> None:
+    (tmp_path / "own" / "method").mkdir(parents=True)
+    lora = (CONF / "method" / "lora.yaml").read_text(encoding="utf-8").replace("name: lora", "name: mine\nrecipe: lora")
+    mine = tmp_path / "own" / "method" / "mine.yaml"
+    mine.write_text(lora, encoding="utf-8")
+    words = ("method=mine", "kr=2", "task=rte,mrpc", f"results={tmp_path}")
+    options, overrides = parse([*form.replace("DIR", str(tmp_path / "own")).split(), *words])
+    assert options == Options()
+    cells = plan_cells(overrides, sweep_dir_of(overrides, None))
+    assert len(cells) == 2 and all(made_plan(cell.overrides).cell.id == cell.id for cell in cells)
+    told = bench(f"--config-dir={tmp_path / 'own'}", "method=mine", "kr=2", "task=rte", "--cfg", "job", "--resolve")
+    assert told.code == 0 and "name: mine" in told.out
+    assert plan_cells(overrides, sweep_dir_of(overrides, None)) == cells
+    mine.write_text(lora.replace("alpha: ${recipe.alpha}", "alpha: 3"), encoding="utf-8")
+    assert {cell.id for cell in plan_cells(overrides, sweep_dir_of(overrides, None))}.isdisjoint(c.id for c in cells)
 
 
 @pytest.mark.parametrize(
