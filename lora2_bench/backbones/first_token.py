@@ -28,7 +28,7 @@ class FirstTokenAttention(nn.Module):
     """Mixed into the last self-attention.
 
     Attributes:
-        after: the dropouts that its output goes through; none where they draw from torch's generator.
+        after: the dropouts that its output goes through; none where one of the layer draws from torch's generator.
         for_head: whether nothing but the head reads the outputs of a pass without dropout.
     """
 
@@ -69,7 +69,7 @@ def compute_first_token_alone(model: nn.Module) -> None:
         return
     last: Any = model.get_submodule(layers[-1])
     words = layers[-1].split(".")
-    around = [model.get_submodule(".".join(words[:count])) for count in range(len(words) + 1)]
+    around = [model.get_submodule(".".join(words[: count + 1])) for count in range(len(words))]  # not the classifier
     if type(last) not in _UNTOUCHED or any(one._forward_hooks or one._forward_pre_hooks for one in around):
         return  # a hook may want all tokens, or cut some off, as prompts at the input do
     attention, output = last.attention.self, last.attention.output
@@ -77,10 +77,15 @@ def compute_first_token_alone(model: nn.Module) -> None:
     if kinds != _UNTOUCHED[type(last)] or attention.config._attn_implementation not in (ATTENTION, "sdpa"):
         return
     after = [output.dropout, last.output.dropout]
-    drawing = hasattr(attention, "stream") and all(isinstance(dropout, StreamDropout) for dropout in after)
+    streams = hasattr(attention, "stream") and not any(map(_draws_for_all_tokens, last.modules()))
     mix_in(FirstTokenAttention, attention)
-    attention.after, attention.for_head = after if drawing else [], False
+    attention.after, attention.for_head = after if streams else [], False
     mix_in(FirstTokenOutput, output)
+
+
+def _draws_for_all_tokens(module: nn.Module) -> bool:
+    """Whether fewer tokens would make it, and with it all that torch's generator gives later, draw other numbers."""
+    return isinstance(module, nn.Dropout) and not isinstance(module, StreamDropout) and module.p > 0
 
 
 @contextmanager

@@ -225,6 +225,34 @@ def test_without_a_stream_training_computes_all_tokens_and_draws_as_it_did() -> 
     assert torch.equal(*losses)
 
 
+@pytest.mark.parametrize("name", ["lora", "lora2", "adalora", "sora", "dylora", "vera", "bitfit", "head", "dora"])
+def test_a_methods_own_layers_go_with_the_first_token_alone(name: str) -> None:
+    found = []
+    for first_token in (False, True):
+        method = make_method(name, drawing("bert"))
+        if first_token:
+            compute_first_token_alone(method.backbone.model)
+        last = [module for module in method.backbone.model.modules() if isinstance(module, FirstTokenAttention)]
+        assert len(last) == first_token and all(module.after for module in last)
+        loss = loss_of_batch(method, padded_batch())
+        loss.backward()
+        found.append([loss, *(p.grad for p in method.trainable().values() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 1
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_with_a_dropout_of_the_methods_own_training_computes_all_tokens_and_scoring_the_first() -> None:
+    method = make_method("lora", drawing("bert"), dropout=0.1)
+    compute_first_token_alone(method.backbone.model)
+    (last,) = (module for module in method.backbone.model.modules() if isinstance(module, FirstTokenAttention))
+    inputs = {name: value for name, value in padded_batch().items() if name != "labels"}
+    encoder = method.backbone.model.base_model
+    assert not last.after and encoder(**inputs)[0].shape[1] > 1
+    with head_alone(method.backbone.model.eval()):
+        assert encoder(**inputs)[0].shape[1] == 1
+
+
 def method_dropouts(backbone: Backbone) -> list[str]:
     return [name for name, module in backbone.model.named_modules() if isinstance(module, nn.Dropout)]
 
