@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora2_bench.errors import UserError, first_line
-from lora2_bench.files.paths import results_folder, user_path
+from lora2_bench.files.paths import results_folder, shortened, user_path
 
 # Hydra's own options. Its parser also takes any beginning of their names, which this one does not.
 _OPTIONS: tuple[str, ...] = ("--help", "--hydra-help", "--version", "--cfg", "--resolve", "--package", "--run")
@@ -57,16 +57,31 @@ def config_folder(arguments: Sequence[str]) -> Path | None:
     found = None
     for before, argument in zip(["", *arguments], arguments, strict=False):
         option, equals, value = argument.partition("=")
-        if option in ("--config-dir", "-cd", CONFIG_DIR) and equals:
-            found = value.strip("'\"")
+        if option in ("--config-dir", "-cd") and equals:
+            found = value
+        elif option == CONFIG_DIR and equals:
+            found = _unquoted(argument)
         elif before in ("--config-dir", "-cd"):
             found = argument
     if found in (None, "", "null"):
         return None
     folder = user_path(str(found), CONFIG_DIR).absolute()
     if not folder.is_dir():
-        raise UserError(f"{CONFIG_DIR}={found} is no folder: give one with task/, method/ or recipe/ in it")
+        shown = shortened(str(found))
+        raise UserError(f"{CONFIG_DIR}={shown} is no folder: give one with task/, method/ or recipe/ in it")
     return folder
+
+
+def _unquoted(override: str) -> str:
+    """The value of an override, without the quotes and escapes that Hydra wants in it. Raises UserError."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        value = OverridesParser.create().parse_override(override).value()
+    except HydraException:
+        raise UserError(f"{shortened(override)} cannot be read: give {CONFIG_DIR}='DIR', quotes included") from None
+    return "null" if value is None else str(value)
 
 
 def _check_option(argument: str) -> None:

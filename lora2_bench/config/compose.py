@@ -26,6 +26,7 @@ from lora2_bench.experiment.checks import MOST_RANKS, require, require_int, requ
 from lora2_bench.experiment.maps import in_letters
 from lora2_bench.experiment.plan import CheckpointSchedule, Export, Plan, RunOptions, measures_of
 from lora2_bench.experiment.recipe import off_recipe
+from lora2_bench.experiment.words import quoted
 from lora2_bench.files.digests import hash_folder
 from lora2_bench.files.paths import CONF, results_folder, shortened, user_path
 from lora2_bench.records.schema import Config
@@ -298,7 +299,7 @@ def _searched(overrides: Sequence[str]) -> list[str]:
     if folder is None:
         return []
     resolvers.share_recipes(folder)
-    return [f"hydra.searchpath=['file://{folder}']"]
+    return [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:

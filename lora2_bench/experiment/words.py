@@ -10,7 +10,7 @@ from typing import Any
 
 from lora2_bench.errors import UserError
 
-_BARE = re.compile(r"[\w./:@%+-]+")
+_BARE = re.compile(r"[\w./:@%+-]+", re.ASCII)
 
 
 def words(settings: Mapping[str, Any], *, over_lists: bool = False) -> list[str]:

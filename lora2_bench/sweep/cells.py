@@ -13,6 +13,7 @@ from typing import TypedDict
 
 import yaml
 
+from lora2_bench.config.arguments import config_folder
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.recipe import tuned_of
 from lora2_bench.files.paths import CONF, below, results_folder, user_path
@@ -155,7 +156,7 @@ def _own_files(task: str, folder: str | None, roots: Sequence[Path]) -> str:
     path = next((path for path in paths if path.is_file()), None)
     if task in ALL_TASKS or "/" in task or path is None:
         return ""
-    with suppress(UserError, OSError, yaml.YAMLError, TypeError, LookupError):  # told where the cells are composed
+    with suppress(OSError, ValueError, yaml.YAMLError, TypeError, LookupError):  # told where the cells are composed
         own = OwnTask.of(yaml.safe_load(path.read_text(encoding="utf-8")), folder)
         return repr([stamps(one) for one in own.files])
     return ""
@@ -166,9 +167,10 @@ def _digest(overrides: Sequence[str]) -> str:
     package = Path(__file__).resolve().parents[1]
     code = [path for room in ("config", "experiment") for path in sorted((package / room).glob("*.py"))]
     digest = hashlib.sha256()
-    own = value_of(overrides, "config_dir")
-    roots = [CONF, *([user_path(own, "config_dir")] if own else [])]
-    for path in [*(path for root in roots for path in sorted(root.rglob("*.yaml"))), *code]:
+    own = config_folder(overrides)
+    roots = [CONF, *([own] if own else [])]
+    configs = (path for root in roots for path in sorted(root.rglob("*.yaml")) if path.is_file())
+    for path in [*configs, *code]:
         digest.update(f"{path.name}\0".encode() + path.read_bytes())
     folder = user_path(value_of(overrides, "model.path") or "/nowhere", "model.path")
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():

@@ -10,6 +10,7 @@ from functools import cache
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.checks import require, require_choice
+from lora2_bench.experiment.words import quoted
 from lora2_bench.files.arguments import nearest
 from lora2_bench.files.paths import CONF, user_path
 from lora2_bench.records.scrub import shorten_home
@@ -106,7 +107,7 @@ def _joined(arguments: Sequence[str]) -> Iterator[str]:
         folder = value if equals else next(rest, "")
         if not folder or folder.startswith("-"):
             raise UserError(f"{option} has no value: give {option} DIR")
-        yield f"config_dir={user_path(folder, _CONFIG_DIR).absolute()}"
+        yield f"config_dir={quoted(str(user_path(folder, _CONFIG_DIR).absolute()))}"
 
 
 def _check_near(name: str, options: Sequence[str]) -> None:

@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
+from lora2_bench.config.calls import plan_of_call
+from lora2_bench.config.compose import plan_of
 from lora2_bench.config.launch import launch
+from lora2_bench.errors import UserError
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.words import quoted, words
 from lora2_bench.files.paths import CONF
+from lora2_bench.sweep.cells import plan_cells
+from lora2_bench.sweep.options import parse
 
 METHOD = """
 _target_: lora2_bench.methods.lora.LoRA
@@ -45,6 +51,19 @@ def test_a_method_from_outside_borrows_a_recipe_like_those_inside(
     values, lora = yaml.safe_load(told.out), yaml.safe_load(inside.out)
     assert (values["recipe"], values["train"]) == (lora["recipe"], lora["train"])
     assert values["method"]["alpha"] == lora["method"]["alpha"]
+
+
+@pytest.mark.parametrize("name", ["own,c", "own b", "it's", "e=f", "ü", "g[h]", "i#j"])
+def test_a_folder_may_have_any_name(name: str, conf: Path, bench: Callable[..., Any]) -> None:
+    folder = conf.rename(conf.parent / name)
+    told = bench(f"--config-dir={folder}", "method=mine", "--cfg", "job", "--resolve")
+    assert told.code == 0, told.err
+    by_call = plan_of_call([*words({"config_dir": folder}), "method=mine"])
+    _, overrides = parse([f"--config-dir={folder}", "method=mine", f"results={quoted(str(folder.parent / 'r'))}"])
+    (cell,) = plan_cells(overrides, folder.parent / "sweep")
+    assert plan_of(cell.overrides).cell.id == cell.id == by_call.cell.id
+    with pytest.raises(UserError, match=r"^config_dir='x cannot be read: give config_dir='DIR', quotes included$"):
+        plan_of_call(["config_dir='x", "method=mine"])
 
 
 def test_a_recipe_of_its_own_goes_before_the_borrowed_one(conf: Path, bench: Callable[..., Any]) -> None:
