@@ -77,6 +77,8 @@ def _send(stages: Stages, stage: str | None) -> int:
         done = stages.send_trials()
         stages.plan_trials()  # the extra ones, where they have become due
         done = done and stages.send_trials()
+    if stage == RUNS:
+        stages.plan_trials()  # the extra ones come before any run
     if stage in (None, RUNS) and (done or stage == RUNS):
         if stages.options.dry_run and not stages.begun.runs:
             print("the winners' recipes come first: stage=winners")

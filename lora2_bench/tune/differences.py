@@ -37,8 +37,9 @@ def differences(study: Study, scores: Scores) -> tuple[Difference, ...]:
         whole = compared(scores, ours, other, list(study.tasks))
         if whole.differences:
             found.append(_difference(whole, f"{name_of(ours)} − {name_of(other)}", is_chief=number == 0))
-        if number == 0 and len(whole.tasks) > 1:
-            found += [_difference(compared(scores, ours, other, [task]), task, is_part=True) for task in whole.tasks]
+        parts = [(task, compared(scores, ours, other, [task])) for task in whole.tasks]
+        if number == 0 and whole.differences and len(parts) > 1:
+            found += [_difference(part, task, is_part=True) for task, part in parts if part.differences]
     return tuple(found)
 
 

@@ -81,7 +81,13 @@ def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         "",
     ]
     if trials < len(begun.trials) or runs < planned:
-        lines += ["**The study is under way: what follows is of the runs that are in, and no answer yet.**", ""]
+        primary = [run for run in begun.runs if run.row in study.comparisons[0]]
+        has_answer = bool(primary) and all(run.id in records for run in primary)
+        of = "the primary comparison is complete, the rest is" if has_answer else "what follows is"
+        lines += [
+            f"**The study is under way: {of} of the runs that are in{'' if has_answer else ', and no answer yet'}.**",
+            "",
+        ]
     failed = [one for one in begun.cells if one.id in records and not records[one.id].is_done]
     if failed:
         lines += [
@@ -146,9 +152,9 @@ def _told(one: Comparison) -> str:
         return text
     least = detectable_difference(sd, n)
     return (
-        f"{text}, 95 % interval {interval.low:+.2f} to {interval.high:+.2f}, paired t p = {one.t_p:.3f}, sign-flip p = "
-        f"{sign_flip_test(one.differences):.3f}; sd {sd:.2f}, with which {n} seeds detect {least:.2f} points in 80 % "
-        "of cases"
+        f"{text}, 95 % interval {interval.low:+.2f} to {interval.high:+.2f}, paired t p = {shown_p(one.t_p)}, "
+        f"sign-flip p = {shown_p(sign_flip_test(one.differences))}; sd {sd:.2f}, with which {n} seeds detect "
+        f"{least:.2f} points in 80 % of cases"
     )
 
 
@@ -158,8 +164,16 @@ def _cells(one: Comparison) -> str:
         return "– | – | 0 | – | –"
     interval = mean_interval(one.differences)
     between = "–" if interval.low is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
-    p = "–" if one.t_p is None else f"{one.t_p:.3f}"
-    return f"{interval.estimate:+.2f} | {between} | {interval.n} | {p} | {sign_flip_test(one.differences):.3f}"
+    p = "–" if one.t_p is None else shown_p(one.t_p)
+    flipped = shown_p(sign_flip_test(one.differences)) if interval.n > 1 else "–"
+    return f"{interval.estimate:+.2f} | {between} | {interval.n} | {p} | {flipped}"
+
+
+def shown_p(p: float) -> str:
+    """A p to three digits after the point; to four where three would hide on which side of 0.05 it is."""
+    if p < 0.0005:
+        return "under 0.001"
+    return f"{p:.4f}" if 0.0495 <= p < 0.0505 else f"{p:.3f}"
 
 
 def _secondary(study: Study, scores: Scores) -> list[str]:
@@ -168,14 +182,21 @@ def _secondary(study: Study, scores: Scores) -> list[str]:
         return ["None is planned.", ""]
     found = [compared(scores, *pair, list(study.tasks)) for pair in pairs]
     tested = [one for one in found if one.t_p is not None]
-    adjusted = dict(zip(map(id, tested), holm([one.t_p for one in tested if one.t_p is not None]), strict=True))
+    known = [one.t_p for one in tested if one.t_p is not None]
+    family = [*known, *[1.0] * (len(found) - len(known))]  # what cannot be tested yet stays in it
+    adjusted = dict(zip(map(id, tested), holm(family), strict=False))
     lines = ["| comparison | tasks | difference | 95 % interval | seeds | t p | sign-flip p | Holm p |"]
     lines += ["| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |"]
     for one in found:
         names = f"{name_of(one.ours)} − {name_of(one.other)}"
-        p = f"{adjusted[id(one)]:.3f}" if id(one) in adjusted else "–"
+        p = shown_p(adjusted[id(one)]) if id(one) in adjusted else "–"
         lines.append(f"| {names} | {' '.join(one.tasks) or '–'} | {_cells(one)} | {p} |")
-    return [*lines, "", f"Holm's correction is over the {len(tested)} of {len(found)} that can be tested.", ""]
+    return [
+        *lines,
+        "",
+        f"Holm's correction is over the {len(found)} planned, of which {len(tested)} can be tested.",
+        "",
+    ]
 
 
 def score_table(study: Study, scores: Scores) -> list[str]:
@@ -250,11 +271,12 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     missing = [f"{row} on {task}" for row, task in study.places if not _runs_in(begun, records, row, task)]
     if missing:
         lines.append(f"- Not there yet: runs of {', '.join(missing)}.")
+    most = max((len(begun.of(*place)) for place in study.places), default=study.trials) or study.trials
     by_task = [task for task, names in study.tasks.items() if set(names) != set(study.rows)]
     if by_task:
         lines.append(f"- {', '.join(by_task)} have fewer rows than the others: averages over all rows leave them out.")
     lines += [
-        f"- {study.trials} trials find no optimum; all have as many, and curves.csv says what fewer give."
+        f"- {most} trials find no optimum; all have as many, and curves.csv says what fewer give."
         if study.trials > 1
         else "- Nothing is tuned: another rate may suit a row better than its recipe's.",
         "- Scores are of one backbone and of these tasks: nothing is said of larger ones.",

@@ -165,22 +165,28 @@ class Folder:
         return path
 
 
+Place = tuple[str, str, int]
+"""Row, task and number of a trial."""
+
+
 def score_of(record: Record) -> float | None:
     """A finished cell's score at the end of training, in points: held-out rows of a trial, dev of a run."""
     last = record.result.get("last") if record.is_done else None
     return None if last is None else 100 * last["score"]
 
 
-def trial_lines(trials: Sequence[Trial], records: Mapping[str, Record]) -> dict[str, str]:
-    """Id -> line of ledger.csv, without its end, for every trial; the header under an empty id."""
+def trial_lines(trials: Sequence[Trial], records: Mapping[str, Record]) -> tuple[str, dict[Place, str]]:
+    """The header of ledger.csv, and row, task and number of every trial -> its line; without ends of lines."""
     names = sorted({name for trial in trials for name in trial.values}, key=lambda name: (name != "lr", name))
     head = ["row", "task", "trial", "kind", *names, "status", "score", "metric", "steps", "seconds"]
-    lines = {"": _line([*head, "seconds_per_step", "cell", "cause"])}
+    lines = {}
     for trial in sorted(trials, key=lambda one: (one.task, one.row, one.number)):
         values = [trial.values.get(name, "") for name in names]
         start = [trial.row, trial.task, trial.number, trial.kind, *values]
-        lines[trial.id] = _line([*start, *_outcome(records.get(trial.id)), trial.id, _cause(records.get(trial.id))])
-    return lines
+        found = records.get(trial.id)  # that of two trials, where both drew the same values
+        line = _line([*start, *_outcome(found), trial.id, _cause(found)])
+        lines[trial.row, trial.task, trial.number] = line
+    return _line([*head, "seconds_per_step", "cell", "cause"]), lines
 
 
 def _outcome(record: Record | None) -> list[Any]:
@@ -207,7 +213,8 @@ def write_ledger(folder: Folder, begun: Begun, records: Mapping[str, Record]) ->
     """Write ledger.csv and runs.csv; returns their paths."""
     folder.path.mkdir(parents=True, exist_ok=True)
     paths = [folder.path / "ledger.csv", folder.path / "runs.csv"]
-    write_text(paths[0], "".join(f"{line}\n" for line in trial_lines(begun.trials, records).values()))
+    header, trials = trial_lines(begun.trials, records)
+    write_text(paths[0], "".join(f"{line}\n" for line in [header, *trials.values()]))
     head = ["row", "task", "seed", "trial", "status", "score", "metric", "steps", "seconds", "seconds_per_step"]
     lines = [_line([*head, "cell", "cause"])]
     for run in sorted(begun.runs, key=lambda one: (one.task, one.row, one.seed)):

@@ -53,7 +53,7 @@ def write_recipe(
     """Write the recipe of a winner, which names trial, score, cell and the ledger's line; returns its path."""
     trial = found.trial
     of_place = [one for one in trials if (one.row, one.task) == (trial.row, trial.task)]
-    line = trial_lines(trials, records)[trial.id]
+    line = trial_lines(trials, records)[1][trial.row, trial.task, trial.number]
     metric = records[trial.id].result["main_metric"]
     head = (
         f"# Tuned: study {study.name}, {trial.row} on {trial.task}: trial {trial.number} ({trial.kind}) of "

@@ -122,6 +122,10 @@ class Stages:
         from lora2_bench.tune.summary import write_summary
 
         records = self.folder.records(self.begun.cells)
+        if not self.begun.trials and (kept := self.folder.committed):
+            raise UserError(
+                f"{self.folder.path} has {len(kept)} records and no plan.json: put it back as it was committed"
+            )
         written = [*write_ledger(self.folder, self.begun, records), self.folder.keep_records(records)]
         written += write_curves(self.folder, self.begun, records)
         written += draw_differences(self.folder, self.study, self.begun, records)
@@ -143,8 +147,8 @@ class Stages:
 
     def _extra_due(self) -> bool:
         """Whether all trials of the budget ended, no extra ones are planned, and a winner lies at an edge."""
-        if any(trial.kind in (WIDER, EXTRA) for trial in self.begun.trials):
-            return False
+        if self.begun.runs or any(trial.kind in (WIDER, EXTRA) for trial in self.begun.trials):
+            return False  # a run belongs to the winner that it was planned with
         records = self.folder.records(self.begun.trials)
         if any(trial.id not in records for trial in self.begun.trials):
             return False

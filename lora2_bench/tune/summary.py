@@ -23,8 +23,8 @@ def write_summary(folder: Folder, study: Study, begun: Begun, records: Mapping[s
 def summary(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """The lines of summary.md; before the first run it says how far the study is, and no more."""
     scores = scores_of(begun, records)
-    lines = [line for line in progress(study, begun, records) if line][:1]
+    lines = progress(study, begun, records)
     if not scores:
-        return lines
+        return lines[:1]
     told = [line for line in primary_answer(study, scores) if line]
-    return [*lines, "", *told, "", *score_table(study, scores)[:-1]]
+    return [*lines, *told, "", *score_table(study, scores)[:-1]]
