@@ -5,10 +5,11 @@ Each imports what it needs when it is called; none imports torch, but `run` wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
+from lora2_bench.errors import UserError
 from lora2_bench.experiment.words import words
 from lora2_bench.files.paths import results_folder
 from lora2_bench.files.waiting import wait_shortly
@@ -108,11 +109,20 @@ def predict(
         threads=threads,
         eval_batch_size=eval_batch_size,
     )
-    columns = [[column] if isinstance(column, str) else column for column in (texts, text_pairs) if column is not None]
-    rows = given_rows(plan.cell.spec, columns[0], columns[1] if len(columns) > 1 else None, ("texts", "text_pairs"))
+    pairs = None if text_pairs is None else _column("text_pairs", text_pairs)
+    rows = given_rows(plan.cell.spec, _column("texts", texts), pairs, ("texts", "text_pairs"))
     from lora2_bench.using.predictor import Predictor
 
     return Predictor(plan, record).predict(rows.texts)
+
+
+def _column(name: str, value: object) -> list[str]:
+    """One text, or several, as a list. Raises UserError for what is neither."""
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Iterable):
+        raise UserError(f"{name} is a {type(value).__name__}: give a text, or a list of texts")
+    return list(value)
 
 
 def compare(frame: pd.DataFrame, ours: str, other: str, *, margin: float | None = None) -> pd.DataFrame:

@@ -149,7 +149,10 @@ class Library:
             raise UserError(
                 f"{shortened(words)} fits none of the {len(self.entries)} cells served here: {self._told()}"
             )
-        return found if rank is None else [self._at_rank(entry, rank) for entry in found]
+        if rank is None:
+            return found
+        serving = [entry for entry in found if rank in (self._records[entry.id].result.get("by_rank") or {})]
+        return [self._at_rank(entry, rank) for entry in serving or found]  # of none that serves it, the first says so
 
     def _by_id(self, text: str) -> Entry:
         cell, sign, rank = text.partition(AT)

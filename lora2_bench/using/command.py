@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
@@ -55,9 +56,9 @@ def predict() -> None:
             print(found[0])
             return
         lines = [
-            json.dumps(
+            _json(
                 {**({"line": rows.lines[row], **rows.carried[row]} if rows.lines else {}), **one.to_dict()},
-                ensure_ascii=False,
+                "utf-8" if out is not None else sys.stdout.encoding,
             )
             for row, one in enumerate(found)
         ]
@@ -118,6 +119,16 @@ def _opened(given: argparse.Namespace, **options: object) -> tuple[Plan, Record]
     return open_cell(results, cell_id, base=given.base, implementation=given.method, **options)  # type: ignore[arg-type]
 
 
+def _json(values: Mapping[str, object], encoding: str) -> str:
+    """One line of JSON, with escapes where the encoding lacks one of its signs."""
+    line = json.dumps(values, ensure_ascii=False)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:  # half a surrogate pair, or a terminal that knows ASCII alone
+        return json.dumps(values)
+    return line
+
+
 def _label(plan: Plan, record: Record) -> str:
     return record.label_at(plan.run_options.export.rank)
 
@@ -130,7 +141,8 @@ def _output(given: argparse.Namespace) -> Path | None:
     if out.is_dir() or not out.absolute().parent.is_dir():
         why = "is a folder" if out.is_dir() else "lies in no folder that is there"
         raise UserError(f"--out {shortened(given.out)} {why}: give a file")
-    if given.file not in (None, _STDIN) and out.exists() and out.samefile(given.file):
+    read = None if given.file in (None, _STDIN) else user_path(given.file, "--file")
+    if read is not None and out.exists() and read.exists() and out.samefile(read):
         raise UserError(f"--out {shortened(given.out)} is the file that is read: give another")
     return out
 

@@ -89,6 +89,7 @@ def test_a_method_of_several_ranks_is_served_at_each(trained: Trained, engine: E
     whole = library.find("method=dylora")
     at = [library.find(f"{whole.id}@{rank}") for rank in (1, 2, 3, 4)]
     assert at[1] == library.find("task=cola method=dylora rank=2")
+    assert at[1] in library.fitting("rank=2")  # of all cells that serve it, whatever others there are
     assert (at[1].method, at[1].rank, at[1].cell) == ("dylora r=2", 2, whole.id)
     assert at[1].score == library.record(whole).result["by_rank"]["2"]["score"]
     asked: list[tuple[Entry, str, str | None]] = [(entry, TEXTS[0], None) for entry in [*at, whole]]

@@ -239,3 +239,19 @@ def test_bad_rows_of_the_command_and_of_the_api(
     ):
         with pytest.raises(lb.UserError, match=line):
             lb.predict(cell, *wrong, results=of.results, base=of.base)
+
+
+def test_a_missing_file_an_odd_id_and_odd_calls_are_one_line(
+    predict: Callable[..., Told], of: Cells, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    out.write_text("there\n")
+    told = predict("lora", "rte", "--file", str(tmp_path / "missing.tsv"), "--out", str(out))
+    assert told.code == 2 and told.err.count("\n") == 1 and "is no file" in told.err
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "text_pair": "b", "id": "\\ud800"}\n')
+    told = predict("lora", "rte", "--file", str(tmp_path / "a.jsonl"), "--out", str(out))
+    assert told.code == 0 and json.loads(out.read_text())["id"] == "\ud800"
+    cell = of.id_of("lora", "rte")
+    for texts, kind in ((None, "NoneType"), (5, "int")):
+        with pytest.raises(lb.UserError, match=rf"^texts is a {kind}: give a text, or a list of texts$"):
+            lb.predict(cell, texts, "b", results=of.results, base=of.base)  # type: ignore[arg-type]

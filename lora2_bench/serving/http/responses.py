@@ -6,6 +6,8 @@ import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
+from lora2_bench.records.scrub import scrub
+
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -46,8 +48,8 @@ def json_line(value: object) -> bytes:
 
 
 def error_line(text: str) -> bytes:
-    """The body of every error."""
-    return json_line({"error": text})
+    """The body of every error; no client is told where the server's files are."""
+    return json_line({"error": scrub(text)})
 
 
 async def respond(send: Send, status: int, body: bytes, kind: bytes = JSON, headers: Headers = ()) -> None:
