@@ -200,7 +200,10 @@ class Stages:
         return len(self._ended(planned)) == len(planned)
 
     def _ended(self, planned: Sequence[Trial] | Sequence[RunCell]) -> dict[str, Record]:
-        return self.folder.records([*planned])
+        """Those that are not to be sent: a failed trial is a result of its settings, a failed run is tried again."""
+        found = self.folder.records([*planned])
+        runs = {one.id for one in planned if isinstance(one, RunCell)}
+        return {name: record for name, record in found.items() if record.is_done or name not in runs}
 
     def _shared(self) -> list[str]:
         """The overrides that all cells share, as a sweep has them."""

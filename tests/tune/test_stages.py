@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from lora2_bench.config.compose import plan_of
+from lora2_bench.config.grid import plan_points
 from lora2_bench.errors import UserError
 from lora2_bench.records.record import FAILED
 from lora2_bench.records.store import Store
@@ -27,6 +28,7 @@ from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets, trial
 from lora2_bench.tune.space import edges, read_space
 from lora2_bench.tune.study import read_study
 from tests.conftest import Told
+from tests.made_records import make_failed
 from tests.sweep.test_sweep import FakeSlurm
 from tests.tune.conftest import Made
 
@@ -174,10 +176,20 @@ def test_the_runs_of_the_primary_comparison_are_sent_first(made: Callable[..., M
     study.stages.plan_trials()
     study.finish(study.stages.begun.trials, dict.fromkeys([("full", 0), ("lora_r1", 0), ("lora2_k1", 0)], 70.0))
     study.stages.write_winners()
-    assert not study.stages.send_runs()
-    row_of = {run.id: run.row for run in study.stages.begun.runs}
+    stages = study.stages
+    assert not stages.send_runs()
+    row_of = {run.id: run.row for run in stages.begun.runs}
     (job,) = (job for jobs in slurm.cells.values() for job in jobs)
     assert [row_of[one] for one in job] == [*["lora_r1", "lora_r1", "lora2_k1", "lora2_k1"] * 2, *["full"] * 4]
+
+    slurm.queued.clear()
+    runs = stages.begun.runs
+    study.finish(runs, {(run.row, run.seed): 70.0 for run in runs})
+    assert stages.send_runs()
+    first = next(plan_points([(*runs[0].overrides, f"results={study.results}")])).cell
+    Store(study.results).write(make_failed(first))
+    assert not stages.send_runs()
+    assert [one for jobs in list(slurm.cells.values())[-1:] for job in jobs for one in job] == [runs[0].id]
 
 
 def test_curves_are_of_the_draws_and_the_recipe_stands_beside_them(made: Callable[..., Made]) -> None:
