@@ -46,6 +46,15 @@ def user_path(text: str, setting: str) -> Path:
     return path
 
 
+def file_to_write(text: str, option: str) -> Path:
+    """The file that an option names, before anything is computed for it. Raises UserError where none can be there."""
+    path = user_path(text, option)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        why = "is a folder" if path.is_dir() else "lies in no folder that is there"
+        raise UserError(f"{option} {shortened(text)} {why}: give a file")
+    return path
+
+
 def results_folder(text: str) -> Path:
     """The folder that `results` names, which may not be there yet.
 

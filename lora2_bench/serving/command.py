@@ -5,19 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.arguments import OneLineParser, folder, program, whole_number
+from lora2_bench.files.paths import file_to_write
 from lora2_bench.files.writing import write_json
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.serving.library import Entry, Library, check_fits
 from lora2_bench.tasks.spec import ALL_TASKS
 
+if TYPE_CHECKING:  # it imports torch
+    from lora2_bench.serving.evaluate import Scored
+
 ALL = "all"
 
 
 def evaluate() -> None:
-    """The entry. Exit codes: 0, 1 where a cell that was asked for is left out, 2 for bad input."""
+    """The entry. Exit codes: 0, 1 where a cell that was asked for is left out, or all are, 2 for bad input."""
     parser = OneLineParser(
         prog=program("lora2_bench evaluate"),
         description="Score many finished cells over a task's dev rows, in batches that mix them: one pass of the "
@@ -35,9 +40,11 @@ def evaluate() -> None:
     parser.add_argument("--data-dir", help="GLUE's files, for cells of data=local (default: GLUE_DIR)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=whole_number(1, 1024), help="CPU threads (default: all cores)")
-    parser.add_argument("--out", type=Path, help="also write the scores as JSON to this file")
+    parser.add_argument("--out", help="also write the scores as JSON to this file")
     given = parser.read()
+    scored: list[Scored] = []
     try:
+        out = None if given.out is None else file_to_write(given.out, "--out")
         library = Library(given.results, given.model, model_path=given.base)
         entries, left = _chosen(library, given.cells, given.task)
         if entries:
@@ -50,11 +57,9 @@ def evaluate() -> None:
             scored, failed = scores_of(engine, entries, given.task, batch=given.batch, data_dir=given.data_dir)
             left += map(str, failed)
             print(table(scored, given.task))
-            if given.out is not None:
-                write_json(
-                    given.out, {"task": given.task, "cells": [one.to_dict() for one in scored], "left_out": left}
-                )
-                print(f"written: {given.out}")
+            if out is not None:
+                write_json(out, {"task": given.task, "cells": [one.to_dict() for one in scored], "left_out": left})
+                print(f"written: {out}")
     except UserError as error:
         parser.stop(hide_secrets(str(error)))
     except OSError as error:
@@ -63,7 +68,7 @@ def evaluate() -> None:
         print(f"left out: {hide_secrets(line)}", file=sys.stderr)
     if not entries:
         parser.stop(f"no cell is left to score on task={given.task}: give cells of a task with its labels")
-    sys.exit(1 if left and given.cells != [ALL] else 0)
+    sys.exit(1 if not scored or (left and given.cells != [ALL]) else 0)
 
 
 def _chosen(library: Library, asked: Sequence[str], task: str) -> tuple[list[Entry], list[str]]:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from lora2_bench.errors import CellFailed, UserError
 from lora2_bench.experiment.plan import Plan
 from lora2_bench.files.arguments import OneLineParser, folder, program, whole_number
-from lora2_bench.files.paths import shortened, user_path
+from lora2_bench.files.paths import file_to_write, shortened, user_path
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
@@ -137,10 +137,7 @@ def _output(given: argparse.Namespace) -> Path | None:
     """The file to write. Raises UserError for one that cannot be there."""
     if given.out is None:
         return None
-    out = user_path(given.out, "--out")
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        why = "is a folder" if out.is_dir() else "lies in no folder that is there"
-        raise UserError(f"--out {shortened(given.out)} {why}: give a file")
+    out = file_to_write(given.out, "--out")
     read = None if given.file in (None, _STDIN) else user_path(given.file, "--file")
     if read is not None and out.exists() and read.exists() and out.samefile(read):
         raise UserError(f"--out {shortened(given.out)} is the file that is read: give another")

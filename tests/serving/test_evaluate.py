@@ -90,6 +90,8 @@ def test_cells_that_do_not_fit_are_a_line_each(evaluate: Callable[..., Told], tr
     assert line in told.err
     told = evaluate("--cells", cola.id, "--task", "sst2")
     assert (told.code, told.out) == (2, "") and "error: no cell is left to score on task=sst2" in told.err
+    told = evaluate("--cells", cola.id, "--task", "cola", "--out", "/nowhere/x.json")
+    assert (told.code, told.out) == (2, "") and told.err.startswith("error: --out ") and "lies in no folder" in told.err
 
 
 def test_a_damaged_cell_is_a_line_and_the_others_are_scored(
