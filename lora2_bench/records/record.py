@@ -81,11 +81,15 @@ class Record:
         """The task's columns, labels and metrics."""
         return spec_of(self.cell["task"], self.cell.get("definition"))
 
+    @property
+    def by_rank(self) -> dict[str, Scoring]:
+        """Rank -> its scores on dev at the best step, where one training serves several; else nothing."""
+        return self.result.get("by_rank") or {}
+
     def rank_of(self, text: str) -> int:
         """The rank that a user named, of those that one training serves. Raises UserError, in one line, for others."""
-        served = self.result.get("by_rank") or {}
-        if text not in served:
-            several = f"a rank from 1 to {len(served)}" if served else "no rank: it serves none but its own"
+        if text not in self.by_rank:
+            several = f"a rank from 1 to {len(self.by_rank)}" if self.by_rank else "no rank: it serves none but its own"
             raise UserError(f"rank={shortened(text)} of cell {self.id} ({self.label}) is not served: give {several}")
         return int(text)
 

@@ -151,7 +151,7 @@ class Library:
             )
         if rank is None:
             return found
-        serving = [entry for entry in found if rank in (self._records[entry.id].result.get("by_rank") or {})]
+        serving = [entry for entry in found if rank in self._records[entry.id].by_rank]
         return [self._at_rank(entry, rank) for entry in serving or found]  # of none that serves it, the first says so
 
     def _by_id(self, text: str) -> Entry:
@@ -165,7 +165,7 @@ class Library:
     def _at_rank(self, entry: Entry, rank: str) -> Entry:
         record = self._records[entry.id]
         number = record.rank_of(rank)
-        label, score = record.label_at(number), record.result["by_rank"][rank]["score"]
+        label, score = record.label_at(number), record.by_rank[rank]["score"]
         return replace(entry, id=f"{entry.id}{AT}{rank}", method=label, score=score, rank=number)
 
     def _told(self) -> str:

@@ -83,11 +83,10 @@ def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
     if trials < len(begun.trials) or runs < planned:
         primary = [run for run in begun.runs if run.row in study.comparisons[0]]
         has_answer = bool(primary) and all(run.id in records for run in primary)
-        of = "the primary comparison is complete, the rest is" if has_answer else "what follows is"
-        lines += [
-            f"**The study is under way: {of} of the runs that are in{'' if has_answer else ', and no answer yet'}.**",
-            "",
-        ]
+        told = "what follows is of the runs that are in, and no answer yet"
+        if has_answer:
+            told = "the primary comparison is complete, the rest is of the runs that are in"
+        lines += [f"**The study is under way: {told}.**", ""]
     failed = [one for one in begun.cells if one.id in records and not records[one.id].is_done]
     if failed:
         lines += [

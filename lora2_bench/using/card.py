@@ -71,7 +71,7 @@ def model_card(cell: Cell, record: Record, store: Store, library: str, rank: int
         **({} if cell.data.source == "mini" or spec.is_own else {"datasets": ["nyu-mll/glue"]}),
     }
     counts, label = record.result["parameters"], record.label_at(rank)
-    adapter = counts["adapter"] if rank is None else record.result["by_rank"][str(rank)]["active"]
+    adapter = counts["adapter"] if rank is None else record.by_rank[str(rank)]["active"]
     labels = ", ".join(f"{number} = {name}" for number, name in enumerate(spec.labels)) or (
         "one score" if spec.is_own else "one score, 0 to 5"
     )
@@ -122,8 +122,8 @@ def _data(cell: Cell, record: Record) -> str:
 def _score(cell: Cell, record: Record, store: Store, rank: int | None) -> str:
     best = record.result["best"]
     if rank is not None:
-        told = f"{record.result['main_metric']} {record.result['by_rank'][str(rank)]['score']:.4f}"
-        return f"{told} at rank {rank} of the {len(record.result['by_rank'])} of one training, at its best step."
+        told = f"{record.result['main_metric']} {record.by_rank[str(rank)]['score']:.4f}"
+        return f"{told} at rank {rank} of the {len(record.by_rank)} of one training, at its best step."
     told = f"{record.result['main_metric']} {best['score']:.4f}"
     splits = read_predictions(store.folder(record.id) / PREDICTIONS)
     low, high = score_interval(cell.spec, splits)

@@ -326,8 +326,7 @@ def test_runs_wait_for_the_extra_trials_and_nothing_is_planned_after_the_first_r
     study.finish(
         stages.begun.trials, MIDDLE | {("lora_r1", n): 60.0 for n in range(3)} | {("lora_r1", at_edge.number): 90.0}
     )
-    if not any(one.at_edge for one in stages.winners().values()):
-        pytest.skip("the draws of this version of the space lie at no edge")
+    assert any(one.at_edge for one in stages.winners().values())
     with pytest.raises(UserError, match=r"^2 of 8 trials have not ended: run stage=trials first$"):
         _send(stages, "runs")
     assert not stages.begun.runs
