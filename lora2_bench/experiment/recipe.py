@@ -51,9 +51,9 @@ class Tuned:
         return below(results / "studies", self.study, "recipes", f"{self.row}-{self.task}.yaml")
 
     def fits(self, cell: CellSettings) -> bool:
-        """Whether it was made for this cell's backbone, method and task."""
+        """Whether it was made for this cell's backbone, row and task."""
         model, row = cell["model"], rows().get(self.row)
-        same = row is not None and row.method == cell["method"]["name"] and self.task == cell["task"]
+        same = row is not None and row.fits(cell) and self.task == cell["task"]
         return same and self.model in (model["name"], model["source"])
 
 

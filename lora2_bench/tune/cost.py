@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from lora2_bench.records.record import Record
-from lora2_bench.tune.ledger import Begun
+from lora2_bench.tune.ledger import EXTRA_KINDS, Begun
 from lora2_bench.tune.study import Study
 
 
@@ -15,6 +15,7 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
     """A table of every row and task: trials and runs, their steps and hours; hours with the extra trial of each too."""
     lines = [f"{'task':6} {'row':14} {'trials':>6} {'steps':>6} {'runs':>5} {'steps':>6} {'s/step':>7} {'hours':>7}"]
     seeds, total, extra, steps, unknown = len(study.seeds), 0.0, 0.0, 0, 0
+    has_extra = any(trial.kind in EXTRA_KINDS for trial in begun.trials)
     for row, task in study.places:
         trials = begun.of(row, task)
         run_steps = begun.run_steps[f"{row}-{task}"]
@@ -23,7 +24,7 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
         hours = None if seconds is None else of_place * seconds / 3600
         steps += of_place
         total += hours or 0.0
-        extra += 0.0 if seconds is None else trials[0].steps * seconds / 3600
+        extra += 0.0 if seconds is None or has_extra else trials[0].steps * seconds / 3600
         unknown += seconds is None
         shown = ("?", "?") if seconds is None or hours is None else (f"{seconds:.3f}", f"{hours:.2f}")
         lines.append(
@@ -34,10 +35,9 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
     if unknown:
         lines.append(f"hours are unknown for {unknown} (row, task): give study.seconds_per_step=SECONDS, as measured")
     else:
-        lines.append(
-            f"{total:.1f} hours of one worker (GPU-hours where a cell has a GPU); {total + extra:.1f} with the one "
-            "more trial each that a winner at an edge asks for"
-        )
+        told = f"{total:.1f} hours of one worker (GPU-hours where a cell has a GPU)"
+        more = f"; {total + extra:.1f} with the one more trial each that a winner at an edge asks for"
+        lines.append(told if has_extra else told + more)
     return lines
 
 

@@ -38,7 +38,7 @@ class Search:
         row, task: whose.
         points: for n = 1 to the number of draws that ended; a failed one counts as 0 points.
         recipe: score of trial 0, which is no draw; None while it is under way.
-        rates: (learning rate, points) of every trial that has a score, of any kind.
+        rates: (learning rate, points) of every trial that has both, of any kind.
     """
 
     row: str
@@ -66,7 +66,11 @@ def _search(row: str, task: str, trials: list[Trial], records: Mapping[str, Reco
         for n in range(1, len(draws) + 1):
             points.append(Point(n, n * seconds, expected_best(draws, n), spread_of_best(draws, n)))
     recipe = next((scores[trial.id] for trial in ended if trial.kind == RECIPE), None)
-    rates = [(trial.values["lr"], score) for trial in ended if (score := scores[trial.id]) is not None]
+    rates = [
+        (lr, score)
+        for trial in ended
+        if (score := scores[trial.id]) is not None and (lr := trial.values.get("lr")) is not None
+    ]
     return Search(row, task, points, recipe, sorted(rates))
 
 
@@ -108,7 +112,7 @@ def _csv(lines: list[list[object] | tuple[str, ...]]) -> str:
 
 def _plots(name: str, found: list[Search]) -> list[Plot]:
     tasks = list(dict.fromkeys(one.task for one in found))
-    spread = "Bars: standard deviation of the best of n. The recipe itself (trial 0) is no draw and not in it."
+    spread = "Bars: standard deviation of the best of n. Of draws alone, without the recipe (trial 0) and extra trials."
 
     def best(unit: str, x_label: str, note: str, *, by_seconds: bool) -> Plot:
         return Plot(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from lora2_bench.errors import UserError
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.tables import table1
@@ -37,8 +37,8 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         f"# Findings of the study {study.name}",
         "",
         f"Question: is {name_of(ours)} better than {name_of(other)}, each {_tuned(study)}, on "
-        f"average over {', '.join(study.tasks)}? Backbone {study.model}, data {study.values['data']}; scores are 100 × "
-        "the task's metric on dev at the end of training, dev looked at once.",
+        f"average over {', '.join(study.shared(ours, other))}? Backbone {study.model}, data {study.data}; scores are "
+        "100 × the task's metric on dev at the end of training, dev looked at once.",
         "",
         *progress(study, begun, records),
         "## The primary comparison",
@@ -67,14 +67,15 @@ def _tuned(study: Study) -> str:
 
 
 def _command(study: Study) -> str:
-    named = "" if study.folder in ("", study.name) else f" name={study.folder}"
-    return f"python -m lora2_bench.tune study={study.name}{named} stage=tables"
+    named = [] if study.folder in ("", study.name) else [f"name={study.folder}"]
+    parts = [f"study={study.name}", *named, "stage=tables", *study.changes(), *study.extra]
+    return f"python -m lora2_bench.tune {shlex.join(parts)}"
 
 
 def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """How much of the study is in."""
     trials = sum(trial.id in records for trial in begun.trials)
-    planned = len(study.places) * len(study.seeds)
+    planned = len(begun.runs) or len(study.places) * len(study.seeds)
     runs = sum(run.id in records for run in begun.runs)
     lines = [
         f"{trials} of {len(begun.trials)} trials and {runs} of {planned} runs are in. {budgets(begun.trials, records)}",
@@ -118,9 +119,9 @@ def primary_answer(study: Study, scores: Scores) -> list[str]:
     if not whole.differences:
         return ["No seed has finished on all tasks of both: nothing to compare yet.", ""]
     lines = [f"{name_of(ours)} minus {name_of(other)}, over {', '.join(whole.tasks)}: {_told(whole)}.", ""]
-    p, planned = whole.t_p, len(study.seeds)
-    if len(whole.differences) < planned or whole.tasks != list(study.tasks):
-        lines += [f"Planned: {planned} seeds over {', '.join(study.tasks)}.", ""]
+    p, planned, tasks = whole.t_p, len(study.seeds), study.shared(ours, other)
+    if len(whole.differences) < planned or whole.tasks != tasks:
+        lines += [f"Planned: {planned} seeds over {', '.join(tasks)}.", ""]
     elif p is None:
         lines += ["One seed, or equal differences: their spread is not known, and there is no test.", ""]
     elif p < 0.05:
@@ -244,12 +245,9 @@ def _winners(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         trials = begun.of(row, task)
         if not trials or any(trial.id not in records for trial in trials):
             continue
-        try:
-            found = winner(trials, records)
-        except UserError:  # none of its trials finished
-            lines.append(f"| {row} | {task} | – | – | – | all trials failed | |")
-            continue
-        lines.append(_winner_line(found, trials[0], records))
+        found = winner(trials, records)
+        failed = f"| {row} | {task} | – | – | – | all trials failed | |"
+        lines.append(failed if found is None else _winner_line(found, trials[0], records))
     if len(lines) == 2:
         return ["None is chosen yet.", ""]
     return [*lines, "", "Trial 0 is the recipe. Equal scores go to the lower trial.", ""]

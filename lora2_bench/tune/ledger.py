@@ -24,6 +24,7 @@ from lora2_bench.records.store import Store
 
 RECIPE, DRAW, WIDER, EXTRA = "recipe", "draw", "wider", "extra"
 """Kinds of a trial: the recipe itself, a draw, the one beyond an edge, and the draw that keeps budgets equal to it."""
+EXTRA_KINDS = (WIDER, EXTRA)
 PLANNED = "planned"
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from lora2_bench.errors import UserError
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.record import Record
@@ -26,22 +25,22 @@ class Winner:
     at_edge: list[str]
 
 
-def winner(trials: Sequence[Trial], records: Mapping[str, Record]) -> Winner:
+def winner(trials: Sequence[Trial], records: Mapping[str, Record]) -> Winner | None:
     """The trial with the highest held-out score at the end of training; of equals the one with the lower number.
 
     Args:
         trials: of one place, by number.
         records: id -> record.
 
-    Raises:
-        UserError: where none has finished.
+    Returns:
+        None where none has finished.
     """
     scored = [
         (score, trial) for trial in trials if trial.id in records and (score := score_of(records[trial.id])) is not None
     ]
     first = trials[0]
     if not scored:
-        raise UserError(f"no trial of {first.row} on {first.task} has finished: see ledger.csv for the causes")
+        return None
     score, best = max(scored, key=lambda one: (one[0], -one[1].number))
     at_edge = edges(read_space(rows()[first.row].method), first.values, best.values)
     return Winner(best, score, at_edge)

@@ -16,7 +16,19 @@ from lora2_bench.sweep.follow import wait
 from lora2_bench.sweep.launchers import Launcher
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.send import send_cells
-from lora2_bench.tune.ledger import DRAW, EXTRA, RECIPE, WIDER, Begun, Folder, RunCell, Trial, budgets, write_ledger
+from lora2_bench.tune.ledger import (
+    DRAW,
+    EXTRA,
+    EXTRA_KINDS,
+    RECIPE,
+    WIDER,
+    Begun,
+    Folder,
+    RunCell,
+    Trial,
+    budgets,
+    write_ledger,
+)
 from lora2_bench.tune.recipes import Winner, winner, write_recipe
 from lora2_bench.tune.space import default_of, draw, read_space, widened
 from lora2_bench.tune.study import Pair, Study
@@ -81,14 +93,18 @@ class Stages:
         for one in found.values():
             write_recipe(self.folder, self.study, one, self.begun.trials, records)
         self.show(f"{len(found)} recipes in {self.folder.path / 'recipes'}. {budgets(self.begun.trials, records)}")
+        for row, task in self.study.places:
+            if (row, task) not in found:
+                self.show(f"no trial of {row} on {task} has finished, so it has no runs: ledger.csv has the causes")
         return found
 
     def winners(self) -> dict[Pair, Winner]:
-        """(row, task) -> winner. Raises UserError while trials are under way, or where none of a place finished."""
+        """(row, task) -> winner, of those with a finished trial. Raises UserError while trials are under way."""
         records = self.folder.records(self.begun.trials)
         if left := sum(trial.id not in records for trial in self.begun.trials):
             raise UserError(f"{left} of {len(self.begun.trials)} trials have not ended: run stage=trials first")
-        return {place: winner(self.begun.of(*place), records) for place in self.study.places}
+        found = {place: winner(self.begun.of(*place), records) for place in self.study.places}
+        return {place: one for place, one in found.items() if one is not None}
 
     def send_runs(self) -> bool:
         """Plan the winners' runs where they are not planned, send those that have not ended; whether all have.
@@ -101,9 +117,9 @@ class Stages:
         wanted = [
             (*place, seed) for place in self.study.places for seed in self.study.seeds if (*place, seed) not in known
         ]
-        if wanted:
-            found = self.winners()
-            recipes = {place: self.study.recipe(*place) for place in self.study.places}
+        found = self.winners() if wanted else {}
+        if wanted := [(row, task, seed) for row, task, seed in wanted if (row, task) in found]:
+            recipes = {place: self.study.recipe(*place) for place in found}
             points = [self.study.run(row, task, seed, recipes[row, task]) for row, task, seed in wanted]
             planned = zip(wanted, points, plan_points([(*point, *self.places) for point in points]), strict=True)
             for (row, task, seed), point, plan in planned:
@@ -147,7 +163,7 @@ class Stages:
 
     def _extra_due(self) -> bool:
         """Whether all trials of the budget ended, no extra ones are planned, and a winner lies at an edge."""
-        if self.begun.runs or any(trial.kind in (WIDER, EXTRA) for trial in self.begun.trials):
+        if self.begun.runs or any(trial.kind in EXTRA_KINDS for trial in self.begun.trials):
             return False  # a run belongs to the winner that it was planned with
         records = self.folder.records(self.begun.trials)
         if any(trial.id not in records for trial in self.begun.trials):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -108,11 +109,28 @@ class Study:
         """The primary comparison, then the secondary ones."""
         return [(one[0], one[1]) for one in (self.values["primary"], *self.values["secondary"])]
 
+    def shared(self, ours: str, other: str) -> list[str]:
+        """The tasks that two rows are both planned for."""
+        return [task for task, names in self.tasks.items() if ours in names and other in names]
+
     @property
     def model(self) -> str:
         """The backbone's choice, which recipes are of."""
-        chosen = [value for key, _, value in (one.partition("=") for one in self.extra) if key == "model"]
-        return chosen[-1] if chosen else str(self.values["model"])
+        return self._chosen("model")
+
+    @property
+    def data(self) -> str:
+        """The choice of where rows come from."""
+        return self._chosen("data")
+
+    def _chosen(self, name: str) -> str:
+        chosen = [value for key, _, value in (one.partition("=") for one in self.extra) if key == name]
+        return chosen[-1] if chosen else str(self.values[name])
+
+    def changes(self) -> list[str]:
+        """What the command changed of the study's file, as it takes them: `study.KEY=VALUE`."""
+        before = _file(self.name)
+        return [f"study.{key}={_flow(self.values[key])}" for key in _KEYS if self.values[key] != before[key]]
 
     def settings_of(self, row: str, task: str) -> dict[str, Any]:
         """What the study sets of the recipe of a row on a task."""
@@ -159,7 +177,7 @@ def read_study(name: str, changes: Sequence[str] = (), extra: Sequence[str] = ()
     known = sorted(path.stem for path in (CONF / "study").glob("*.yaml"))
     if name not in known:
         raise UserError(f"study={name} is not known: choose one of {', '.join(known)}")
-    values = yaml.safe_load((CONF / "study" / f"{name}.yaml").read_text(encoding="utf-8"))
+    values = _file(name)
     for change in changes:
         key, _, text = change.removeprefix("study.").partition("=")
         try:
@@ -168,6 +186,17 @@ def read_study(name: str, changes: Sequence[str] = (), extra: Sequence[str] = ()
             raise UserError(f"{change} cannot be read: give a number, [A, B] or {{NAME: VALUE}}") from None
         _set(values, key, value, change)
     return Study(name, values, tuple(extra), folder)
+
+
+def _file(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((CONF / "study" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
+
+
+def _flow(value: Any) -> str:
+    """A value as YAML on one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=math.inf)
+    return text.removesuffix("...\n").strip()
 
 
 def _set(values: dict[str, Any], key: str, value: Any, change: str) -> None:
@@ -210,10 +239,17 @@ def _check(values: Mapping[str, Any]) -> None:
     for pair in (values["primary"], *values["secondary"]):
         are_two = isinstance(pair, list) and len(pair) == 2 and all(one in named for one in map(str, pair))
         require(are_two, "study.primary and study.secondary", pair, f"two rows of {', '.join(sorted(named))}")
+        met = any(pair[0] in names and pair[1] in names for names in tasks.values())
+        require(
+            met and pair[0] != pair[1], "study.primary and study.secondary", pair, "different rows that share a task"
+        )
     settings = values["settings"]
     whole = isinstance(settings, dict) and set(settings) == set(_SETTINGS)
     whole = whole and all(isinstance(section, dict) for section in settings.values())
     require(whole, "study.settings", settings, f"sections {', '.join(_SETTINGS)}, each as in {{}}")
+    for part, known in (("tasks", [*ALL_TASKS]), ("rows", [*rows()])):  # a narrowed study may use fewer
+        for one in settings[part]:
+            require(one in known, f"study.settings.{part}", one, f"of {', '.join(known)}")
     for section in (settings["all"], *settings["tasks"].values(), *settings["rows"].values()):
         plain = isinstance(section, dict) and all(
             PLAIN_NAME.matches(str(key)) and type(value) in (int, float) for key, value in section.items()

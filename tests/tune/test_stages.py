@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,7 @@ from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.slurm import Slurm
 from lora2_bench.tune.command import _send
 from lora2_bench.tune.differences import differences
-from lora2_bench.tune.findings import shown_p
+from lora2_bench.tune.findings import findings, shown_p
 from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets, trial_lines
 from lora2_bench.tune.space import edges, read_space
 from lora2_bench.tune.study import read_study
@@ -146,6 +148,56 @@ def test_a_failed_trial_is_in_the_ledger_and_never_wins(made: Callable[..., Made
     assert (failed["status"], failed["score"], failed["cause"]) == ("failed", "", "the loss is not finite")
     text = (study.stages.folder.path / "FINDINGS.md").read_text()
     assert "1 failed (ledger.csv and runs.csv have the causes)" in text
+
+
+def test_a_place_whose_trials_all_failed_has_no_runs_and_holds_up_no_other(made: Callable[..., Made]) -> None:
+    rows = "study.tasks={rte: [lora_r1, lora2_k1], mrpc: [lora_r1]}"
+    study = made(changes=("study.trials=1", "study.seeds=[11,12]", rows, *EPOCHS))
+    stages = study.stages
+    stages.plan_trials()
+    study.finish(stages.begun.trials, {("lora_r1", 0): 70.0, ("lora2_k1", 0): 75.0})
+    failed = next(one for one in stages.begun.trials if one.task == "mrpc")
+    cell = next(plan_points([(*failed.overrides, f"results={study.results}")])).cell
+    Store(study.results).write(make_failed(cell))
+    assert set(stages.write_winners()) == {("lora_r1", "rte"), ("lora2_k1", "rte")}
+    assert study.told[-1] == "no trial of lora_r1 on mrpc has finished, so it has no runs: ledger.csv has the causes"
+    stages._send = lambda *_: True  # type: ignore[method-assign]
+    assert stages.send_runs() and stages.send_runs()
+    assert [(run.row, run.task, run.seed) for run in stages.begun.runs] == [
+        (row, "rte", seed) for row in ("lora_r1", "lora2_k1") for seed in (11, 12)
+    ]
+    study.finish(stages.begun.runs, {(run.row, run.seed): 70.0 + run.seed for run in stages.begun.runs})
+    stages.tell()
+    text = (stages.folder.path / "FINDINGS.md").read_text()
+    assert "4 of 4 runs are in" in text and "under way" not in text and "Planned: " not in text
+    assert "| lora_r1 | mrpc | – | – | – | all trials failed | |" in text
+    assert "on average over rte?" in text  # mrpc has one of the two rows
+    assert "One seed, or equal differences: their spread is not known, and there is no test." in text
+
+
+def test_the_findings_name_the_data_and_the_command_as_they_were_given(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    changed = read_study("smoke", study.changes, ("data=glue", "train.max_steps=30"), "mine")
+    text = "\n".join(findings(changed, study.stages.begun, {}))
+    assert "data glue; scores" in text
+    command = re.search(r"made by `(python -m lora2_bench\.tune [^`]+)`", text)
+    assert command is not None
+    words = shlex.split(command[1])[3:]
+    assert words[:3] == ["study=smoke", "name=mine", "stage=tables"] and words[-2:] == list(changed.extra)
+    again = read_study("smoke", [word for word in words if word.startswith("study.")], changed.extra, "mine")
+    assert again == changed
+
+
+def test_a_recipe_of_another_row_of_the_same_method_is_marked(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    study.finish(study.stages.begun.trials, MIDDLE)
+    study.stages.write_winners()
+    words = ["task=rte", "recipe=minilm/tuned/smoke/lora_r1-rte", f"results={study.results}"]
+    assert plan_of(["row=lora_r1", *words]).cut == ()
+    assert plan_of(["method=lora", "method.r=1", *words]).cut == ()
+    assert any(mark.startswith("recipe=minilm/tuned/") for mark in plan_of(["row=lora_r8", *words]).cut)
 
 
 def test_a_cluster_gets_what_has_not_ended_and_nothing_twice(made: Callable[..., Made]) -> None:

@@ -105,7 +105,7 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
         ax.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 5, 10]))
         ax.set_xlabel(plot.x_label)
         if index % across == 0:
-            ax.set_ylabel(plot.y_label)
+            ax.set_ylabel(textwrap.fill(plot.y_label, 34))
     has_marker = plot.log_x or not is_line
     keys = [_key(label, style[label], is_line=is_line, has_marker=has_marker) for label in labels]
     figure.legend(handles=keys, loc="outside lower center", ncols=per_row)
@@ -113,18 +113,18 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
 
 
 def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], *, is_log: bool) -> None:
-    """Means with error bars and their Pareto front. On a log axis, points within 10 % in x stand side by side."""
+    """Means with error bars and their Pareto front. Points at one x, on a log axis within 10 %, stand side by side."""
     if len(panel.front) > 1:
         ax.step(*zip(*panel.front, strict=True), where="post", color="#666666", linestyle=":", linewidth=1, zorder=1)
     groups: list[list[Mean]] = []
     for one in sorted(panel.means, key=lambda mean: mean.x):
-        if groups and is_log and one.x < 1.1 * groups[-1][0].x:
+        if groups and (one.x < 1.1 * groups[-1][0].x if is_log else one.x == groups[-1][0].x):
             groups[-1].append(one)
         else:
             groups.append([one])
     for group in groups:
         for index, one in enumerate(group):
-            offset = 5 * (index - (len(group) - 1) / 2) / 72  # inches
+            offset = min(5, 28 / len(group)) * (index - (len(group) - 1) / 2) / 72  # inches
             place = ax.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
             look = style[one.label]
             bars: dict[str, Any] = {"markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5, "transform": place}
