@@ -97,7 +97,7 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
         ax.set_title(panel.title, loc="left")
         _points(figure, ax, panel, style, is_log=plot.log_x)
         _lines(ax, panel, style, has_markers=plot.log_x)
-        ax.margins(x=0.08, y=0.1)
+        ax.margins(x=0.18 if panel.means and panel.curves else 0.08, y=0.1)  # points that stand beside a line's end
         if plot.log_x:
             _log_axis(ax, sorted({x for curve in panel.curves for x, _ in curve.mean}))
         elif panel.curves:
