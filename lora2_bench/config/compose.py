@@ -298,7 +298,7 @@ def _searched(overrides: Sequence[str]) -> list[str]:
     folder = config_folder(overrides)
     if folder is None:
         return []
-    resolvers.share_recipes(folder)
+    resolvers.share_own(folder)
     return [f"hydra.searchpath=[{quoted(f'file://{folder}')}]"]
 
 

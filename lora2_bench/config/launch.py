@@ -32,9 +32,10 @@ from lora2_bench.config.contradictions import check_experiment, quoted_ids, type
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.outcomes import Outcomes
 from lora2_bench.config.quicker import no_look_for_mode
-from lora2_bench.config.resolvers import share_recipes, share_tuned
+from lora2_bench.config.resolvers import share_own, share_tuned
 from lora2_bench.errors import CellFailed, Interrupted, NotJoined, UserError, first_line
 from lora2_bench.experiment.plan import Plan
+from lora2_bench.experiment.words import quoted
 from lora2_bench.files.paths import CONF, shortened
 from lora2_bench.records.scrub import hide_secrets
 
@@ -93,7 +94,7 @@ def launch(run: Callable[[Plan], object]) -> None:
     try:
         check_arguments(sys.argv[1:])
         if own := config_folder(sys.argv[1:]):
-            share_recipes(own)
+            share_own(own)
             if any(argument.startswith(f"{CONFIG_DIR}=") for argument in sys.argv[1:]):
                 sys.argv.append(f"--config-dir={own}")  # of two, Hydra takes the last
         share_tuned(sys.argv[1:])
@@ -198,7 +199,7 @@ def _run(config: DictConfig, run: Callable[[Plan], object]) -> None:
     settings, overrides = HydraConfig.get(), _overrides()
     _check_suite(settings.runtime.choices.get("suite"), settings.mode, overrides)
     check_experiment(settings.runtime.choices.get("experiment"), settings.sweeper.get("params"), overrides)
-    run(plan_from(config, tuple(overrides)))
+    run(plan_from(config, (*overrides, *_own_configs(overrides))))
 
 
 def _overrides() -> list[str]:
@@ -206,6 +207,14 @@ def _overrides() -> list[str]:
     overrides = OmegaConf.to_container(HydraConfig.get().overrides.task, resolve=False)
     assert isinstance(overrides, list)
     return overrides
+
+
+def _own_configs(overrides: list[str]) -> list[str]:
+    """The override that stands for a typed --config-dir, which Hydra keeps apart from them."""
+    sources = HydraConfig.get().runtime.config_sources
+    found = [source.path for source in sources if source.provider == "command-line"]
+    is_there = any(override.startswith(f"{CONFIG_DIR}=") for override in overrides)
+    return [f"{CONFIG_DIR}={quoted(found[-1])}"] if found and not is_there else []
 
 
 def _check_suite(suite: str | None, mode: RunMode | None, overrides: list[str]) -> None:

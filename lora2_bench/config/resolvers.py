@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.errors import UserError
 from lora2_bench.experiment.recipe import Tuned
+from lora2_bench.files.digests import Stamped, stamped
 from lora2_bench.files.paths import CONF, results_folder
 from lora2_bench.tasks.spec import ALL_TASKS
 
@@ -98,6 +100,24 @@ def share_recipes(conf: Path = CONF) -> None:
         for name, other in methods.items():
             if other and (own or lent) and name not in own | lent:
                 _share(model, name, f"{model}/{other}")
+
+
+def share_own(folder: Path) -> None:
+    """Register the recipes of the user's own configs, which is done again where a file of them has changed.
+
+    Raises UserError for a file that is not UTF-8, whose name Hydra does not tell.
+    """
+    _share_own(folder, stamped(path for path in sorted(folder.rglob("*.yaml")) if path.is_file()))
+
+
+@lru_cache(maxsize=1)  # the last folder alone: another's recipes may have had the same names
+def _share_own(folder: Path, files: Stamped) -> None:
+    for path, _, _ in files:
+        try:
+            path.read_bytes().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x}): save it as UTF-8") from None
+    share_recipes(folder)
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -38,9 +38,35 @@ def read_json(path: Path) -> Any:
         raise Unreadable(f"not JSON: {error.msg} in line {error.lineno}") from None
     except RecursionError:
         raise Unreadable("not JSON of this package: nested too deep") from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise Unreadable(f"not JSON: {str(error).split(';')[0].split(':')[0]}") from None
+    except ValueError as error:  # NaN, or an integer of thousands of digits
+        raise Unreadable(f"not JSON: {_reason(error)}") from None
+
+
+def read_object(text: str) -> dict[str, Any]:
+    """The JSON object in a line. Raises Unreadable for anything else: NaN and infinity, and a key given twice, too."""
+    try:
+        values = json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once)
+    except RecursionError:
+        raise Unreadable("no JSON (nested too deep)") from None
+    except ValueError as error:
+        raise Unreadable(f"no JSON ({_reason(error)})") from None
+    if not isinstance(values, dict):
+        raise Unreadable("no JSON object")
+    return values
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice[:40]!r} is there twice")
+    return found
+
+
+def _reason(error: ValueError) -> str:
+    return str(error).split(";")[0].split(":")[0]
 
 
 def _no_number(name: str) -> NoReturn:
-    raise Unreadable(f"not JSON: {name} is no number")
+    raise ValueError(f"{name} is no number")

@@ -27,6 +27,8 @@ _TOKENS = re.compile(
 _NAMED = re.compile(r"(?i)((?:\b|_)(?:api_?key|token|secret|password|passwd)['\"]?\s*[=:]\s*['\"]?)[^\s,;'\"&}]{6,}")
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
 _PATH = re.compile(r"(?:(?<![\w.:/])|(?<=:)(?!//)|(?<=file://))(?:~|/)[^\s,;'\"]*/")
+# a value that is a path, alone or after NAME=: all of it, blanks too, up to its last part
+_WHOLE = re.compile(r"^((?:[+~]*[\w.@/-]+=)?['\"]?)(?:~|/)[^'\"\[\]{}]*/")
 # accounts and hosts of containers and images, which tell nobody's name
 _NOBODY = {"root", "user", "ubuntu", "admin", "nobody", "runner", "jovyan", "localhost", "host", "home", "results"}
 
@@ -64,7 +66,7 @@ def scrubbed(value: Any) -> Any:
         return {name: item if name in _PINS else scrubbed(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [scrubbed(item) for item in value]
-    return scrub(value) if isinstance(value, str) else value
+    return scrub(_WHOLE.sub(r"\1.../", hide_home(value))) if isinstance(value, str) else value
 
 
 def _secret_values() -> list[str]:

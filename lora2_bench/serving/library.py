@@ -210,6 +210,10 @@ class Library:
         (key, chosen) = next(iter(fitting.items()))
         if chosen.source == "local" and self.model_path is None:
             raise UserError(f"model={chosen.name} is a folder, which no record names: give it (--base)")
+        if chosen.source != "local" and self.model_path is not None:
+            raise UserError(
+                f"--base {self.model_path.name} is for model=local alone, not for {chosen.name}: leave it out"
+            )
         for cell, record in list(self._records.items()):
             if _pin(record) != key:
                 del self._records[cell]

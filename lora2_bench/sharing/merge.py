@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.records.record import Record
+from lora2_bench.records.retention import read_retention
 from lora2_bench.records.store import PREDICTIONS, RETENTION, Store
 
 ADDED, THERE, KEPT = "added", "there already", "not added"
@@ -38,9 +39,7 @@ def _merge_one(store: Store, incoming: Store, record: Record) -> tuple[str, str]
         return KEPT, f"{record.id}: {error}"
     if known is not None and (known.is_done or not record.is_done):
         if known.result == record.result and known.status == record.status:
-            if _add_retention(store, incoming, record.id):
-                return MEASURED, ""
-            return THERE if known == record else AGREED, ""
+            return _with_retention(store, incoming, record, known == record)
         if not record.is_done:
             return THERE, ""
         where = store.path(record.id)
@@ -59,9 +58,15 @@ def _merge_one(store: Store, incoming: Store, record: Record) -> tuple[str, str]
     return ADDED, ""
 
 
-def _add_retention(store: Store, incoming: Store, cell_id: str) -> bool:
-    source = incoming.retention(cell_id)
-    if not source.is_file() or store.retention(cell_id).exists():
-        return False
-    store.add(cell_id, RETENTION, partial(shutil.copyfile, source))
-    return True
+def _with_retention(store: Store, incoming: Store, record: Record, is_same: bool) -> tuple[str, str]:
+    """What was forgotten, put beside a record that is there already; its outcome and line."""
+    source, own = incoming.retention(record.id), store.retention(record.id)
+    try:
+        if source.is_file() and read_retention(own, record.id) is None:
+            store.add(record.id, RETENTION, partial(shutil.copyfile, source))
+            return MEASURED, ""
+    except UserError:
+        raise
+    except ValueError as error:
+        return KEPT, f"{record.id}: its {own} cannot be used ({error}): remove it, and load again"
+    return THERE if is_same else AGREED, ""

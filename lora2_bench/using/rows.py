@@ -15,6 +15,8 @@ from typing import Any
 
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.files.paths import shortened
+from lora2_bench.files.reading import Unreadable, read_object
+from lora2_bench.tasks.own.tables import LONGEST_FIELD
 from lora2_bench.tasks.spec import TaskSpec
 
 FORMATS = ("tsv", "csv", "jsonl", "lines")
@@ -187,6 +189,7 @@ def _tsv(text: str, spec: TaskSpec, where: str) -> Read:
 
 
 def _csv(text: str, spec: TaskSpec, where: str) -> Read:
+    csv.field_size_limit(LONGEST_FIELD)  # the process's own, and 128 KiB without this
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     line = 1
@@ -212,12 +215,9 @@ def _csv(text: str, spec: TaskSpec, where: str) -> Read:
 def _jsonl(text: str, spec: TaskSpec, _: str) -> Read:
     for line, row in enumerate(_lines_of(text), 1):
         try:
-            values = json.loads(row)
-        except (ValueError, RecursionError):
-            yield line, "is no JSON"
-            continue
-        if not isinstance(values, dict):
-            yield line, "is no JSON object"
+            values = read_object(row)
+        except Unreadable as error:
+            yield line, f"is {error}"
             continue
         own = {name: _own_name(name, spec) for name in values}
         if unknown := [name for name, found in own.items() if found is None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,26 @@ def test_a_folder_may_have_any_name(name: str, conf: Path, bench: Callable[..., 
     assert plan_of(cell.overrides).cell.id == cell.id == by_call.cell.id
     with pytest.raises(UserError, match=r"^config_dir='x cannot be read: give config_dir='DIR', quotes included$"):
         plan_of_call(["config_dir='x", "method=mine"])
+
+
+@pytest.mark.parametrize("group", ["task", "method"])
+def test_a_file_that_is_not_utf8_is_named(group: str, conf: Path, bench: Callable[..., Any]) -> None:
+    (conf / group).mkdir(exist_ok=True)
+    (conf / group / "old.yaml").write_bytes(b"# caf\xe9\nname: old\n")
+    line = f"{conf / group / 'old.yaml'} is not UTF-8 (byte 0xe9): save it as UTF-8"
+    told = bench(f"--config-dir={conf}", f"{group}=old")
+    assert (told.code, told.err) == (2, f"error: {line}\n")
+    with pytest.raises(UserError, match=re.escape(line)):
+        plan_of([f"config_dir={quoted(str(conf))}", f"{group}=old"])
+
+
+def test_recipes_are_shared_anew_where_a_file_has_changed(conf: Path) -> None:
+    words = [f"config_dir={quoted(str(conf))}", "method=mine"]
+    before = plan_of(words).cell
+    (conf / "method" / "mine.yaml").write_text(METHOD.replace("recipe: lora", "recipe: adalora"), encoding="utf-8")
+    after, adalora = plan_of(words).cell, plan_of(["method=adalora"]).cell
+    assert (after.train.lr, after.method["r"]) == (adalora.train.lr, adalora.method["r"])
+    assert (before.train.lr, before.method["r"]) != (after.train.lr, after.method["r"])
 
 
 def test_a_recipe_of_its_own_goes_before_the_borrowed_one(conf: Path, bench: Callable[..., Any]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora2_bench.records.record import SCHEMA, Record, result_line
-from lora2_bench.records.scrub import scrub
+from lora2_bench.records.scrub import scrub, scrubbed
 from tests.made_records import make_cell, make_failed, make_record
 
 
@@ -93,6 +93,12 @@ def test_scrub_takes_out_the_home_folder_itself(monkeypatch: pytest.MonkeyPatch)
     assert scrub("results=/home/al1ce") == "results=~"
     assert scrub("results=/home/al1ce/") == "results=.../"
     assert scrub("results=/home/al1ce/runs") == "results=.../runs"
+
+
+@pytest.mark.parametrize("sign", ["", "'", '"'])
+def test_a_path_with_blanks_is_taken_out_whole(sign: str) -> None:
+    values = {"command": [f"+data.dir={sign}/srv/al1ce b/my data/glue set{sign}", "seed=3"], "dir": "~/my data/glue"}
+    assert scrubbed(values) == {"command": [f"+data.dir={sign}.../glue set{sign}", "seed=3"], "dir": ".../glue"}
 
 
 @settings(deadline=None)

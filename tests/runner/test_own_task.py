@@ -68,6 +68,7 @@ def test_an_own_task_goes_through_every_door(
 
     store = Store(tmp_path / "results")
     records = [read_record(path) for path in record_paths(store.results)]
+    assert all(any(word.startswith("config_dir=") for word in record.run["command"]) for record in records)
     assert [record.spec.labels for record in records] == [("wet", "dry", "windy")] * 2
     assert records[0].spec.rows == {"train": 24, "dev": 9} == records[0].result["data"]["rows"]
     assert records[0].result["data"]["labels"] == {"train": [6, 12, 6], "dev": [3, 4, 2]}

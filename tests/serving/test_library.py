@@ -112,4 +112,6 @@ def test_the_backbone_must_be_one_and_known(results: Path, trained: Trained, tmp
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
     with pytest.raises(UserError, match=r"model.path=other is not the backbone of any cell"):
         Library(trained.results, model_path=str(other))
+    with pytest.raises(UserError, match=r"^--base other is for model=local alone, not for minilm: leave it out$"):
+        Library(results, "minilm", model_path=str(other))
     assert Library(tmp_path).entries == {} and "holds no record" in Library(tmp_path).nothing()

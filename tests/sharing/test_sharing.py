@@ -108,6 +108,12 @@ def test_what_was_forgotten_travels_and_reaches_a_record_without_it(call: Call, 
     again = submitted(call, theirs, "--output", str(tmp_path / "again.zip"))
     assert call(main, "load", str(again), "--results", str(ours.results)).out == "4 there already\n"
     assert json.loads(ours.retention(rte.id).read_bytes())["sts"]["after"] == pytest.approx(0.36)
+    ours.retention(rte.id).write_text("{}")  # damaged: told, and not replaced
+    told = call(main, "load", str(again), "--results", str(ours.results))
+    assert (
+        told.out.startswith("3 there already; 1 not added") and "retention.json cannot be used" in told.out + told.err
+    )
+    assert ours.retention(rte.id).read_text() == "{}"
     new = Store(tmp_path / "new")
     assert call(main, "load", str(again), "--results", str(new.results)).out == "4 added\n"
     assert json.loads(new.retention(rte.id).read_bytes())["sts"]["after"] == pytest.approx(0.76)

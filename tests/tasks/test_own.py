@@ -151,6 +151,8 @@ BAD_FILES: dict[str, tuple[str, bytes, str]] = {
     "header alone": (".csv", b"first,second,answer\n", "dev.csv holds no rows"),
     "no json": (".jsonl", b'{"first": "a"\n', "dev.jsonl line 1: it is no JSON"),
     "deep json": (".jsonl", b"[" * 100_000, "dev.jsonl line 1: it is no JSON"),
+    "NaN": (".jsonl", b'{"first": "a", "second": "b", "answer": NaN}', "line 1: it is no JSON (NaN is no number)"),
+    "a key twice": (".jsonl", b'{"first": "a", "first": "b"}', "line 1: it is no JSON ('first' is there twice)"),
     "a list": (".jsonl", b"[1]\n", "dev.jsonl line 1: it is no JSON object"),
     "a number": (".jsonl", b'{"first": 3, "second": "b", "answer": "no"}\n', "line 1: first is no text"),
     "null": (".jsonl", b'\n{"first": null, "second": "b", "answer": "no"}\n', "line 2: first is null"),

@@ -183,6 +183,8 @@ def test_bad_rows_are_named_with_their_lines() -> None:
         b'{"text": "a", "sentence1": "a", "sentence2": "b"}',
         b'{"text": "\\ud800", "text_pair": "b"}',
         b"[" * 100_000,
+        b'{"text": "a", "text_pair": "b", "id": NaN}',
+        b'{"text": "a", "text_pair": "b", "text": "c"}',
     ]
     of_objects = [
         "line 1: sentence1 is 1, which is no text",
@@ -193,6 +195,8 @@ def test_bad_rows_are_named_with_their_lines() -> None:
         "line 6: gives a column twice",
         "line 7: sentence1 has half a surrogate pair",
         "line 8: is no JSON",
+        "line 9: is no JSON (NaN is no number)",
+        "line 10: is no JSON ('text' is there twice)",
     ]
     of_tsv = [
         "line 3: sentence1 is empty",
@@ -217,6 +221,8 @@ def test_bad_rows_are_named_with_their_lines() -> None:
     rows = read_rows(b'\xef\xbb\xbfid,sentence2,text,label\n7,"b\nc",a,1\n8,d,e,0', "csv", spec, "rows")
     assert rows.texts == (["a", "e"], ["b\nc", "d"]) and rows.lines == [2, 4]
     assert rows.carried == [{"id": "7"}, {"id": "8"}]
+    long = "a " * 100_000  # Python's own bound of a CSV value is 128 KiB
+    assert read_rows(f"text,text_pair\n{long},b\n".encode(), "csv", spec, "rows").texts == ([long], ["b"])
 
 
 def test_bad_rows_of_the_command_and_of_the_api(

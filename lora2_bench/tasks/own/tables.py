@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from lora2_bench.errors import UserError, first_line
 from lora2_bench.files.digests import Stamped, stamped
-from lora2_bench.files.reading import read_json
+from lora2_bench.files.reading import Unreadable, read_json, read_object
 
 if TYPE_CHECKING:
     from pyarrow import Schema, Table
 
 FORMATS = ".tsv, .csv, .jsonl, .parquet, or a folder that datasets saved"
-_LONGEST_FIELD = 2**24
+LONGEST_FIELD = 2**24
+"""Characters of one value of a CSV file."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _text(path: Path, name: str) -> str:
 
 def _delimited(path: Path, name: str, wanted: Sequence[str]) -> Columns:
     """CSV with quotes as spreadsheets write it; TSV without any, as GLUE's: a quote is a character there."""
-    csv.field_size_limit(_LONGEST_FIELD)  # the process's own, and 128 KiB without this
+    csv.field_size_limit(LONGEST_FIELD)  # the process's own, and 128 KiB without this
     is_csv = path.suffix == ".csv"
     reader = csv.reader(
         io.StringIO(_text(path, name), newline=""),
@@ -150,11 +151,9 @@ def _json_lines(path: Path, name: str, wanted: Sequence[str]) -> Columns:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{name} line {number}: it is no JSON ({first_line(error)}): mend it") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{name} line {number}: it is no JSON object: give one a line, as {{...}}")
+            row = read_object(line)
+        except Unreadable as error:
+            raise UserError(f"{name} line {number}: it is {error}: give one object a line, as {{...}}") from None
         for column in wanted:
             if column not in row:
                 raise _lack(name, column, list(row), f" line {number}")
