@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -32,11 +33,11 @@ from lora2_bench.training.machine import versions
 from lora2_bench.training.ranks import Ranks
 
 
-def retain(plan: Plan, store: Store, method: Method, step: int) -> Path:
-    """Measure what the method's backbone has forgotten with the weights in place, those of `step`; returns the file.
+def forgotten(plan: Plan, method: Method, step: int) -> dict[str, Any]:
+    """Measure what the method's backbone has forgotten with the weights in place, those of `step`, as it is stored.
 
-    Torch's random generators and the model are left as they were. What cannot be measured is told on stderr and in the
-    file. Raises OutOfMemory where a batch does not fit, and UserError where the file cannot be written.
+    Torch's random generators and the model are left as they were. What cannot be measured is told on stderr and in what
+    is returned. Raises OutOfMemory where a batch does not fit.
     """
     cell, place = plan.cell, plan.run_options
     wall, cpu = time.perf_counter(), _cpu_seconds()
@@ -51,7 +52,7 @@ def retain(plan: Plan, store: Store, method: Method, step: int) -> Path:
     missing = {name: scrub(why) for name, why in found["missing"].items()}
     for name, why in missing.items():
         print(f"warning: retention: {name} is not measured: {why}", file=sys.stderr)
-    values = {
+    return {
         "schema": SCHEMA,
         "cell": cell.id,
         "step": step,
@@ -65,14 +66,13 @@ def retain(plan: Plan, store: Store, method: Method, step: int) -> Path:
             "versions": versions(),
         },
     }
-    return store.add(cell.id, RETENTION, partial(write_retention, values=values))
 
 
 def retain_finished(plan: Plan, store: Store, record: Record, ranks: Ranks) -> Path:
     """Measure a finished cell from its kept weights; what was asked for before is measured again too.
 
-    A collective: every process makes its accelerator, and the main one measures. Raises as `retain` does, and UserError
-    where the weights cannot be used.
+    A collective: every process makes its accelerator, and the main one measures. Returns the file. Raises as
+    `forgotten` does, and UserError where the weights cannot be used or the file cannot be written.
     """
     accelerator = make_accelerator(plan.cell.train.precision, pick_device(plan.run_options))
 
@@ -85,7 +85,8 @@ def retain_finished(plan: Plan, store: Store, record: Record, ranks: Ranks) -> P
         asked = f"retention=[{','.join(plan.run_options.retention)}]"
         method = stored_method(plan, store, record, asked, str(accelerator.device))
         more = replace(plan, run_options=replace(plan.run_options, retention=wanted))
-        return retain(more, store, method, record.result["best"]["step"])
+        values = forgotten(more, method, record.result["best"]["step"])
+        return store.add(record.id, RETENTION, partial(write_retention, values=values))
 
     return ranks.on_main(from_weights)
 

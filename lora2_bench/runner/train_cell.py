@@ -15,14 +15,15 @@ from lora2_bench.files.writing import write_json
 from lora2_bench.methods.base import Method
 from lora2_bench.records.progress import Progress
 from lora2_bench.records.record import Record
+from lora2_bench.records.retention import write_retention
 from lora2_bench.records.schema import Scoring
-from lora2_bench.records.store import PREDICTIONS, TEST_PREDICTIONS, Store
+from lora2_bench.records.store import PREDICTIONS, RETENTION, TEST_PREDICTIONS, Store
 from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.foreign import failure_of
 from lora2_bench.runner.kept import write_kept
 from lora2_bench.runner.predict import predict_test
-from lora2_bench.runner.retain import retain
+from lora2_bench.runner.retain import forgotten
 from lora2_bench.runner.setup import Setup, set_up
 from lora2_bench.runner.signals import stop_on_signals
 from lora2_bench.tasks.metrics import main_score
@@ -111,8 +112,16 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks, pack: Pack | None = None) -
         times["pack"] = pack.size
     record = record_of(plan, facts, times, checkpoints, sources, setup.accelerator.device.type, failure)
 
+    # Before the record, which says that the cell is done: a process that is killed meanwhile goes on from a checkpoint.
+    measured, trouble = None, None
+    if place.retention and failure is None:
+        try:
+            measured = ranks.on_main(partial(forgotten, plan, setup.method, record.result["best"]["step"]))
+        except Exception as error:  # raised once what was trained is kept
+            trouble = error
+
     def keep() -> Record:
-        write_record(record, predictions, test, setup.method, checkpoints, store, place)
+        write_record(record, predictions, test, setup.method, checkpoints, store, place, measured)
         if not isinstance(failure, OutOfMemory):  # which may go on from its checkpoint
             checkpoints.remove()
         progress.remove()
@@ -120,8 +129,8 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks, pack: Pack | None = None) -
         return store.read(cell.id) or record
 
     kept = ranks.on_main(keep)
-    if place.retention and kept.is_done:
-        ranks.on_main(partial(retain, plan, store, setup.method, kept.result["best"]["step"]))
+    if trouble is not None:
+        raise trouble
     return kept
 
 
@@ -165,16 +174,19 @@ def write_record(
     checkpoints: Checkpoints,
     store: Store,
     place: RunOptions,
+    measured: dict[str, Any] | None,
 ) -> None:
     """Write the record; that of a finished cell with its predictions, and what it keeps of its method, beside it.
 
-    `test` are predictions of the test rows, where they were asked for.
+    `test` are predictions of the test rows, `measured` is what was forgotten, where they were asked for.
     """
 
     def write_outputs(folder: Path) -> None:
         write_json(folder / PREDICTIONS, predictions)
         if test is not None:
             write_predicted(folder / TEST_PREDICTIONS, record.id, test)
+        if measured is not None:
+            write_retention(folder / RETENTION, measured)
         write_kept(folder, record.id, method, record.spec, place.keep)
 
     try:

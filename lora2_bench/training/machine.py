@@ -17,6 +17,8 @@ from lora2_bench import __version__
 
 _PACKAGES = ("torch", "transformers", "accelerate", "datasets", "evaluate", "peft", "numpy", "scikit-learn", "scipy")
 
+_CODE = ("lora2_bench", "conf")
+
 
 def versions() -> dict[str, str]:
     """Versions of this package, Python and the libraries that can change a number."""
@@ -30,8 +32,8 @@ def versions() -> dict[str, str]:
 
 
 def code_state() -> dict[str, Any]:
-    """Commit and dirty flag of the checkout this package runs from; nulls for an installed wheel."""
-    root = Path(__file__).resolve().parent.parent
+    """The commit of this checkout, and whether code or configs differ from it; nulls for an installed wheel."""
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return {"sha": None, "dirty": None}
 
@@ -42,7 +44,7 @@ def code_state() -> dict[str, Any]:
         return done.stdout.strip()
 
     try:
-        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *_CODE))}
     except (OSError, subprocess.SubprocessError):
         return {"sha": None, "dirty": None}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lora2_bench.errors import OutOfMemory
 from lora2_bench.records.retention import Retention, read_retention
 from lora2_bench.records.store import RETENTION, Store
 from lora2_bench.retention.mlm import EVERY, text, text_sha256
@@ -107,6 +108,27 @@ def test_what_is_damaged_is_measured_anew_and_what_was_asked_before_stays(
     again = retained(tmp_path)
     assert again["asked"] == ["sts"] and again["sts"] == found["sts"]
     assert bench(*command, "retention=[sts]").err == ""  # stored ones are enough
+
+
+def test_a_cell_is_not_done_before_it_is_measured_and_an_error_there_loses_no_training(
+    bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = (*tiny(tiny_folders("bert")), *QUICK, "task=rte", "method=full", f"results={tmp_path}")
+
+    def ends(error: BaseException) -> None:
+        def measure(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("lora2_bench.runner.retain.measure", measure)
+
+    ends(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        bench(*command, "retention=[sts]")
+    assert records_of(tmp_path) == []
+    ends(OutOfMemory(3, "a batch does not fit"))
+    assert bench(*command, "retention=[sts]").code == 1
+    (record,) = records_of(tmp_path)
+    assert record["status"] == "done" and not Store(tmp_path).retention(record["id"]).exists()
 
 
 @pytest.mark.parametrize(
