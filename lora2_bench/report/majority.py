@@ -8,6 +8,7 @@ from statistics import fmean
 
 import numpy as np
 
+from lora2_bench.records.record import Record
 from lora2_bench.report.predictions import Reader
 from lora2_bench.report.runs import Run, grouped
 from lora2_bench.tasks.spec import TaskSpec
@@ -62,10 +63,8 @@ def _majority(runs: Sequence[Run], read: Reader) -> Majority:
         return Majority(None, is_undefined=True)
     runs = sorted(runs, key=lambda run: (not run.obstacles, run.finished), reverse=True)  # a quick look may cut dev
     for run in runs:
-        counts = run.record.result["data"].get("labels", {})
-        if _fits(spec, counts):
-            chosen = int(np.argmax(counts["train"]))
-            return Majority(_score(spec, [counts[split] for split in spec.dev_splits], chosen), "train")
+        if (score := majority_score(run.record)) is not None:
+            return Majority(score, "train")
     if len(spec.dev_splits) == 1:  # predictions of several are read as one
         for run in runs[:_LOOKED_AT]:
             stored = read(run.id)
@@ -77,6 +76,15 @@ def _majority(runs: Sequence[Run], read: Reader) -> Majority:
                 of_dev = np.bincount(stored.labels, minlength=spec.num_labels).tolist()
                 return Majority(_score(spec, [of_dev], int(np.argmax(of_dev))), "dev")
     return Majority(None)
+
+
+def majority_score(record: Record) -> float | None:
+    """Points of train's most frequent class for every dev row; None for a regression, and where no counts are told."""
+    spec, counts = record.spec, record.result["data"].get("labels", {})
+    if spec.is_regression or not _fits(spec, counts):
+        return None
+    chosen = int(np.argmax(counts["train"]))
+    return _score(spec, [counts[split] for split in spec.dev_splits], chosen)
 
 
 def _fits(spec: TaskSpec, counts: Mapping[str, Sequence[int]]) -> bool:

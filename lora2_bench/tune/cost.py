@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean
+from statistics import median
 from typing import Any
 
 from lora2_bench.records.record import Record
-from lora2_bench.tune.ledger import EXTRA_KINDS, Begun
+from lora2_bench.tune.ledger import EXTRA_KINDS, Begun, RunCell, Trial
 from lora2_bench.tune.study import Study
 
 
@@ -42,10 +42,16 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
 
 
 def seconds_per_step(study: Study, begun: Begun, records: Mapping[str, Record], row: str, task: str) -> float | None:
-    """Seconds of a training step: the mean over finished cells of the row and task, else what the study says."""
+    """Seconds of a training step: as the finished cells of the row and task took, else what the study says."""
     cells = [one for one in begun.cells if (one.row, one.task) == (row, task) and one.id in records]
+    found = step_seconds(cells, records)
+    return _told(study.values["seconds_per_step"], (task, row)) if found is None else found
+
+
+def step_seconds(cells: Sequence[Trial | RunCell], records: Mapping[str, Record]) -> float | None:
+    """The median of the cells' seconds of a step, which one that was stopped for a while does not move."""
     found = [seconds for one in cells if (seconds := records[one.id].seconds_per_step)]
-    return fmean(found) if found else _told(study.values["seconds_per_step"], (task, row))
+    return median(found) if found else None
 
 
 def _told(value: Any, names: Sequence[str]) -> float | None:

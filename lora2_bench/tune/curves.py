@@ -13,6 +13,7 @@ from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Curve, Forest, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
+from lora2_bench.tune.cost import step_seconds
 from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, Trial, score_of
 from lora2_bench.tune.names import label_of
 
@@ -36,7 +37,8 @@ class Search:
 
     Attributes:
         row, task: whose.
-        points: for n = 1 to the number of draws that ended; a failed one counts as 0 points.
+        points: for n = 1 to the number of draws that ended; a failed one counts as 0 points. Seconds are steps times
+            the median seconds of a step, which a process that was stopped or went on from a checkpoint does not move.
         recipe: score of trial 0, which is no draw; None while it is under way.
         rates: (learning rate, points) of every trial that has both, of any kind.
     """
@@ -62,7 +64,7 @@ def _search(row: str, task: str, trials: list[Trial], records: Mapping[str, Reco
     draws = [scores[trial.id] or 0.0 for trial in ended if trial.kind == DRAW]
     points: list[Point] = []
     if draws:
-        seconds = fmean(records[trial.id].run["seconds"] for trial in ended if trial.kind == DRAW)
+        seconds = _seconds_of(ended, records)
         for n in range(1, len(draws) + 1):
             points.append(Point(n, n * seconds, expected_best(draws, n), spread_of_best(draws, n)))
     recipe = next((scores[trial.id] for trial in ended if trial.kind == RECIPE), None)
@@ -72,6 +74,12 @@ def _search(row: str, task: str, trials: list[Trial], records: Mapping[str, Reco
         if (score := scores[trial.id]) is not None and (lr := trial.values.get("lr")) is not None
     ]
     return Search(row, task, points, recipe, sorted(rates))
+
+
+def _seconds_of(trials: Sequence[Trial], records: Mapping[str, Record]) -> float:
+    """Seconds of one of these trials; of those that failed, what they took."""
+    per_step = step_seconds(trials, records)
+    return fmean(records[one.id].run["seconds"] if per_step is None else one.steps * per_step for one in trials)
 
 
 def write_curves(folder: Folder, begun: Begun, records: Mapping[str, Record]) -> list[Path]:
@@ -112,19 +120,19 @@ def _csv(lines: list[list[object] | tuple[str, ...]]) -> str:
 
 def _plots(name: str, found: list[Search]) -> list[Plot]:
     tasks = list(dict.fromkeys(one.task for one in found))
-    spread = "Bars: standard deviation of the best of n. Of draws alone, without the recipe (trial 0) and extra trials."
+    spread = "Bars: standard deviation of the best of n. Of draws alone, without the recipe (trial 0) and extra trials"
 
     def best(unit: str, x_label: str, note: str, *, by_seconds: bool) -> Plot:
         return Plot(
             folder=name,
             name=f"expected-best-{unit}",
             title=f"Expected best score after {'s' if by_seconds else 'n'} {unit}: study {name}",
-            note=f"{note} {spread}",
+            note=f"{note} {spread}{'.' if by_seconds else '; the recipe stands alone at 0.'}",
             protocol="tune",
             panels=tuple(
                 Panel(
                     task,
-                    means=tuple(_mean(one, p, by_seconds) for one in of for p in one.points),
+                    means=tuple(mean for one in of for mean in _means(one, by_seconds)),
                     curves=tuple(
                         Curve(label_of(one.row), (), tuple((_x(p, by_seconds), p.expected) for p in one.points))
                         for one in of
@@ -137,7 +145,7 @@ def _plots(name: str, found: list[Search]) -> list[Plot]:
             y_label=_METRIC,
         )
 
-    by_seconds = "As by trials, with the mean seconds of a trial of each method."
+    by_seconds = "As by trials, with the seconds of a trial of each method: steps times the median seconds of a step."
     return [
         best("trials", "trials", "Closed form of Dodge et al. (arXiv 1909.03004).", by_seconds=False),
         best("seconds", "seconds of trials", by_seconds, by_seconds=True),
@@ -158,6 +166,7 @@ def _plots(name: str, found: list[Search]) -> list[Plot]:
             x_label="learning rate",
             y_label=_METRIC,
             log_x=True,
+            apart=False,
         ),
     ]
 
@@ -166,8 +175,12 @@ def _x(point: Point, by_seconds: bool) -> float:
     return point.seconds if by_seconds else float(point.n)
 
 
-def _mean(search: Search, point: Point, by_seconds: bool) -> Mean:
-    return Mean(label_of(search.row), _x(point, by_seconds), point.expected, point.sd or None, point.n)
+def _means(search: Search, by_seconds: bool) -> list[Mean]:
+    """The expected best after each number of draws, and at 0 the recipe, which takes none."""
+    label = label_of(search.row)
+    found = [Mean(label, _x(point, by_seconds), point.expected, point.sd or None, point.n) for point in search.points]
+    alone = [] if by_seconds or search.recipe is None else [Mean(label, 0.0, search.recipe, None, 1)]
+    return [*alone, *found]
 
 
 def draw_plots(folder: Folder, plots: Sequence[Plot | Forest]) -> list[Path]:

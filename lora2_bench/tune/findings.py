@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.tables import table1
 from lora2_bench.records.record import Record
+from lora2_bench.report.majority import majority_score
 from lora2_bench.report.statistics.intervals import averages, mean_interval, spread
 from lora2_bench.report.statistics.power import detectable_difference
 from lora2_bench.report.statistics.significance import holm, sign_flip_test
@@ -31,7 +34,7 @@ def write_findings(folder: Folder, study: Study, begun: Begun, records: Mapping[
 
 def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """The lines of FINDINGS.md."""
-    scores = scores_of(begun, records)
+    scores, mixed = scores_of(begun, records), unlike(begun, records)
     ours, other = study.comparisons[0]
     return [
         f"# Findings of the study {study.name}",
@@ -43,7 +46,7 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         *progress(study, begun, records),
         "## The primary comparison",
         "",
-        *_primary(study, scores),
+        *_primary(study, scores, mixed),
         "## Secondary comparisons",
         "",
         *_secondary(study, scores),
@@ -94,26 +97,53 @@ def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
             f"{len(failed)} failed (ledger.csv and runs.csv have the causes); a failed trial counts as 0 points.",
             "",
         ]
+    if mixed := unlike(begun, records):
+        which = ", ".join(map(name_of, mixed))
+        lines += [f"**Runs of {which} are not of one version of the code and one stream of masks.**", ""]
+    if low := _at_majority(begun, records):
+        lines += [f"{low}; they count like all others.", ""]
     if cut := sorted({mark for run in begun.runs if run.id in records for mark in records[run.id].cut}):
         lines += [f"Runs are off their recipe: {'; '.join(cut)}.", ""]
     return lines
 
 
-def _primary(study: Study, scores: Scores) -> list[str]:
-    lines = primary_answer(study, scores)
+def unlike(begun: Begun, records: Mapping[str, Record]) -> list[str]:
+    """The rows whose finished runs were made by several versions of the code, or with several streams of masks."""
+    kinds: dict[str, set[tuple[Any, Any]]] = {}
+    for run in begun.runs:
+        if run.id in records and (facts := records[run.id]).is_done:
+            kinds.setdefault(run.row, set()).add((facts.run.get("sources"), facts.run.get("masks")))
+    return [row for row, found in kinds.items() if len(found) > 1]
+
+
+def _at_majority(begun: Begun, records: Mapping[str, Record]) -> str:
+    """How many runs ended no better than one class for every row, or without any correlation, and which; or nothing."""
+    found: Counter[tuple[str, str]] = Counter()
+    for run in begun.runs:
+        score = score_of(records[run.id]) if run.id in records else None
+        floor = None if score is None else majority_score(records[run.id])
+        if score is not None and score <= (floor or 0.0) + 1e-9:
+            found[run.row, run.task] += 1
+    told = ", ".join(f"{name_of(row)} on {task} {count}" for (row, task), count in found.items())
+    return f"{found.total()} runs ended no better than one answer for every row ({told})" if found else ""
+
+
+def _primary(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
+    lines = primary_answer(study, scores, mixed)
     ours, other = study.comparisons[0]
     whole = compared(scores, ours, other, list(study.tasks))
     if not whole.differences:
         return lines
-    lines += ["| task | difference | 95 % interval | seeds | t p | sign-flip p | printed, DeBERTaV3-base |"]
-    lines += ["| --- | ---: | --- | ---: | ---: | ---: | ---: |"]
+    lines += ["| task | difference | 95 % interval | seeds | printed, DeBERTaV3-base |"]
+    lines += ["| --- | ---: | --- | ---: | ---: |"]
     for task in whole.tasks:
-        lines.append(f"| {task} | {_cells(compared(scores, ours, other, [task]))} | {_printed(ours, other, task)} |")
+        shown = " | ".join(_cells(compared(scores, ours, other, [task]))[:3])
+        lines.append(f"| {task} | {shown} | {_printed(ours, other, task)} |")
     return [*lines, "", "Single tasks are shown, not tested. The paper's figures are of its own backbone.", ""]
 
 
-def primary_answer(study: Study, scores: Scores) -> list[str]:
-    """The primary comparison's result and its verdict, in words."""
+def primary_answer(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
+    """The primary comparison's result and verdict, in words; no verdict where one of its rows is `mixed` (`unlike`)."""
     ours, other = study.comparisons[0]
     whole = compared(scores, ours, other, list(study.tasks))
     if not whole.differences:
@@ -122,6 +152,8 @@ def primary_answer(study: Study, scores: Scores) -> list[str]:
     p, planned, tasks = whole.t_p, len(study.seeds), study.shared(ours, other)
     if len(whole.differences) < planned or whole.tasks != tasks:
         lines += [f"Planned: {planned} seeds over {', '.join(tasks)}.", ""]
+    elif {ours, other} & {*mixed}:
+        lines += ["Their runs are not alike: there is no verdict.", ""]
     elif p is None:
         lines += ["One seed, or equal differences: their spread is not known, and there is no test.", ""]
     elif p < 0.05:
@@ -158,15 +190,15 @@ def _told(one: Comparison) -> str:
     )
 
 
-def _cells(one: Comparison) -> str:
-    """A comparison as cells of a table."""
+def _cells(one: Comparison) -> tuple[str, str, str, str, str]:
+    """A comparison as cells of a table: difference, interval, seeds, p of the t test and of the sign flips."""
     if not one.differences:
-        return "– | – | 0 | – | –"
+        return "–", "–", "0", "–", "–"
     interval = mean_interval(one.differences)
     between = "–" if interval.low is None else f"{interval.low:+.2f} to {interval.high:+.2f}"
     p = "–" if one.t_p is None else shown_p(one.t_p)
     flipped = shown_p(sign_flip_test(one.differences)) if interval.n > 1 else "–"
-    return f"{interval.estimate:+.2f} | {between} | {interval.n} | {p} | {flipped}"
+    return f"{interval.estimate:+.2f}", between, str(interval.n), p, flipped
 
 
 def shown_p(p: float) -> str:
@@ -190,7 +222,7 @@ def _secondary(study: Study, scores: Scores) -> list[str]:
     for one in found:
         names = f"{name_of(one.ours)} − {name_of(one.other)}"
         p = shown_p(adjusted[id(one)]) if id(one) in adjusted else "–"
-        lines.append(f"| {names} | {' '.join(one.tasks) or '–'} | {_cells(one)} | {p} |")
+        lines.append(f"| {names} | {' '.join(one.tasks) or '–'} | {' | '.join(_cells(one))} | {p} |")
     return [
         *lines,
         "",
@@ -200,28 +232,37 @@ def _secondary(study: Study, scores: Scores) -> list[str]:
 
 
 def score_table(study: Study, scores: Scores) -> list[str]:
-    """Mean ± sd of every row and task, with the letters of tie groups."""
+    """Mean ± sd of every row and task, and over tasks that all rows share or the primary pair does, with their letters.
+
+    A column's letters of tie groups wait until all of its runs are in.
+    """
     if not scores:
         return ["No run has finished yet.", ""]
     common = [task for task, names in study.tasks.items() if set(names) == set(study.rows)]
-    whole = {row: {task: scores[row][task] for task in common} for row in study.rows if _has_all(scores, row, common)}
-    letters = groups_of(whole) if common else {}
-    by_task = {
-        task: groups_of({row: {task: scores[row][task]} for row in names if scores.get(row, {}).get(task)})
-        for task, names in study.tasks.items()
-    }
-    head = [*study.tasks, *(["mean of " + ", ".join(common)] if common else [])]
+    sets = [tasks for tasks in (common, study.shared(*study.comparisons[0])) if tasks]
+    sets = [tasks for at, tasks in enumerate(sets) if tasks not in sets[:at]]
+    columns = [_column(study, scores, [task]) for task in study.tasks] + [_column(study, scores, one) for one in sets]
+    head = [*study.tasks, *(f"mean of {', '.join(one)}" for one in sets)]
     lines = [f"| method | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for row in study.rows:
-        cells = [_score(scores.get(row, {}).get(task, {}), by_task[task].get(row, "")) for task in study.tasks]
-        if common:
-            cells.append(_score(averages(whole[row]), letters.get(row, "")) if row in whole else "–")
-        lines.append(f"| {name_of(row)} | {' | '.join(cells)} |")
+        lines.append(f"| {name_of(row)} | {' | '.join(column.get(row, '–') for column in columns)} |")
     told = (
         "Mean ± standard deviation over seeds (seeds). Rows that share a letter are tied: within their stretch no pair "
-        "is told apart by paired t tests with Holm over all pairs of a column, at 5 %."
+        "is told apart by paired t tests with Holm over all pairs of a column, at 5 %. A column has letters once all "
+        "its runs are in."
     )
     return [*lines, "", told, ""]
+
+
+def _column(study: Study, scores: Scores, tasks: Sequence[str]) -> dict[str, str]:
+    """Row -> what the table shows of it over these tasks, of those that have scores on all of them."""
+    planned = [row for row in study.rows if all(row in study.tasks[task] for task in tasks)]
+    found = {row: {task: scores[row][task] for task in tasks} for row in planned if _has_all(scores, row, tasks)}
+    whole = len(found) == len(planned) and all(
+        set(of) == set(study.seeds) for by_task in found.values() for of in by_task.values()
+    )
+    letters = groups_of(found) if whole else {}
+    return {row: _score(averages(of), letters.get(row, "")) for row, of in found.items()}
 
 
 def _has_all(scores: Scores, row: str, tasks: Sequence[str]) -> bool:
@@ -271,9 +312,9 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     most = max((len(begun.of(*place)) for place in study.places), default=study.trials) or study.trials
     by_task = [task for task, names in study.tasks.items() if set(names) != set(study.rows)]
     if by_task:
-        lines.append(f"- {', '.join(by_task)} have fewer rows than the others: averages over all rows leave them out.")
+        lines.append(f"- Fewer methods were planned on {', '.join(by_task)}: averages over all of them leave it out.")
     lines += [
-        f"- {most} trials find no optimum; all have as many, and curves.csv says what fewer give."
+        f"- {most} trials find no optimum; all have as many, and curves.csv says what fewer draws give."
         if study.trials > 1
         else "- Nothing is tuned: another rate may suit a row better than its recipe's.",
         "- Scores are of one backbone and of these tasks: nothing is said of larger ones.",

@@ -25,7 +25,7 @@ from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.slurm import Slurm
 from lora2_bench.tune.command import _send
 from lora2_bench.tune.differences import differences
-from lora2_bench.tune.findings import findings, shown_p
+from lora2_bench.tune.findings import findings, score_table, shown_p
 from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets, trial_lines
 from lora2_bench.tune.space import edges, read_space
 from lora2_bench.tune.study import read_study
@@ -187,6 +187,64 @@ def test_the_findings_name_the_data_and_the_command_as_they_were_given(made: Cal
     assert words[:3] == ["study=smoke", "name=mine", "stage=tables"] and words[-2:] == list(changed.extra)
     again = read_study("smoke", [word for word in words if word.startswith("study.")], changed.extra, "mine")
     assert again == changed
+
+
+def test_runs_that_are_not_alike_get_no_verdict_and_those_that_learnt_nothing_are_counted(
+    made: Callable[..., Made],
+) -> None:
+    study = made(changes=("study.trials=1", "study.seeds=[11,12,13,14,15,16]", *CHANGED))
+    stages = study.stages
+    stages.plan_trials()
+    study.finish(stages.begun.trials, {("lora_r1", 0): 70.0, ("lora2_k1", 0): 75.0})
+    stages.write_winners()
+    stages._send = lambda *_: False  # type: ignore[method-assign]
+    stages.send_runs()
+    runs = stages.begun.runs
+    points = {(run.row, run.seed): 60.0 + run.seed + (run.row == "lora2_k1") * (3 + run.seed % 2) for run in runs}
+    points["lora_r1", 12] = 40.0
+    study.finish(runs, points)
+    records = stages.folder.records(runs)
+    counts = {"train": [900, 1100], "dev": [100, 300]}  # one class for every row scores 75
+    for record in records.values():
+        record.result["data"]["labels"] = counts
+    text = "\n".join(findings(study.study, stages.begun, records))
+    low = [sum(points[row, seed] <= 75 for seed in range(11, 17)) for row in ("lora_r1", "lora2_k1")]
+    assert low[0] > low[1] > 0
+    told = f"LoRA r=1 on rte {low[0]}, LoRA² k=1 on rte {low[1]}"
+    assert f"{sum(low)} runs ended no better than one answer for every row ({told}); they count like all" in text
+    assert "**LoRA² k=1 is better than LoRA r=1" in text or "**The two are not told apart" in text
+    records[runs[0].id].run["masks"] = "torch"
+    text = "\n".join(findings(study.study, stages.begun, records))
+    assert "**Runs of LoRA r=1 are not of one version of the code and one stream of masks.**" in text
+    assert "Their runs are not alike: there is no verdict." in text and "told apart (p" not in text
+    assert "is better than LoRA r=1 (p" not in text
+
+
+def test_letters_wait_until_a_column_is_whole() -> None:
+    study = read_study("minilm_glue", (), (), "minilm_glue")
+    seeds: dict[str, Any] = {
+        row: {
+            task: {seed: 50.0 + at + seed % 3 for seed in study.seeds}
+            for task in study.tasks
+            if row in study.tasks[task]
+        }
+        for at, row in enumerate(study.rows)
+    }
+    head, _, *lines = score_table(study, seeds)
+    assert head == "| method | cola | stsb | mrpc | mean of cola, stsb | mean of cola, stsb, mrpc |"
+    cells = {
+        line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in lines[:-3]
+    }
+    assert (
+        all(cell.rstrip()[-1].isalpha() for cell in cells["LoRA r=1"])
+        and cells["BitFit"][2] == cells["BitFit"][4] == "–"
+    )
+    del seeds["bitfit"]["stsb"][11]
+    lines = score_table(study, seeds)[2:]
+    cells = {
+        line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in lines[:-3]
+    }
+    assert [cell[-1].isalpha() for cell in cells["LoRA r=1"]] == [True, False, True, False, True]
 
 
 def test_a_recipe_of_another_row_of_the_same_method_is_marked(made: Callable[..., Made]) -> None:
@@ -365,7 +423,7 @@ def test_rows_of_one_method_and_size_keep_their_names_and_no_figure_is_printed_f
     stages.tell()
     text = (stages.folder.path / "FINDINGS.md").read_text()
     assert "is LoRA² k=8 better than LoRA² k=8 (lora2_k8_noreg), each by its recipe, on average" in text
-    assert "| LoRA² k=8 (lora2_k8_noreg) | 71.00 (1) a |" in text and "| rte | -1.00 | – | 1 | – | – | – |" in text
+    assert "| LoRA² k=8 (lora2_k8_noreg) | 71.00 (1) a |" in text and "| rte | -1.00 | – | 1 | – |" in text
     drawn = (stages.folder.path / "figures" / "score-over-lr.svg").read_text()
     assert ">lora2 k=8<" in drawn and ">lora2 k=8 (lora2_k8_noreg)<" in drawn
 

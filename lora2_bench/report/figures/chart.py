@@ -88,6 +88,7 @@ class Plot:
         panels: one per task.
         x_label: with its unit; `y_label` likewise.
         log_x: whether x is logarithmic.
+        apart: whether points at one x, or nearly so on a logarithmic axis, stand side by side, lines with them.
         top: the initial rank of the maps, the upper end of a heat map's colours; 0 for any other figure.
     """
 
@@ -100,6 +101,7 @@ class Plot:
     x_label: str
     y_label: str
     log_x: bool = False
+    apart: bool = True
     top: int = 0
 
     def labels(self) -> list[str]:

@@ -14,9 +14,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import ScaledTranslation, Transform
 
-from lora2_bench.report.figures.chart import COLOURS, Forest, Mean, Panel, Plot, Style, digest
+from lora2_bench.report.figures.chart import COLOURS, Forest, Panel, Plot, Style, digest
 
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "lora2_bench",  # makes element ids deterministic
@@ -95,12 +95,14 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
     figure, axes = _panels(plot, width, 2.6, across, below=0.1 + 0.19 * math.ceil(len(labels) / per_row))
     for index, (ax, panel) in enumerate(zip(axes, plot.panels, strict=True)):
         ax.set_title(panel.title, loc="left")
-        _points(figure, ax, panel, style, is_log=plot.log_x)
-        _lines(ax, panel, style, has_markers=plot.log_x)
+        shifts = _shifts(panel, is_log=plot.log_x) if plot.apart else [0.0] * len(panel.means)
+        _points(figure, ax, panel, style, shifts)
+        by_label = {one.label: shift for one, shift in zip(panel.means, shifts, strict=True)}
+        _lines(figure, ax, panel, style, by_label, has_markers=plot.log_x)
         ax.margins(x=0.18 if panel.means and panel.curves else 0.08, y=0.1)  # points that stand beside a line's end
         if plot.log_x:
             _log_axis(ax, sorted({x for curve in panel.curves for x, _ in curve.mean}))
-        elif panel.curves:
+        elif panel.curves and all(one.x > 0 for one in panel.means):
             ax.set_xlim(left=0)
         ax.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 5, 10]))
         ax.set_xlabel(plot.x_label)
@@ -112,34 +114,63 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
     return figure
 
 
-def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], *, is_log: bool) -> None:
-    """Means with error bars and their Pareto front. Points at one x, on a log axis within 10 %, stand side by side."""
+def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], shifts: Sequence[float]) -> None:
+    """Means with error bars, each `shifts` inches to the right of its x, and their Pareto front."""
     if len(panel.front) > 1:
         ax.step(*zip(*panel.front, strict=True), where="post", color="#666666", linestyle=":", linewidth=1, zorder=1)
-    groups: list[list[Mean]] = []
-    for one in sorted(panel.means, key=lambda mean: mean.x):
-        if groups and (one.x < 1.1 * groups[-1][0].x if is_log else one.x == groups[-1][0].x):
-            groups[-1].append(one)
-        else:
-            groups.append([one])
-    for group in groups:
-        for index, one in enumerate(group):
-            offset = min(5, 28 / len(group)) * (index - (len(group) - 1) / 2) / 72  # inches
-            place = ax.transData + ScaledTranslation(offset, 0, figure.dpi_scale_trans)
-            look = style[one.label]
-            bars: dict[str, Any] = {"markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5, "transform": place}
-            ax.errorbar(
-                one.x, one.y, yerr=one.sd or None, xerr=one.x_sd or None, fmt=look.marker, color=look.colour, **bars
-            )
-            x_sd, sd = one.x_sd or 0, one.sd or 0
-            ax.update_datalim([(one.x + x_sd, one.y + sd), (one.x - x_sd, one.y - sd)])
-            if one.mark:
-                beside: dict[str, Any] = {"textcoords": "offset points", "xytext": (3, 3), "fontsize": 5.5}
-                ax.annotate(one.mark, (one.x, one.y), color="#444444", **beside)
+    for one, shift in zip(panel.means, shifts, strict=True):
+        look, place = style[one.label], _shifted(figure, ax, shift)
+        bars: dict[str, Any] = {"markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5, "transform": place}
+        ax.errorbar(
+            one.x, one.y, yerr=one.sd or None, xerr=one.x_sd or None, fmt=look.marker, color=look.colour, **bars
+        )
+        x_sd, sd = one.x_sd or 0, one.sd or 0
+        ax.update_datalim([(one.x + x_sd, one.y + sd), (one.x - x_sd, one.y - sd)])
+        if one.mark:
+            beside: dict[str, Any] = {"textcoords": "offset points", "xytext": (3, 3), "fontsize": 5.5}
+            ax.annotate(one.mark, (one.x, one.y), color="#444444", **beside)
     ax.autoscale_view()
 
 
-def _lines(ax: Axes, panel: Panel, style: Mapping[str, Style], *, has_markers: bool) -> None:
+def _shifts(panel: Panel, *, is_log: bool) -> list[float]:
+    """Inches by which each mean stands to the right of its x: on a log axis points within 10 % stand side by side.
+
+    With lines, those of one label are shifted alike, so that they stay on it.
+    """
+    if panel.curves:
+        if len({one.x for one in panel.means}) == len(panel.means):
+            return [0.0] * len(panel.means)
+        places = {label: at for at, label in enumerate(dict.fromkeys(one.label for one in panel.means))}
+        return [_shift(places[one.label], len(places)) for one in panel.means]
+    groups: list[list[int]] = []
+    for at in sorted(range(len(panel.means)), key=lambda at: panel.means[at].x):
+        first = panel.means[groups[-1][0]].x if groups else 0.0
+        x = panel.means[at].x
+        if groups and (x < 1.1 * first if is_log else x == first):
+            groups[-1].append(at)
+        else:
+            groups.append([at])
+    found = {at: _shift(place, len(group)) for group in groups for place, at in enumerate(group)}
+    return [found[at] for at in range(len(panel.means))]
+
+
+def _shift(place: int, count: int) -> float:
+    return min(5, 28 / count) * (place - (count - 1) / 2) / 72
+
+
+def _shifted(figure: Figure, ax: Axes, inches: float) -> Transform:
+    return ax.transData + ScaledTranslation(inches, 0, figure.dpi_scale_trans)
+
+
+def _lines(
+    figure: Figure,
+    ax: Axes,
+    panel: Panel,
+    style: Mapping[str, Style],
+    shifts: Mapping[str, float],
+    *,
+    has_markers: bool,
+) -> None:
     for curve in panel.curves:
         look = style[curve.label]
         if len(curve.seeds) > 1:
@@ -147,7 +178,11 @@ def _lines(ax: Axes, panel: Panel, style: Mapping[str, Style], *, has_markers: b
                 ax.plot(*zip(*line, strict=True), color=look.colour, linewidth=0.5, alpha=0.45, linestyle=look.dash)
         marker = look.marker if has_markers or len(curve.mean) == 1 else None
         mean = list(zip(*curve.mean, strict=True)) or [(), ()]
-        ax.plot(*mean, color=look.colour, linewidth=1.6, linestyle=look.dash, marker=marker, markersize=4)
+        looks: dict[str, Any] = {"linewidth": 1.6, "linestyle": look.dash, "marker": marker, "markersize": 4}
+        place = _shifted(figure, ax, shifts.get(curve.label, 0.0))
+        ax.plot(*mean, color=look.colour, transform=place, **looks)
+        if curve.mean:
+            ax.update_datalim(curve.mean)
 
 
 def _log_axis(ax: Axes, ticks: Sequence[float]) -> None:
