@@ -7,9 +7,11 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.arguments import program
+from lora2_bench.files.paths import below
 from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.records.scrub import hide_secrets
 from lora2_bench.sweep.cells import plan_cells, requested_cells, results_dir_of, sweep_dir_of
@@ -36,6 +38,8 @@ def main() -> None:
         sweep_dir, results = sweep_dir_of(overrides, options.name), results_dir_of(overrides)
         by_name = all(override.startswith(_NAMES) for override in overrides)
         cells = requested_cells(sweep_dir) if by_name else []
+        if not cells and options.name is not None and not _names_cells(overrides):
+            raise UserError(_nothing_sent(options.name, results))
         found = states(cells or plan_cells(overrides, sweep_dir, keep=False), results, squeue)
         other_code = count_other_code(found, results)
     except UserError as error:
@@ -46,6 +50,17 @@ def main() -> None:
         print(json.dumps({**values, "cells": [asdict(state) for state in found]}))
     else:
         print("\n".join(page(sweep_dir.name, found, other_code)))
+
+
+def _names_cells(overrides: Sequence[str]) -> bool:
+    return any(not override.startswith("results=") for override in overrides)
+
+
+def _nothing_sent(name: str, results: Path) -> str:
+    findings = below(results / "studies", name) / "FINDINGS.md"
+    if findings.is_file():
+        return f"name={name} has sent no cell from here: {findings} says how far the study is"
+    return f"name={name} has sent no cell below {results}: give the sweep's name, or the words that it was sent with"
 
 
 def page(name: str, found: Sequence[State], other_code: int = 0) -> list[str]:

@@ -83,7 +83,8 @@ def _send(stages: Stages, stage: str | None) -> int:
         if stages.options.dry_run and not stages.begun.runs:
             print("the winners' recipes come first: stage=winners")
             return 0
-        stages.write_winners()
+        if not stages.options.dry_run:
+            stages.write_winners()
         done = stages.send_runs()
     if not stages.options.dry_run:
         findings = stages.tell()[-1]

@@ -124,3 +124,19 @@ def test_a_reader_may_look_at_any_time(tmp_path: Path) -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert status.duration(seconds) == text
+
+
+def test_a_name_that_sent_nothing_is_told_and_a_study_has_its_findings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def line(*words: str) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            told(capsys, monkeypatch, *words, f"results={tmp_path}")
+        assert stopped.value.code == 2
+        return capsys.readouterr().err
+
+    assert line("name=mine").startswith(f"error: name=mine has sent no cell below {tmp_path}: give the sweep's name")
+    findings = tmp_path / "studies" / "mine" / "FINDINGS.md"
+    findings.parent.mkdir(parents=True)
+    findings.write_text("# Findings")
+    assert line("name=mine") == (f"error: name=mine has sent no cell from here: {findings} says how far the study is\n")

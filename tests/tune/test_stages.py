@@ -372,9 +372,13 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     assert call(report, "tables", "--results", str(fresh)).code == 0
     scores = (fresh / "tables" / "minilm-mini-tuned-smoke" / "scores.md").read_text()
     assert "lora2 k=1" in scores and "cut" not in scores
+    assert not (fresh / "tables" / "minilm-mini-tuned-smoke" / "comparisons.md").exists()
     assert call(report, "report", "--results", str(fresh)).code == 0
     page = (fresh / "report" / "index.html").read_text()
     assert "Findings of the study smoke" in page and "score-over-lr.svg" in page and "0 unreadable" in page
+    answers = re.findall(r'<p class="answer">.*?</p>', page, re.DOTALL)
+    assert answers and all("LoRA² k=1 is better than LoRA r=1 (p under 0.05)." in one for one in answers)
+    assert all("That comparison was planned" in one for one in answers)
     again = Made(fresh, study.changes)
     before = (fresh / "studies" / "smoke" / "FINDINGS.md").read_bytes()
     again.stages.tell()

@@ -32,13 +32,17 @@ from lora2_bench.report.records import load_records
 from lora2_bench.report.retention.plots import retention_plots
 from lora2_bench.report.retention.settings import by_place, settings
 from lora2_bench.report.retention.sheet import sheet
-from lora2_bench.report.runs import Run
+from lora2_bench.report.runs import Run, rows_and_study
 from lora2_bench.report.selection import Selection
 from lora2_bench.report.standing import Board, boards, task_name
 from lora2_bench.report.tables.sheets import PROTOCOLS, column_label
 
 FIRST_COMMAND = "python -m lora2_bench method=lora2 task=rte"
 STUDY_COMMAND = "python -m lora2_bench.tune study=NAME"
+PLANNED = (
+    "That comparison was planned, and its p is for it alone. Tests below are of all pairs of methods; the planned ones "
+    "are under “What was tuned”."
+)
 _SCRIPTS = ("tables.js", "plots.js", "versus.js", "cells.js", "page.js")
 _TEMPLATES = Environment(
     loader=PackageLoader("lora2_bench.report.page", "."),
@@ -116,7 +120,9 @@ def page(
     grids = paper_grids(selection)
     labels = {name: column_label(name) for grid in grids for name in grid.columns}
     judged = judge(grids, labels)
-    shown = [_block(board, answer(board, judged), gathered, style, read) for board in found]
+    planned = {name: planned_answer(text) for name, text, _ in of_studies}
+    answers = [planned.get(rows_and_study(board.data)[1]) or answer(board, judged) for board in found]
+    shown = [_block(*pair, gathered, style, read) for pair in zip(found, answers, strict=True)]
     css, script = _asset("page.css"), Markup("").join(_asset(name) for name in _SCRIPTS)
     checks = audit()
     return _TEMPLATES.get_template("page.html").render(
@@ -144,6 +150,14 @@ def page(
         audit=from_markdown(audit_page(checks).split("\n", 1)[1], 4),
         cells=cell_data(selection) if selection.runs else None,
     )
+
+
+def planned_answer(findings: str) -> list[str]:
+    """What a study's findings say of its primary comparison, the answer to the question that it was planned for."""
+    _, _, after = findings.partition("## The primary comparison\n")
+    section = after.partition("\n## ")[0].partition("\n|")[0]
+    found = [line.strip("* ") for line in section.splitlines() if line.strip()]
+    return [*found, PLANNED] if found else []
 
 
 def _any(found: Iterable[Board], protocol: str) -> bool:

@@ -13,7 +13,7 @@ from lora2_bench.report.predictions import BoundedReader
 from lora2_bench.report.records import load_records
 from lora2_bench.report.retention.settings import by_place, settings
 from lora2_bench.report.retention.sheet import claims_csv, rows_csv, sheet
-from lora2_bench.report.runs import Run
+from lora2_bench.report.runs import Run, rows_and_study
 from lora2_bench.report.scores import over_seeds, scores
 from lora2_bench.report.selection import Selection, select
 from lora2_bench.report.tables.bench_times import write_bench
@@ -63,7 +63,8 @@ def write_tables(results: Path) -> list[Path]:
         places.setdefault((run.model, run.data), []).append(run)
     filled = [fill_exhibits(model, data, own, selection.stale) for (model, data), own in sorted(places.items())]
     reader = BoundedReader(results, selection.predictions)
-    compared = paired(frame, [grid for one in filled for grid in one.grids["table1"]], reader)
+    plain = [one for one in filled if not rows_and_study(one.data)[1]]  # a study's comparisons are those of its plan
+    compared = paired(frame, [grid for one in plain for grid in one.grids["table1"]], reader)
     passed_over = set(reader.passed_over)  # by the comparisons, whose tables say so
     for one in filled:
         place = below(folder, f"{one.model}-{one.data}")
