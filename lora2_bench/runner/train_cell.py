@@ -106,7 +106,8 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks, pack: Pack | None = None) -
         if failure is None:
             raise
         failure.__cause__ = error
-    times |= {"seconds": round(time.perf_counter() - started, 3), "processes": ranks.world_size}
+    seconds = checkpoints.seconds_before + time.perf_counter() - started
+    times |= {"seconds": round(seconds, 3), "processes": ranks.world_size}
     times["masks"] = masks_name(setup.masks)
     if pack is not None:
         times["pack"] = pack.size

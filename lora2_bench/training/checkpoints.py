@@ -34,6 +34,7 @@ class Checkpoints:
     Attributes:
         newest_step: step of the newest checkpoint, 0 for none.
         code_before: the other commits, with their dirty flags, that trained what was loaded.
+        seconds_before: that the processes before this one took up to what was loaded.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Checkpoints:
         self.code = code
         self.code_before: list[dict[str, Any]] = []
         self.newest_step = 0
-        self._last = time.monotonic()
+        self.seconds_before = 0.0
+        self._began = self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
         """True where a checkpoint should be written after `step`."""
@@ -63,6 +65,7 @@ class Checkpoints:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             values = {"origin": self.origin, "code": [*self.code_before, self.code], "step": step, "state": state}
+            values["seconds"] = self.seconds_before + self._last - self._began
             write_whole(path, partial(torch.save, {"sha256": content_digest(values), **values}))
         except (OSError, RuntimeError) as error:  # torch's writer makes a RuntimeError of a failed write
             reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
@@ -90,6 +93,7 @@ class Checkpoints:
                     raise ValueError("its content is not what was written")
                 state: dict[str, Any] = found["state"]
                 origin, code, step = found["origin"], found["code"], found["step"]
+                seconds = float(found.get("seconds", 0.0))  # earlier versions wrote none
                 if type(state) is not dict:
                     raise ValueError("it holds no state")
                 if path != self._path(step):
@@ -103,7 +107,7 @@ class Checkpoints:
             if other:
                 print(f"warning: {path} is of another run ({', '.join(other)}): the cell starts anew", file=sys.stderr)
                 return None
-            self.newest_step = step
+            self.newest_step, self.seconds_before = step, seconds
             self.code_before = [one for one in code if one != self.code]
             if self.code_before:
                 print(

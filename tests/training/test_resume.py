@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from lora2_bench.errors import CellFailed
+from lora2_bench.experiment.plan import CheckpointSchedule
 from lora2_bench.records.lock import process_start
+from lora2_bench.training.checkpoints import Checkpoints
 from tests import forked
 from tests.conftest import Told
 from tests.methods.helpers import fits, fits_tiny
@@ -232,3 +234,22 @@ def test_signals_locks_and_a_real_kill(bench: Bench, tiny_folders: Folders, tmp_
     assert "which is kept: run the same command to continue" in err.strip().splitlines()[-1]
     assert not (running / "owner.json").exists() and len(list((running / "checkpoints").iterdir())) == 2
     assert not (results / "cells").exists() or list((results / "cells").iterdir()) == []
+
+
+def test_the_seconds_of_earlier_processes_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+
+    def process() -> Checkpoints:
+        return Checkpoints(tmp_path, CheckpointSchedule(minutes=None, steps=1), {}, {"sha": None, "dirty": None})
+
+    first = process()
+    now = 130.0
+    first.save(3, {"x": torch.ones(1)})
+    now = 200.0  # what came after the checkpoint is done again
+    second = process()
+    assert second.load() is not None and second.seconds_before == 30.0
+    now = 205.0
+    second.save(4, {"x": torch.ones(1)})
+    third = process()
+    assert third.load() is not None and third.seconds_before == 35.0
