@@ -1,53 +1,69 @@
 """Keep the measured cells of an exhibit in two files small enough for git: results/studies/NAME/*.jsonl.
 
-    python scripts/keep_exhibit.py NAME [--results DIR] [--to DIR]
+    python scripts/keep_exhibit.py SUITE [--results DIR] [--to DIR] [OVERRIDES ...]
 
-Every finished cell whose retention was measured is kept, its record without the composed config. Tables, figures and
-the page read these files where the cells themselves are not there.
+Every finished cell of the suite whose retention was measured is kept, its record without the composed config, beside
+what was kept before. Tables, figures and the page read these files where the cells themselves are not there.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+from lora2_bench.experiment.suites import suites
 from lora2_bench.files.paths import below
-from lora2_bench.records.compact import FILE, write_compact
-from lora2_bench.records.retention import COMPACT, read_retention, write_compact_retention
+from lora2_bench.records.compact import FILE, read_compact, write_compact
+from lora2_bench.records.retention import COMPACT, read_compact_retention, read_retention, write_compact_retention
 from lora2_bench.records.store import Store, read_record, record_paths
+from lora2_bench.sweep.cells import plan_cells
 
 
-def keep(name: str, results: Path, to: Path) -> list[Path]:
-    """Write both files; returns their paths. Raises ValueError where nothing was measured, or for a damaged file."""
-    store, records, found = Store(results), [], []
+def keep(name: str, results: Path, to: Path, wanted: Collection[str]) -> list[Path]:
+    """Write both files, of the cells with these ids; returns their paths.
+
+    Raises ValueError where nothing was measured, for a damaged file, and for the folder of a study.
+    """
+    folder, store = below(to / "studies", name), Store(results)
+    if (folder / "plan.json").exists():
+        raise ValueError(f"{folder} is a study's: give the name of a suite")
+    paths = [folder / FILE, folder / COMPACT]
+    records = {record.id: record for record in read_compact(paths[0])} if paths[0].exists() else {}
+    found = read_compact_retention(paths[1]) if paths[1].exists() else {}
     for path in record_paths(results):
+        if path.parent.name not in wanted:
+            continue
         record = read_record(path)
         facts = read_retention(store.retention(record.id), record.id) if record.is_done else None
         if facts is not None:
-            records.append(record)
-            found.append(facts)
+            records[record.id], found[record.id] = record, facts
     if not found:
-        raise ValueError(f"{results} has no measured cell: run lora2-bench sweep suite=forgetting results={results}")
-    folder = below(to / "studies", name)
+        raise ValueError(f"{results} has no measured cell: run lora2-bench sweep suite={name} results={results}")
     folder.mkdir(parents=True, exist_ok=True)
-    write_compact(folder / FILE, records)
-    write_compact_retention(folder / COMPACT, found)
-    return [folder / FILE, folder / COMPACT]
+    write_compact(paths[0], records.values())
+    write_compact_retention(paths[1], found.values())
+    return paths
 
 
 def main() -> None:
     """The command-line entry point."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", help="of the folder below studies/")
+    parser.add_argument("suite", choices=sorted(suites()), help="of conf/suite, and of the folder below studies/")
+    parser.add_argument("overrides", nargs="*", help="with which the suite was run, as model=local")
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the cells are")
     parser.add_argument("--to", type=Path, help="a results folder to write to (default: the same)")
     given = parser.parse_args()
     try:
-        written = keep(given.name, given.results, given.to or given.results)
+        overrides = [f"suite={given.suite}", *given.overrides]
+        wanted = {cell.id for cell in plan_cells(overrides, given.results / "sweeps" / given.suite, keep=False)}
+        written = keep(given.suite, given.results, given.to or given.results, wanted)
+        kept = {record.id for record in read_compact(written[0])}
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    print(f"{len(kept & wanted)} of the suite's {len(wanted)} cells are kept")
     for path in written:
         print(f"written: {path}")
 

@@ -78,6 +78,7 @@ class Suite:
         tasks: names of the tasks, in the table's order.
         seeds: the seeds of every row and task.
         others: name -> values of what else is swept over.
+        measures: whether its cells are asked for what they forget (`retention`).
     """
 
     name: str
@@ -87,6 +88,7 @@ class Suite:
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     others: Mapping[str, tuple[str, ...]]
+    measures: bool
 
     @property
     def cells(self) -> int:
@@ -135,6 +137,7 @@ def _suite(name: str) -> Suite:
         tuple(params["task"]),
         tuple(int(seed) for seed in params["seed"]),
         {name: tuple(values) for name, values in params.items() if name not in ("row", "task", "seed")},
+        values.get("retention") is not None,
     )
 
 

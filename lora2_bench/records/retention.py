@@ -13,7 +13,8 @@ from lora2_bench.records.checking import Wrong, checker
 from lora2_bench.records.digest import check_digest, with_digest
 from lora2_bench.records.forms import INFINITY, Correlation, Count, Id, Line, Name, Range, Seconds, Sha256
 
-SCHEMA = 1
+SCHEMA = 2
+"""Of what is measured and how: numbers of another one are not read, and measured anew where they are asked for."""
 COMPACT = "retention.jsonl"
 NotNegative = Annotated[float, Range(0, INFINITY)]
 

@@ -13,7 +13,7 @@ from lora2_bench.experiment.maps import FUSED_BY_TYPE, MAPS_BY_TYPE
 
 TOP, THRESHOLD = 10, 0.5
 _ROUNDING = 1e-6
-"""Singular values under this share of the largest are the rounding of float32."""
+"""Singular values under this share of the largest, and updates under this share of W₀, are float32's rounding."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def map_change(before: Tensor, after: Tensor, floor: float = 0.0) -> MapChange:
     before, after = before.double(), after.double()
     update = after - before
     size = float(update.norm() / before.norm().clamp_min(1e-30))
-    return MapChange(size, effective_rank(update, floor), largest_cosines(before, after))
+    rank = effective_rank(update, floor) if size > _ROUNDING else 0.0
+    return MapChange(size, rank, largest_cosines(before, after))
 
 
 def map_changes(base: Backbone, adapted: Backbone) -> dict[int, dict[str, MapChange]]:

@@ -8,11 +8,20 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.suites import suites
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import DONE
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.batches import LOCAL, QueueReader, delete_ended_batches, live_jobs, read_batches
-from lora2_bench.sweep.cells import SweepCell, keep_cells, mark_requested, plan_cells, results_dir_of, sweep_dir_of
+from lora2_bench.sweep.cells import (
+    SweepCell,
+    keep_cells,
+    mark_requested,
+    plan_cells,
+    results_dir_of,
+    sweep_dir_of,
+    value_of,
+)
 from lora2_bench.sweep.launchers import JobCells, Launcher
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.places import check_rows
@@ -91,6 +100,12 @@ class _Sending:
         }
         counts = ", ".join(f"{number} {name}" for name, number in count(found).items() if number)
         self.show(f"{self.sweep_dir.name}: {len(cells)} cells: {counts}")
+        done = [state.id for state in found if state.state == DONE]
+        if _measures(self.overrides) and (lacking := self._unmeasured(done)):
+            self.show(
+                f"{lacking} of the {len(done)} done were never measured, and are not sent for it: "
+                "python -m lora2_bench -m, with the same overrides, measures them from kept weights"
+            )
         if not to_send or self.options.dry_run:
             self.show(f"{len(to_send)} to send")
             return
@@ -101,6 +116,10 @@ class _Sending:
         self._send_batches(to_send)
         status = " ".join(["python -m lora2_bench.status", *_status_arguments(self.options, self.overrides)])
         self.show(f"follow: {status}   logs: {self.sweep_dir / 'logs'}")
+
+    def _unmeasured(self, done: Sequence[str]) -> int:
+        store = Store(self.results)
+        return sum(not store.retention(name).is_file() for name in done)
 
     def _send_batches(self, to_send: JobCells) -> None:
         split = self.launcher.split(to_send)
@@ -115,6 +134,12 @@ class _Sending:
                 path.unlink(missing_ok=True)
                 raise
             self.show(f"sent {sum(map(len, jobs))} cells: {where}")
+
+
+def _measures(overrides: Sequence[str]) -> bool:
+    """Whether these overrides ask for what cells forget, themselves or by their suite."""
+    given, suite = value_of(overrides, "retention"), suites().get(str(value_of(overrides, "suite")))
+    return given != "null" if given is not None else suite is not None and suite.measures
 
 
 def _threads(options: Options, overrides: Sequence[str]) -> list[str]:

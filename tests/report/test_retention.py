@@ -6,17 +6,18 @@ import csv
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 from scipy import stats
 
 from lora2_bench.records.record import Record
-from lora2_bench.records.retention import write_retention
-from lora2_bench.records.store import Store
+from lora2_bench.records.retention import SCHEMA, write_retention
+from lora2_bench.records.store import Store, read_record, record_paths
 from lora2_bench.report.figures.files import write_figures
 from lora2_bench.report.page.page import write_report
 from lora2_bench.report.records import load_records
@@ -38,7 +39,7 @@ def retention_of(record: Record, sts: float, probe: float) -> dict[str, Any]:
     digest = hashlib.sha256(b"rows").hexdigest()
     facts = {"update": 0.1, "effective_rank": 2.5, "intruders": 1, "cosines": [0.2, 0.9]}
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "cell": record.id,
         "step": record.result["best"]["step"],
         "asked": ["sts", "probe", "weights"],
@@ -60,10 +61,20 @@ def retention_of(record: Record, sts: float, probe: float) -> dict[str, Any]:
 
 
 def kept(
-    results: Path, method: str, lr: float, seed: int, *, held_out: float, dev: float, sts: float, probe: float
+    results: Path,
+    method: str,
+    lr: float,
+    seed: int,
+    *,
+    held_out: float,
+    dev: float,
+    sts: float,
+    probe: float,
+    train: Mapping[str, float] = MappingProxyType({}),
 ) -> Record:
     """A finished cell of protocol clean, chosen at `held_out`, with its retention beside it."""
     cell = make_cell("cola", method, seed=seed, lr=lr, protocol="clean")
+    cell = dataclasses.replace(cell, train=dataclasses.replace(cell.train, **train))
     record = make_record(cell, dev, cut=(f"train.lr={lr}", "train.epochs=1 (recipe: 5)"))
     chosen: Any = {"step": 63, "epoch": 1.0, "score": held_out, "train_loss": 0.5}
     chosen["metrics"] = {"held_out": {"matthews_correlation": held_out}}
@@ -121,13 +132,50 @@ def test_verdicts_turn_with_the_numbers_and_need_one_protocol_and_equal_rows(res
     assert judge([setting for setting in found_in(results) if setting.run.label != "full"]) == []
 
 
+def test_only_equal_training_is_judged_and_a_poor_choice_of_rates_is_told(tmp_path: Path) -> None:
+    for seed, wiggle in zip(SEEDS, WIGGLE, strict=True):
+        for rate, held_out in ((1e-5, 0.1), (1e-4, 0.3), (1e-3, 0.2)):
+            kept(tmp_path, "full", rate, seed, held_out=held_out, dev=0.5 + wiggle, sts=0.1, probe=0.1)
+        for rate, held_out in ((1e-4, 0.3), (1e-3, 0.4)):
+            if (rate, seed) != (1e-4, 4):
+                kept(tmp_path, "lora", rate, seed, held_out=held_out, dev=0.0, sts=0.1, probe=0.1)
+        for rate in (1e-3, 2e-3):  # more runs, of longer training
+            long = {"epochs": 10.0}
+            kept(tmp_path, "lora", rate, seed, held_out=0.9, dev=0.9 - wiggle, sts=0.5, probe=0.5, train=long)
+    (one,) = judge(found_in(tmp_path))
+    assert (one.ours.run.lr, one.rates, one.ours.run.record.cell["train"]["epochs"]) == (1e-3, (1, 3), 5.0)
+    assert one.notes == (
+        "lora r=8 at 0.0001 has fewer seeds: left out",
+        "lora r=8 ends no better than one answer for every row",
+    )
+    text = sheet("minilm-mini", {("cola", "clean"): found_in(tmp_path)})
+    assert "Of the choice of rates: lora r=8 at 0.0001 has fewer seeds: left out; lora r=8 ends no better" in text
+    assert "| full | 0.0001 | 60.0 → 50.0 |" in text  # its probe alone
+    for seed in SEEDS:
+        kept(tmp_path, "full", 1e-2, seed, held_out=0.35, dev=0.5, sts=0.1, probe=0.1)
+    (one,) = judge(found_in(tmp_path))
+    assert one.notes[-1] == "full's rate 0.01 is the highest given"
+
+
+def test_tables_that_are_no_more_made_are_removed(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results / "cells", tmp_path / "cells")
+    write_tables(tmp_path)
+    folder = tmp_path / "tables" / "minilm-mini"
+    assert (folder / "retention_claim.csv").is_file()
+    for path in tmp_path.glob("cells/*/retention.json"):
+        if read_record(path.with_name("record.json")).cell["method"]["name"] == "full":
+            path.unlink()
+    write_tables(tmp_path)
+    assert (folder / "retention.md").is_file() and not (folder / "retention_claim.csv").exists()
+
+
 def test_tables_hold_what_was_measured_and_nothing_else(results: Path) -> None:
     write_tables(results)
     folder = results / "tables" / "minilm-mini"
     text = (folder / "retention.md").read_text()
     assert "LoRA learns less and forgets less" in text and "lora2" not in text and "masked LM" not in text
     assert "All: train.epochs=1 (recipe: 5)." in text
-    (full,) = (line for line in text.splitlines() if line.startswith("| full | 0.0001 |"))
+    (full,) = (line for line in text.splitlines() if line.startswith("| full | 0.0001 | 5 |"))
     assert "| 60.00 ± 0.98 | 86.00 → 66.00, -20.00 ± 2.94 | 60.00 → 58.00, -2.00 ± 0.98 | 0.1000 | 2.5 | 1.00 |" in full
     with (folder / "retention.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -167,13 +215,21 @@ def test_the_page_has_its_section_where_something_was_measured(results: Path, tm
 
 
 def test_an_exhibit_kept_in_two_small_files_gives_the_same_sheet(results: Path, tmp_path: Path) -> None:
-    kept_paths = keep("forgetting", results, tmp_path)
+    ids = {path.parent.name for path in record_paths(results)}
+    half = set(sorted(ids)[::2])
+    keep("forgetting", results, tmp_path, half)
+    kept_paths = keep("forgetting", results, tmp_path, ids - half)  # beside what was kept before
     assert [path.name for path in kept_paths] == ["records.jsonl", "retention.jsonl"]
     both = [by_place(settings(select(load_records(one)), Store(one))) for one in (results, tmp_path)]
     texts = [sheet("minilm-mini", places["minilm-mini"]) for places in both]
     assert texts[0] == texts[1] and not (tmp_path / "cells").exists()
+    other = tmp_path / "other"
     with pytest.raises(ValueError, match="has no measured cell"):
-        keep("forgetting", tmp_path, tmp_path)
+        keep("forgetting", results, other, {"0" * 16})
+    (other / "studies" / "mine").mkdir(parents=True)
+    (other / "studies" / "mine" / "plan.json").write_text("{}")
+    with pytest.raises(ValueError, match="is a study's"):
+        keep("mine", results, other, ids)
 
 
 def test_a_file_that_is_not_as_written_is_named_and_left_out(
@@ -183,7 +239,7 @@ def test_a_file_that_is_not_as_written_is_named_and_left_out(
     paths = sorted(tmp_path.glob("cells/*/retention.json"))
     paths[0].write_text(paths[0].read_text().replace('"rows": 1500', '"rows": 15'))
     paths[1].write_text(paths[2].read_text())
-    paths[3].write_text('{"schema": 1}')
+    paths[3].write_text('{"schema": 2}')
     found = found_in(tmp_path)
     assert sum(len(setting.runs) for setting in found) == 20 - 3
     told = capsys.readouterr().err.splitlines()

@@ -223,6 +223,7 @@ def test_a_factor_is_the_recipes_rate_times_it_to_two_digits() -> None:
         plan = plan_of("suite=forgetting", "row=lora_r8", "task=cola", changes={"lr_factor": float(factor)})
         assert plan.cell.train.lr == rate
         assert plan.run_options.retention == ("sts", "probe", "mlm", "weights")
+        train = ("train.epochs=2", "train.max_length=96")
         plain = plan_of("row=lora_r8", "task=cola", "data=local", "protocol=clean")
-        same = plan_of("row=lora_r8", "task=cola", "data=local", "protocol=clean", f"train.lr={rate}", "train.epochs=1")
+        same = plan_of("row=lora_r8", "task=cola", "data=local", "protocol=clean", f"train.lr={rate}", *train)
         assert plan.cell.id == same.cell.id != plain.cell.id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,7 @@ class Judged:
     Attributes:
         ours, full: the settings that were chosen.
         rates: how many learning rates each was chosen from.
+        notes: what a reader has to know of the choice: a rate at the edge of its grid or left out, nothing learnt.
         learns: difference of the target score.
         forgets: measure -> difference of what was kept.
     """
@@ -46,6 +48,7 @@ class Judged:
     ours: Setting
     full: Setting
     rates: tuple[int, int]
+    notes: tuple[str, ...]
     learns: Difference
     forgets: dict[str, Difference]
 
@@ -53,8 +56,8 @@ class Judged:
 def judge(found: Sequence[Setting]) -> list[Judged]:
     """Every other method of one place, task and protocol against full fine-tuning, on seeds that both have.
 
-    Under protocol clean alone: only there a rate can be chosen without a look at dev. Methods without a shared seed are
-    left out.
+    Under protocol clean alone: only there a rate can be chosen without a look at dev. All are trained on the same rows
+    for as long. Methods without such runs, or without a shared seed, are left out.
     """
     if not found or found[0].run.protocol != "clean":
         return []
@@ -63,23 +66,27 @@ def judge(found: Sequence[Setting]) -> list[Judged]:
         by_label.setdefault(setting.run.label, []).append(setting)
     if FULL not in by_label:
         return []
-    full, full_rates = _best(by_label[FULL])
+    full, full_rates, full_notes = _best(by_label[FULL])
     pairs = []
     for label, own in by_label.items():
-        ours, rates = _best(own)
-        if label != FULL and _differences(ours, full, "target"):
-            pairs.append((ours, (rates, full_rates)))
-    learns = _tested([_differences(ours, full, "target") for ours, _ in pairs], -1)
-    forgets = {measure: _tested([_differences(ours, full, measure) for ours, _ in pairs], +1) for measure in MEASURES}
+        able = [one for one in own if _training(one) == _training(full)]
+        if label == FULL or not able:
+            continue
+        ours, rates, notes = _best(able)
+        if _differences(ours, full, "target"):
+            pairs.append((ours, (rates, full_rates), (*notes, *full_notes)))
+    learns = _tested([_differences(ours, full, "target") for ours, *_ in pairs], -1)
+    forgets = {measure: _tested([_differences(ours, full, measure) for ours, *_ in pairs], +1) for measure in MEASURES}
     return [
         Judged(
             ours,
             full,
             rates,
+            notes,
             _there(learns[at]),
             {name: one for name in MEASURES if (one := forgets[name][at]) is not None},
         )
-        for at, (ours, rates) in enumerate(pairs)
+        for at, (ours, rates, notes) in enumerate(pairs)
     ]
 
 
@@ -88,8 +95,15 @@ def _there(difference: Difference | None) -> Difference:
     return difference
 
 
-def _best(found: Sequence[Setting]) -> tuple[Setting, int]:
-    """The learning rate with the highest mean score on the rows that chose the checkpoint, and how many rates it had.
+def _training(setting: Setting) -> str:
+    """On which rows a setting trained, and for how long."""
+    cell = setting.run.record.cell
+    train = {name: cell["train"].get(name) for name in ("epochs", "max_steps", "batch_size", "max_length")}
+    return json.dumps([train, cell["data"]], sort_keys=True)
+
+
+def _best(found: Sequence[Setting]) -> tuple[Setting, int, tuple[str, ...]]:
+    """The learning rate with the highest mean on the rows that chose the checkpoint, of how many, and notes on it.
 
     Of settings that differ in more than the rate, those with the most runs count, and of rates those with the most
     seeds. Equal means give the smaller rate.
@@ -100,7 +114,16 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, int]:
     most = max(groups.values(), key=lambda group: sum(len(one.runs) for one in group))
     seeds = max(len(one.runs) for one in most)
     able = [one for one in most if len(one.runs) == seeds]
-    return max(able, key=lambda one: (one.selected, -one.run.lr)), len(able)
+    best = max(able, key=lambda one: (one.selected, -one.run.lr))
+    label, rates = best.run.label, sorted(one.run.lr for one in able)
+    notes = [f"{label} at {one.run.lr:g} has fewer seeds: left out" for one in most if one not in able]
+    if len(rates) > 1 and best.run.lr in (rates[0], rates[-1]):
+        notes.append(
+            f"{label}'s rate {best.run.lr:g} is the {'lowest' if best.run.lr == rates[0] else 'highest'} given"
+        )
+    if not best.has_learnt:
+        notes.append(f"{label} ends no better than one answer for every row")
+    return best, len(able), tuple(notes)
 
 
 def _differences(ours: Setting, full: Setting, measure: str) -> list[float]:

@@ -16,6 +16,7 @@ from lora2_bench.records.retention import (
     read_retention,
 )
 from lora2_bench.records.store import Store
+from lora2_bench.report.majority import majority_score
 from lora2_bench.report.runs import Run
 from lora2_bench.report.selection import Selection
 from lora2_bench.report.statistics.intervals import Interval, mean_interval
@@ -124,6 +125,11 @@ class Setting:
         """Where it leaves its recipe, but for the learning rate."""
         return tuple(mark for mark in self.run.obstacles if not mark.startswith("train.lr="))
 
+    @property
+    def has_learnt(self) -> bool:
+        """Whether its mean on dev is above what the most frequent class scores, or a regression's above zero."""
+        return self.target.estimate > (majority_score(self.run.record) or 0.0)
+
     def kept(self, measure: str) -> Interval | None:
         """Mean change of a measure; None where no run has it."""
         values = [value for one in self.runs if (value := one.kept(measure)) is not None]
@@ -148,12 +154,16 @@ def score_of(run: Run) -> float:
 def settings(selection: Selection, store: Store) -> list[Setting]:
     """Every setting with measured runs, by backbone and data, task, protocol, method and learning rate.
 
-    Stale runs are left out, trials too. A file that cannot be used is named on stderr and its runs left out.
+    Trials are left out, and stale runs but those of an exhibit's or a study's own file, which were made together. How
+    many stale ones is told on stderr; a file that cannot be used is named there, and its runs are left out.
     """
     groups: dict[tuple[object, ...], list[Kept]] = {}
-    compact = _compact(store)
+    compact, stale = _compact(store), 0
     for run in selection.finished:
-        if run.id in selection.stale or (found := _own(run, store) or compact.get(run.id)) is None:
+        if (found := _own(run, store) or compact.get(run.id)) is None:
+            continue
+        if run.id in selection.stale and run.id not in compact:
+            stale += 1
             continue
         facts, record = found
         if not record.is_done or facts["step"] != record.result["best"]["step"]:
@@ -161,6 +171,8 @@ def settings(selection: Selection, store: Store) -> list[Setting]:
         selected = 100 * max(one["score"] for one in record.result["evaluations"])
         key = (run.folder, run.task, run.protocol, len(run.label), run.label, run.lr, run.science)
         groups.setdefault(key, []).append(Kept(run, facts, selected))
+    if stale:
+        print(f"warning: {stale} measured runs are left out: made by older code than others of theirs", file=sys.stderr)
     return [Setting(tuple(sorted(groups[key], key=lambda one: one.run.seed))) for key in sorted(groups, key=str)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from lora2_bench.report.retention.claim import Difference, Judged, judge
 from lora2_bench.report.retention.settings import MEASURES, Setting
@@ -33,9 +34,11 @@ def sheet(folder: str, places: Mapping[tuple[str, str], Sequence[Setting]]) -> s
         shared = [mark for mark in found[0].marks if all(mark in one.marks for one in found)]
         if shared:
             lines += [f"All: {'; '.join(shared)}.", ""]
-        lines += _settings(found, shared)
+        lines += [*_settings(found, shared), *_probes(found)]
         if judged := judge(found):
             lines += [f"### {CLAIM} (arXiv 2405.09673)", "", *_claim(judged), "", _CLAIM_NOTE, ""]
+            notes = list(dict.fromkeys(note for one in judged for note in one.notes))
+            lines += [f"Of the choice of rates: {'; '.join(notes)}.", ""] if notes else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -53,6 +56,24 @@ def _settings(found: Sequence[Setting], shared: Sequence[str]) -> list[str]:
         weights = one.weights()
         cells += [f"{weights[key]:.{digits}f}" if weights else "–" for key, digits in _WEIGHTS.items()]
         lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _probes(found: Sequence[Setting]) -> list[str]:
+    """Each probe's mean before and after: some start at what one class for every row gives, and can only gain."""
+    names = sorted({name for one in found for kept in one.runs for name in kept.facts.get("probe", {})})
+    if not names:
+        return []
+    lines = [f"| linear probes alone | lr | {' | '.join(names)} |", "| --- |" + " ---: |" * (len(names) + 1)]
+    for one in found:
+        cells = []
+        for name in names:
+            of = [probes[name] for kept in one.runs if name in (probes := kept.facts.get("probe", {}))]
+            means = [
+                f"{100 * fmean(values):.1f}" for values in zip(*((p["before"], p["after"]) for p in of), strict=True)
+            ]
+            cells.append(" → ".join(means) or "–")
+        lines.append(f"| {one.run.label} | {one.run.lr:g} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -122,7 +143,7 @@ def rows_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
 def claims_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
     """One line a method and question: learns less (target), and forgets less by each measure."""
     head = ["task", "method", "lr", "full_lr", "question", "seeds", "difference", "low", "high"]
-    lines = [[*head, "p_t", "p_t_holm", "p_flips", "verdict"]]
+    lines = [[*head, "p_t", "p_t_holm", "p_flips", "verdict", "notes"]]
     for (task, _), found in places.items():
         for one in judge(found):
             questions = {"learns less": one.learns, **{f"forgets less: {name}": of for name, of in one.forgets.items()}}
@@ -130,7 +151,7 @@ def claims_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
                 line = [task, one.ours.run.label, f"{one.ours.run.lr:g}", f"{one.full.run.lr:g}", question]
                 line += [str(of.interval.n)]
                 numbers = (of.interval.estimate, of.interval.low, of.interval.high, of.p, of.adjusted, of.flips)
-                lines.append([*line, *map(_number, numbers), of.word])
+                lines.append([*line, *map(_number, numbers), of.word, "; ".join(one.notes)])
     return _csv(lines) if len(lines) > 1 else ""
 
 

@@ -83,14 +83,20 @@ def write_tables(results: Path) -> list[Path]:
 
 
 def _write_retention(folder: Path, selection: Selection, store: Store) -> list[Path]:
-    """`retention.{md,csv}`, and `retention_claim.csv` where the claim can be judged, of places that were measured."""
+    """`retention.{md,csv}`, and `retention_claim.csv` where the claim can be judged, of places that were measured.
+
+    Those that an earlier call wrote and this one does not are removed.
+    """
     written = []
+    old = set(folder.glob("*/retention.*")) | set(folder.glob("*/retention_claim.csv"))
     for name, places in by_place(settings(selection, store)).items():
         texts = {"retention.md": sheet(name, places), "retention.csv": rows_csv(places)}
         texts |= {"retention_claim.csv": text} if (text := claims_csv(places)) else {}
         for file, text in texts.items():
             write_text(below(folder, name) / file, text)
             written.append(below(folder, name) / file)
+    for path in old - set(written):
+        path.unlink(missing_ok=True)
     return written
 
 
