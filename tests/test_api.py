@@ -78,6 +78,7 @@ assert not {"torch", "transformers", "peft", "datasets"} & set(sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_nothing_but_training_imports_torch_and_the_import_alone_nothing(grid: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", NO_TORCH, str(grid)]
@@ -89,6 +90,7 @@ def test_nothing_but_training_imports_torch_and_the_import_alone_nothing(grid: P
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_as_it_stands(
     grid: Path,
     tiny_folders: Callable[[str], Path],

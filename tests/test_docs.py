@@ -128,6 +128,7 @@ def test_the_citation_is_one_of_the_format() -> None:
 STUDY = ROOT / "results" / "studies" / "minilm_glue"
 
 
+@pytest.mark.slow
 def test_the_front_page_shows_the_study_as_its_command_tells_it(tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
     shutil.copytree(STUDY, tmp_path / "studies" / "minilm_glue", ignore=shutil.ignore_patterns("figures"))

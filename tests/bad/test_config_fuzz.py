@@ -116,6 +116,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> None:
         yield  # type: ignore[misc]
 
 
+@pytest.mark.slow
 @settings(
     max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], database=None
 )

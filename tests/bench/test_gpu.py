@@ -30,6 +30,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, results: Path, *arguments: str) -> tu
     return int(end.value.code or 0), json.loads(path.read_text())["parts"]
 
 
+@pytest.mark.slow
 def test_every_part_runs_and_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

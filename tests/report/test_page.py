@@ -298,6 +298,7 @@ def test_runs_of_which_none_counts_have_their_cells_and_no_leaderboard() -> None
     assert [cell["counts"] for cell in cells_of(text)] == ["no: data.max_train=64"]
 
 
+@pytest.mark.slow
 def test_the_commands_write_figures_and_report(tmp_path: Path) -> None:
     Store(tmp_path).write(measured("rte", "lora2", 0, 0.7))
     for what, last in (("figures", "figures/minilm-mini/seconds-last.png"), ("report", "report/index.html")):

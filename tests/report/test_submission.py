@@ -96,6 +96,7 @@ def answers_in(path: Path, name: str) -> list[str]:
     return [line.split("\t")[1] for line in lines[1:]]
 
 
+@pytest.mark.slow
 def test_the_zip_has_every_file_as_the_server_takes_it(
     submit: Submit, script: ModuleType, whole: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

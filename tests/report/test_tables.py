@@ -185,6 +185,7 @@ def test_without_a_finished_cell_the_page_says_what_to_run(tmp_path: Path, recor
     assert not path.exists()
 
 
+@pytest.mark.slow
 def test_writing_twice_gives_the_same_files(tmp_path: Path) -> None:
     fill(tmp_path)
     write_tables(tmp_path)

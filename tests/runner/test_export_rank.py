@@ -39,6 +39,7 @@ def accuracy_with_peft(base: Path, adapter: Path) -> float:
     return right / 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["paper", "clean"])
 def test_every_rank_is_scored_and_exported(
     protocol: str, bench: Bench, tiny_folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -127,6 +127,7 @@ def test_kept_weights_give_the_same_predictions(
     assert np.ptp(trained.logits["test"], axis=0).min() > 0.01
 
 
+@pytest.mark.slow
 def test_two_processes_predict_from_kept_weights_too(
     bench: Bench, lively_bert: Path, glue: Path, tmp_path: Path
 ) -> None:

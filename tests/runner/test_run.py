@@ -379,6 +379,7 @@ def test_a_cell_can_start_from_anothers_adapter(
     assert plain.code == 0 and plain.last != told.last
 
 
+@pytest.mark.slow
 def test_an_origin_that_does_not_fit_is_refused(bench: Bench, tiny_folders: Folders, tmp_path: Path) -> None:
     common = (*tiny(tiny_folders("bert")), *QUICK, f"results={tmp_path}")
 

@@ -68,6 +68,7 @@ def test_ranks_differ_by_module_and_what_is_pruned_is_not_kept(trained: Trained,
         assert adapter_of.bytes < 60_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("architecture", ["roberta", "deberta-v2", "modernbert"])
 def test_other_encoders_too(architecture: str, tmp_path: Path) -> None:
     targets = "[q,v,o,f1]" if architecture == "modernbert" else "[q,k,v,f2]"

@@ -101,6 +101,7 @@ def test_a_signal_keeps_the_cells_and_the_job_begins_no_other(stub: Path, batch:
     assert run_job(path, 0) == {"done": 3}
 
 
+@pytest.mark.slow
 def test_submitit_puts_a_signalled_job_back_and_it_continues(batch: MakeBatch, tmp_path: Path) -> None:
     submitit = pytest.importorskip("submitit")
     results = tmp_path / "results"

@@ -102,6 +102,19 @@ def test_finished_queued_and_running_cells_are_never_sent(tmp_path: Path) -> Non
     assert again == [[[cell.id for cell in (*cells[2:5], cells[11])]]]
 
 
+@pytest.mark.parametrize("words", [("retention=all",), ()])
+def test_finished_cells_that_were_not_measured_are_told(words: tuple[str, ...], tmp_path: Path) -> None:
+    slurm = FakeSlurm()
+    cells, told = send(slurm, tmp_path, *words, dry_run=True)
+    assert len(told) == 2
+    finish(tmp_path, cells[0])
+    finish(tmp_path, cells[1])
+    Store(tmp_path).retention(cells[1].id).write_text("{}")
+    _, told = send(slurm, tmp_path, *words, dry_run=True)
+    lines = [line for line in told if line.startswith("1 of the 2 done were never measured, and are not sent for it")]
+    assert len(lines) == len(words)
+
+
 def test_another_sweeps_cells_are_queued_too(tmp_path: Path) -> None:
     slurm = FakeSlurm()
     send(slurm, tmp_path, "task=rte", name="one")

@@ -213,6 +213,7 @@ def test_offline_mode_makes_no_request(stub: StubHub, tmp_path: Path) -> None:
     assert stub.requests == []
 
 
+@pytest.mark.slow
 def test_a_model_is_fetched_once_with_safetensors_or_else_its_old_weights(stub: StubHub, tmp_path: Path) -> None:
     wanted = {"config.json", "tokenizer.json", "merges.txt", "spm.model", "model.safetensors"}
     refused = {"pytorch_model.bin", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "onnx/config.json"}

@@ -111,6 +111,7 @@ def test_another_seed_gives_other_rows(spec: TaskSpec) -> None:
         assert len(shared) < 0.5 * len(first[name])
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_rows_in_any_process() -> None:
     code = (
         "from lora2_bench.tasks.data import TaskData; from lora2_bench.tasks.mini import mini_splits\n"

@@ -63,7 +63,7 @@ def largest(one: Any, other: Any) -> float:
 
 
 @pytest.mark.parametrize("masks", ["sfc64", "torch"])
-@pytest.mark.parametrize("architecture", ["bert", "deberta-v2"])
+@pytest.mark.parametrize("architecture", ["bert", pytest.param("deberta-v2", marks=pytest.mark.slow)])
 def test_every_cell_of_a_pack_ends_as_on_its_own(
     architecture: str, masks: str, tiny_folders: Callable[[str], Path], tmp_path: Path
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_bad_sampler_is_one_line(value: object) -> None:
 METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"peft"})  # which needs a tuner
 
 
+@pytest.mark.slow
 def test_every_method_has_a_space_of_numbers_that_change_its_cells() -> None:
     """A value that no option takes would make trials that differ in nothing."""
     points: list[tuple[str, ...]] = []
