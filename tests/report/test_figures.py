@@ -15,7 +15,7 @@ import pytest
 
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
-from lora2_bench.report.figures.chart import COLOURS, Mean, Panel, Plot, digest, styles
+from lora2_bench.report.figures.chart import COLOURS, Curve, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.figures.data import pareto_front, slug
 from lora2_bench.report.figures.data import plots as plots_of
 from lora2_bench.report.figures.drawing import draw, short
@@ -97,6 +97,29 @@ def test_a_method_without_one_of_the_tasks_is_in_no_mean_over_tasks() -> None:
     records += [measured(task, "full", 0, 0.7) for task in ("rte", "cola")] + [measured("rte", "lora2", 0, 0.9)]
     (plot,) = (plot for plot in plots(records) if plot.name == "parameters-paper")
     assert [one.label for one in panel(plot, "mean of").means] == ["full", "lora r=8"]
+
+
+def test_a_method_without_adapter_parameters_has_no_place_on_their_axis() -> None:
+    head, lora = measured("rte", "full", 0, 0.9), measured("rte", "lora", 0, 0.7)
+    head.result["parameters"]["adapter"] = 0
+    (plot,) = (plot for plot in plots([head, lora]) if plot.name == "parameters-paper")
+    assert plot.labels() == ["lora r=8"] and plot.note.endswith("Not in it: methods that train the head alone.")
+    assert not [plot for plot in plots([head]) if plot.name.startswith("parameters")]
+
+
+def test_points_beside_a_line_stay_on_it_and_those_of_a_measured_x_stay_at_it() -> None:
+    """Two methods at the same x: side by side with their lines, unless x is what was measured."""
+    from lora2_bench.report.figures.drawing import _shifts
+
+    means = tuple(Mean(label, x, 1.0, None, 1) for label in ("lora r=8", "full") for x in (1.0, 2.0))
+    curves = tuple(Curve(label, (), ((1.0, 1.0), (2.0, 1.0))) for label in ("lora r=8", "full"))
+    shifts = _shifts(Panel("rte", means=means, curves=curves), is_log=False)
+    assert shifts[0] == shifts[1] == -shifts[2] == -shifts[3] < 0
+    assert _shifts(Panel("rte", means=means[:2], curves=curves[:1]), is_log=False) == [0.0, 0.0]
+    near = (Mean("a", 1.0, 1.0, None, 1), Mean("b", 1.05, 1.0, None, 1), Mean("c", 2.0, 1.0, None, 1))
+    first, second, third = _shifts(Panel("rte", means=near), is_log=True)
+    assert first == -second < 0 and third == 0
+    assert _shifts(Panel("rte", means=near), is_log=False) == [0.0, 0.0, 0.0]
 
 
 def test_seconds_of_two_machines_are_two_figures() -> None:

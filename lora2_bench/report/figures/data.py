@@ -34,7 +34,7 @@ def plots(selection: Selection) -> list[Plot]:
     for folder, protocol in sorted(every, key=lambda key: (key[0], order.index(key[1]))):
         runs = chosen.get((folder, protocol), [])
         if runs:
-            made.append(_against_parameters(folder, protocol, runs))
+            made += _against_parameters(folder, protocol, runs)
             made += _against_seconds(folder, protocol, runs)
         made += _learning_rates(folder, protocol, every[folder, protocol], selection)
         if protocol in CELL_PROTOCOLS:
@@ -85,18 +85,23 @@ def _sd(values: Sequence[float]) -> float | None:
     return stdev(values) if len(values) > 1 else None
 
 
-def _against_parameters(folder: str, protocol: str, rows: Sequence[Run]) -> Plot:
-    return Plot(
+def _against_parameters(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
+    able = [run for run in rows if run.parameters["adapter"]]  # a logarithmic axis has no 0
+    if not able:
+        return []
+    left = " Not in it: methods that train the head alone." if len(able) < len(rows) else ""
+    plot = Plot(
         folder=folder,
         name=f"parameters-{protocol}",
         title=_title("Score against adapter parameters", folder, protocol),
-        note=f"{COST_NOTE} Points at almost one x are set side by side.",
+        note=f"{COST_NOTE} Points at almost one x are set side by side.{left}",
         protocol=protocol,
-        panels=_cost_panels(protocol, rows, lambda run: run.parameters["adapter"]),
+        panels=_cost_panels(protocol, able, lambda run: run.parameters["adapter"]),
         x_label="trainable adapter parameters (head left out)",
         y_label=SCORE,
         log_x=True,
     )
+    return [plot]
 
 
 def _against_seconds(folder: str, protocol: str, rows: Sequence[Run]) -> list[Plot]:
