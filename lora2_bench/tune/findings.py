@@ -234,7 +234,7 @@ def _secondary(study: Study, scores: Scores) -> list[str]:
 def score_table(study: Study, scores: Scores) -> list[str]:
     """Mean ± sd of every row and task, and over tasks that all rows share or the primary pair does, with their letters.
 
-    A column's letters of tie groups wait until all of its runs are in.
+    Rows without a run are left out. A column's letters of tie groups wait until all of its runs are in.
     """
     if not scores:
         return ["No run has finished yet.", ""]
@@ -245,7 +245,8 @@ def score_table(study: Study, scores: Scores) -> list[str]:
     head = [*study.tasks, *(f"mean of {', '.join(one)}" for one in sets)]
     lines = [f"| method | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
     for row in study.rows:
-        lines.append(f"| {name_of(row)} | {' | '.join(column.get(row, '–') for column in columns)} |")
+        if row in scores:
+            lines.append(f"| {name_of(row)} | {' | '.join(column.get(row, '–') for column in columns)} |")
     told = (
         "Mean ± standard deviation over seeds (seeds). Rows that share a letter are tied: within their stretch no pair "
         "is told apart by paired t tests with Holm over all pairs of a column, at 5 %. A column has letters once all "

@@ -245,6 +245,8 @@ def test_letters_wait_until_a_column_is_whole() -> None:
         line.split(" | ")[0].strip("| "): [cell.strip(" |") for cell in line.split(" | ")[1:]] for line in lines[:-3]
     }
     assert [cell[-1].isalpha() for cell in cells["LoRA r=1"]] == [True, False, True, False, True]
+    del seeds["bitfit"]
+    assert not any("BitFit" in line for line in score_table(study, seeds))
 
 
 def test_a_recipe_of_another_row_of_the_same_method_is_marked(made: Callable[..., Made]) -> None:
