@@ -65,7 +65,7 @@ figures: $(VENV)/.installed  ## cost, learning curves, learning rates and ranks,
 report: $(VENV)/.installed  ## all of it on one page that opens in any browser -> RESULTS/report/index.html
 	$(RUN) -m lora2_bench.report report --results $(RESULTS)
 
-bench: $(VENV)/.installed  ## seconds per step beside the frozen backbone's and PEFT's; ARGS='--sizes roberta_base' -> RESULTS/bench; ARGS=--peer: whole runs
+bench: $(VENV)/.installed  ## seconds per step beside the frozen backbone's and PEFT's; ARGS='--sizes roberta_base' -> RESULTS/bench
 	$(RUN) -m lora2_bench.bench --results $(RESULTS) $(ARGS)
 
 publish: $(VENV)/.installed  ## mirror the finished records below RESULTS to Weights & Biases, each once (offline without a key)
