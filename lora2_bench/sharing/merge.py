@@ -61,12 +61,13 @@ def _merge_one(store: Store, incoming: Store, record: Record) -> tuple[str, str]
 def _with_retention(store: Store, incoming: Store, record: Record, is_same: bool) -> tuple[str, str]:
     """What was forgotten, put beside a record that is there already; its outcome and line."""
     source, own = incoming.retention(record.id), store.retention(record.id)
+    if not source.is_file():
+        return THERE if is_same else AGREED, ""
     try:
-        if source.is_file() and read_retention(own, record.id) is None:
-            store.add(record.id, RETENTION, partial(shutil.copyfile, source))
-            return MEASURED, ""
-    except UserError:
-        raise
+        known = read_retention(own, record.id)
     except ValueError as error:
         return KEPT, f"{record.id}: its {own} cannot be used ({error}): remove it, and load again"
-    return THERE if is_same else AGREED, ""
+    if known is not None:
+        return THERE if is_same else AGREED, ""
+    store.add(record.id, RETENTION, partial(shutil.copyfile, source))
+    return MEASURED, ""

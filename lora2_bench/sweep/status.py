@@ -14,7 +14,7 @@ from lora2_bench.files.arguments import program
 from lora2_bench.files.paths import below
 from lora2_bench.records.record import DONE, FAILED
 from lora2_bench.records.scrub import hide_secrets
-from lora2_bench.sweep.cells import plan_cells, requested_cells, results_dir_of, sweep_dir_of
+from lora2_bench.sweep.cells import plan_cells, requested_cells, results_dir_of, sweep_dir_of, value_of
 from lora2_bench.sweep.options import parse
 from lora2_bench.sweep.slurm import squeue
 from lora2_bench.sweep.states import INTERRUPTED, QUEUED, RUNNING, State, count, count_other_code, states
@@ -38,7 +38,7 @@ def main() -> None:
         sweep_dir, results = sweep_dir_of(overrides, options.name), results_dir_of(overrides)
         by_name = all(override.startswith(_NAMES) for override in overrides)
         cells = requested_cells(sweep_dir) if by_name else []
-        if not cells and options.name is not None and not _names_cells(overrides):
+        if by_name and not cells and options.name is not None and value_of(overrides, "suite") is None:
             raise UserError(_nothing_sent(options.name, results))
         found = states(cells or plan_cells(overrides, sweep_dir, keep=False), results, squeue)
         other_code = count_other_code(found, results)
@@ -50,10 +50,6 @@ def main() -> None:
         print(json.dumps({**values, "cells": [asdict(state) for state in found]}))
     else:
         print("\n".join(page(sweep_dir.name, found, other_code)))
-
-
-def _names_cells(overrides: Sequence[str]) -> bool:
-    return any(not override.startswith("results=") for override in overrides)
 
 
 def _nothing_sent(name: str, results: Path) -> str:

@@ -34,6 +34,19 @@ class Made:
         places = [f"results={self.results}"]
         self.stages = Stages(self.study, folder, Options(), places, None, dict, self.told.append)
 
+    def choose(self, points: Mapping[tuple[str, int], float]) -> Stages:
+        """Plan the trials, end them with these points and write the winners' recipes."""
+        self.stages.plan_trials()
+        self.finish(self.stages.begun.trials, points)
+        self.stages.write_winners()
+        return self.stages
+
+    def plan_runs(self) -> list[RunCell]:
+        """Plan the winners' runs, with nothing sent."""
+        self.stages._send = lambda *_: False  # type: ignore[method-assign]
+        self.stages.send_runs()
+        return self.stages.begun.runs
+
     def finish(self, cells: Sequence[Trial | RunCell], points: Mapping[tuple[str, int], float]) -> None:
         """Leave a finished record of each cell: points by row and trial (or seed)."""
         for cell, plan in zip(

@@ -193,13 +193,8 @@ def test_runs_that_are_not_alike_get_no_verdict_and_those_that_learnt_nothing_ar
     made: Callable[..., Made],
 ) -> None:
     study = made(changes=("study.trials=1", "study.seeds=[11,12,13,14,15,16]", *CHANGED))
-    stages = study.stages
-    stages.plan_trials()
-    study.finish(stages.begun.trials, {("lora_r1", 0): 70.0, ("lora2_k1", 0): 75.0})
-    stages.write_winners()
-    stages._send = lambda *_: False  # type: ignore[method-assign]
-    stages.send_runs()
-    runs = stages.begun.runs
+    stages = study.choose({("lora_r1", 0): 70.0, ("lora2_k1", 0): 75.0})
+    runs = study.plan_runs()
     points = {(run.row, run.seed): 60.0 + run.seed + (run.row == "lora2_k1") * (3 + run.seed % 2) for run in runs}
     points["lora_r1", 12] = 40.0
     study.finish(runs, points)
@@ -334,10 +329,7 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     made: Callable[..., Made], call: Callable[..., Told], tmp_path: Path
 ) -> None:
     study = made(changes=("study.trials=1", "study.seeds=[11,12,13,14,15,16]", *CHANGED))
-    stages = study.stages
-    stages.plan_trials()
-    study.finish(stages.begun.trials, {("lora_r1", 0): 70.0, ("lora2_k1", 0): 75.0})
-    stages.write_winners()
+    stages = study.choose({("lora_r1", 0): 70.0, ("lora2_k1", 0): 75.0})
     stages.tell()
     text = (stages.folder.path / "FINDINGS.md").read_text()
     assert "2 of 2 trials and 0 of 12 runs are in." in text and "**The study is under way" in text
@@ -345,9 +337,7 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     assert not (stages.folder.path / "figures" / "differences.svg").exists()
     progress = (stages.folder.path / "summary.md").read_text()
     assert progress.startswith("2 of 2 trials and 0 of 12 runs are in.") and progress.count("\n") == 1
-    stages._send = lambda *_: False  # type: ignore[method-assign]
-    stages.send_runs()
-    runs = stages.begun.runs
+    runs = study.plan_runs()
     points = {("lora_r1", seed): 70.0 + seed % 3 for seed in range(11, 17)}
     points |= {("lora2_k1", seed): 72.0 + (seed + 1) % 3 for seed in range(11, 17)}
     study.finish(runs, points)
@@ -419,13 +409,8 @@ def test_rows_of_one_method_and_size_keep_their_names_and_no_figure_is_printed_f
     pair = "[lora2_k8, lora2_k8_noreg]"
     rows = (f"study.tasks={{rte: {pair}}}", f"study.primary={pair}")
     study = made(changes=("study.trials=1", "study.seeds=[11]", *rows, CHANGED[1]))
-    stages = study.stages
-    stages.plan_trials()
-    stages._send = lambda *_: False  # type: ignore[method-assign]
-    study.finish(stages.begun.trials, {("lora2_k8", 0): 70.0, ("lora2_k8_noreg", 0): 71.0})
-    stages.write_winners()
-    stages.send_runs()
-    study.finish(stages.begun.runs, {("lora2_k8", 11): 70.0, ("lora2_k8_noreg", 11): 71.0})
+    stages = study.choose({("lora2_k8", 0): 70.0, ("lora2_k8_noreg", 0): 71.0})
+    study.finish(study.plan_runs(), {("lora2_k8", 11): 70.0, ("lora2_k8_noreg", 11): 71.0})
     stages.tell()
     text = (stages.folder.path / "FINDINGS.md").read_text()
     assert "is LoRA² k=8 better than LoRA² k=8 (lora2_k8_noreg), each by its recipe, on average" in text

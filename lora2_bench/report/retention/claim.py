@@ -66,11 +66,11 @@ def judge(found: Sequence[Setting]) -> list[Judged]:
         by_label.setdefault(setting.run.label, []).append(setting)
     if FULL not in by_label:
         return []
-    full, full_rates, full_notes = _best(by_label[FULL])
-    pairs = []
-    for label, own in by_label.items():
-        able = [one for one in own if _training(one) == _training(full)]
-        if label == FULL or not able:
+    full, full_rates, full_notes = _best(by_label.pop(FULL))
+    training, pairs = _training(full), []
+    for own in by_label.values():
+        able = [one for one in own if _training(one) == training]
+        if not able:
             continue
         ours, rates, notes = _best(able)
         if _differences(ours, full, "target"):
@@ -118,9 +118,8 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, int, tuple[str, ...]]:
     label, rates = best.run.label, sorted(one.run.lr for one in able)
     notes = [f"{label} at {one.run.lr:g} has fewer seeds: left out" for one in most if one not in able]
     if len(rates) > 1 and best.run.lr in (rates[0], rates[-1]):
-        notes.append(
-            f"{label}'s rate {best.run.lr:g} is the {'lowest' if best.run.lr == rates[0] else 'highest'} given"
-        )
+        end = "lowest" if best.run.lr == rates[0] else "highest"
+        notes.append(f"{label}'s rate {best.run.lr:g} is the {end} given")
     if not best.has_learnt:
         notes.append(f"{label} ends no better than one answer for every row")
     return best, len(able), tuple(notes)

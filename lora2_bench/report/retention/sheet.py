@@ -69,10 +69,8 @@ def _probes(found: Sequence[Setting]) -> list[str]:
         cells = []
         for name in names:
             of = [probes[name] for kept in one.runs if name in (probes := kept.facts.get("probe", {}))]
-            means = [
-                f"{100 * fmean(values):.1f}" for values in zip(*((p["before"], p["after"]) for p in of), strict=True)
-            ]
-            cells.append(" → ".join(means) or "–")
+            means = [100 * fmean(values) for values in zip(*((p["before"], p["after"]) for p in of), strict=True)]
+            cells.append(" → ".join(f"{mean:.1f}" for mean in means) or "–")
         lines.append(f"| {one.run.label} | {one.run.lr:g} | {' | '.join(cells)} |")
     return [*lines, ""]
 
