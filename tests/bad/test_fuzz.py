@@ -322,6 +322,7 @@ def started(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(torch.equal(method.parts[name], WEIGHTS[name]) for name in WEIGHTS if name != "head")
 
 
+@pytest.mark.slow
 @settings(DERANDOMIZED, max_examples=400)
 @given(damage=damages())
 def test_damaged_weights_are_never_started_from(
@@ -363,6 +364,7 @@ def test_another_cells_weights_are_refused(tmp_path: Path, capsys: pytest.Captur
 # --- the token cache ---
 
 
+@pytest.mark.slow
 @settings(DERANDOMIZED, max_examples=200)
 @given(damage=damages())
 def test_a_damaged_cache_entry_is_made_anew(

@@ -65,6 +65,7 @@ def test_methods_differ_and_what_is_not_found_has_none() -> None:
     assert sources_digest("no_such_package.X") is None and sources_digest("nodots") is None
 
 
+@pytest.mark.slow
 def test_what_is_left_of_a_module_is_its_code() -> None:
     for path in sorted((Path(__file__).parents[2] / "lora2_bench").rglob("*.py")):
         text = path.read_text(encoding="utf-8")

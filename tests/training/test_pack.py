@@ -62,7 +62,7 @@ def largest(one: Any, other: Any) -> float:
     return float((torch.tensor(one, dtype=torch.float64) - torch.tensor(other, dtype=torch.float64)).abs().max())
 
 
-@pytest.mark.parametrize("masks", ["sfc64", "torch"])
+@pytest.mark.parametrize("masks", ["sfc64", pytest.param("torch", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", ["bert", pytest.param("deberta-v2", marks=pytest.mark.slow)])
 def test_every_cell_of_a_pack_ends_as_on_its_own(
     architecture: str, masks: str, tiny_folders: Callable[[str], Path], tmp_path: Path
@@ -125,6 +125,7 @@ def test_a_cell_that_fails_leaves_the_others_as_they_are(
         assert largest(outcome(tmp_path / "packed", alone.id), outcome(tmp_path / "alone", alone.id)) < LOGITS
 
 
+@pytest.mark.slow
 def test_a_pack_that_is_stopped_goes_on_in_another_and_alone(
     tiny_folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

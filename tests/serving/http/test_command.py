@@ -82,6 +82,7 @@ def tiny(tiny_folders: Callable[[str], Path]) -> Path:
     return tiny_folders("bert")
 
 
+@pytest.mark.slow
 def test_a_process_stopped_in_the_middle_answers_all_that_it_accepted(
     tiny: Path, bench: Callable[..., Told], tmp_path: Path
 ) -> None:
