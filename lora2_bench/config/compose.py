@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -85,7 +86,11 @@ def _resolved(config: DictConfig) -> dict[str, Any]:
         name = str(error).split(": ")[-1].splitlines()[0]
         raise UserError(f"{name} has no value: add {name}=...") from None
     except InterpolationKeyError as error:
-        raise UserError(f"{one_line(error)}: give the value, or choose a recipe that has it") from None
+        told = one_line(error)
+        if (missing := re.search(r"'recipe\.(\w+)'", told)) is not None:
+            told = f"the recipe has no {missing[1]}, which method={config.method.name} takes from it"
+            raise UserError(f"{told}: give recipe.{missing[1]}=..., or another recipe=MODEL/METHOD") from None
+        raise UserError(f"{told}: give the value, or choose a recipe that has it") from None
     except OmegaConfBaseException as error:
         raise UserError(one_line(error)) from None
     return values

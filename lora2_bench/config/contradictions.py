@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from lora2_bench.errors import UserError
-from lora2_bench.experiment.checks import require
+from lora2_bench.experiment.checks import require, require_number
 from lora2_bench.experiment.settings import typed, value_at
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.paths import CONF
@@ -74,6 +74,8 @@ def check_contradictions(config: DictConfig, values: Mapping[str, Any], override
                 f"{name}={given[name]} chooses no recipe: give recipe=MODEL/METHOD, as in recipe=minilm/lora2"
             )
     _check_data(values["data"], given)
+    _check_read(values, given)
+    _check_peft(values["method"])
     _check_keys(config, values)
     task = values["task"]["name"]
     if given.get("task", task) != task and "task.name" in given:
@@ -133,6 +135,11 @@ def _check_method(method: Mapping[str, Any], given: Mapping[str, str]) -> None:
     """Raise UserError where name, size and class are not those of one method: each of the package's has its own."""
     name = method["name"]
     if own := _files("method").get(name):
+        if given.get("method") == "peft" and "method.name" not in given:
+            raise UserError(
+                f"method._target_={method['_target_']} would be named as method={name}, which is here already: give "
+                f"method={name}, or a method.name of your own beside it"
+            )
         _require_own("method", ("_target_", "size"), method, own, given)
         return
     for other, file in _files("method").items():
@@ -173,6 +180,35 @@ def _check_data(data: Mapping[str, Any], given: Mapping[str, str]) -> None:
         raise UserError(
             f"data.seed={seed} is of data=mini alone, and data.source={source} has rows of its own: leave it out"
         )
+
+
+def _check_read(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    """Raise UserError for a setting that this protocol or form of a method never reads: its cell would be another's."""
+    protocol, method = values["protocol"], values["method"]
+    unread = {
+        "protocol.split_seed": (protocol.get("name") == "paper", "is of protocols that hold rows of train out"),
+        "method.reg.mean_over": (
+            value_at(method, "reg.form") == "squared_sum",
+            "is of method.reg.form=norm_mean alone",
+        ),
+    }
+    for key in ("stages", "first"):
+        never = "xi_schedule" in method and value_at(method, "xi_schedule.max_xi") is None
+        unread[f"method.xi_schedule.{key}"] = (never, "is of a schedule, which method.xi_schedule.max_xi=... begins")
+    for name, (is_unread, told) in unread.items():
+        if is_unread and name in given:
+            raise UserError(f"{name}={given[name]} {told}: leave it out")
+
+
+def _check_peft(method: Mapping[str, Any]) -> None:
+    """Raise UserError for a value that PEFT takes, and with which its tuner does not train as it says."""
+    target, alpha, r = str(method["_target_"]), method.get("lora_alpha"), method.get("r")
+    if not target.startswith("peft."):
+        return
+    if alpha is not None:
+        require_number("method.lora_alpha", alpha, 1e-12, 1e6, "a number above 0")
+    if target == "peft.HRAConfig" and isinstance(r, int):
+        require(r % 2 == 0, "method.r", r, "even: an odd number of reflections does not start as the backbone")
 
 
 def _require_own(

@@ -56,6 +56,23 @@ def _missing_choice(error: MissingConfigException) -> str:
     )
 
 
+# Names of PEFT's and transformers' for what has another here.
+_ELSEWHERE = {
+    "lora_alpha": "method.alpha",
+    "lora_dropout": "method.dropout",
+    "target_modules": "method.targets",
+    "rank": "kr",
+    "learning_rate": "train.lr",
+    "num_train_epochs": "train.epochs",
+    "per_device_train_batch_size": "train.batch_size",
+    "max_seq_length": "train.max_length",
+    "warmup_ratio": "train.warmup",
+    "backbone": "model",
+    "dataset": "task",
+    "output_dir": "results",
+}
+
+
 def _where_it_is(name: str) -> str:
     """Where a setting of that name stands: `train.lr` for `lr`; else where all of them are listed."""
     if name == "experiment":  # no group of the defaults
@@ -63,6 +80,10 @@ def _where_it_is(name: str) -> str:
     leaf = name.rpartition(".")[2]
     config = OmegaConf.load(CONF / "config.yaml")
     methods = [OmegaConf.load(path) for path in sorted((CONF / "method").glob("*.yaml"))]
+    if leaf in _ELSEWHERE:
+        return f"did you mean {_ELSEWHERE[leaf]}?"
+    if name == f"method.{leaf}" and (whose := [str(one.name) for one in methods if leaf in one and "name" in one]):
+        return f"it is one of method={', '.join(whose)}"
     sections = {"train": [config.train], "checkpoint": [config.checkpoint], "method": methods}
     found = [f"{section}.{leaf}" for section, parts in sections.items() if any(leaf in part for part in parts)]
     if not found:  # misspelt

@@ -142,11 +142,12 @@ class Plan:
 
 
 def measures_of(value: object) -> tuple[str, ...]:
-    """The measures that `retention` asks for, in their order: null, all, or a list. Raises UserError for others."""
+    """The measures that `retention` asks for, in their order: of null, all, one, or a list. Raises UserError."""
     if value is None:
         return ()
     if value == "all":
         return MEASURES
-    is_list = isinstance(value, list) and bool(value) and all(name in MEASURES for name in value)
+    names = [value] if isinstance(value, str) else value
+    is_list = isinstance(names, list) and bool(names) and all(name in MEASURES for name in names)
     require(is_list, "retention", value, f"null, all, or a list of some of {', '.join(MEASURES)}")
-    return tuple(name for name in MEASURES if name in value)  # type: ignore[operator]  # a list, as was checked
+    return tuple(name for name in MEASURES if name in names)  # type: ignore[operator]  # a list, as was checked

@@ -52,6 +52,9 @@ class OneLineParser(argparse.ArgumentParser):
         if reason.startswith("expected "):
             self.stop(f"{name} has no value: give {name} VALUE")
         if extra := re.match(r"unrecognized arguments: (\S+)", reason):
+            name, is_setting, value = extra[1].partition("=")
+            if is_setting and f"--{name}" in self._options:
+                self.stop(f"{extra[1]} is not how it is given here: give --{name} {value}")
             kind = "is not an option" if extra[1].startswith("-") else "is one argument too many"
             self.stop(f"{extra[1]} {kind}: leave it out")
         self.stop(f"{name} {reason}".strip())

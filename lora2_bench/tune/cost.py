@@ -14,7 +14,7 @@ from lora2_bench.tune.study import Study
 def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """A table of every row and task: trials and runs, their steps and hours; hours with the extra trial of each too."""
     lines = [f"{'task':6} {'row':14} {'trials':>6} {'steps':>6} {'runs':>5} {'steps':>6} {'s/step':>7} {'hours':>7}"]
-    seeds, total, extra, steps, unknown = len(study.seeds), 0.0, 0.0, 0, 0
+    seeds, total, left, extra, steps, unknown = len(study.seeds), 0.0, 0.0, 0.0, 0, 0
     has_extra = any(trial.kind in EXTRA_KINDS for trial in begun.trials)
     for row, task in study.places:
         trials = begun.of(row, task)
@@ -24,6 +24,7 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
         hours = None if seconds is None else of_place * seconds / 3600
         steps += of_place
         total += hours or 0.0
+        left += _steps_left(study, begun, records, row, task) * (seconds or 0.0) / 3600
         extra += 0.0 if seconds is None or has_extra else trials[0].steps * seconds / 3600
         unknown += seconds is None
         shown = ("?", "?") if seconds is None or hours is None else (f"{seconds:.3f}", f"{hours:.2f}")
@@ -38,7 +39,16 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
         told = f"{total:.1f} hours of one worker (GPU-hours where a cell has a GPU)"
         more = f"; {total + extra:.1f} with the one more trial each that a winner at an edge asks for"
         lines.append(told if has_extra else told + more)
+        if records:
+            lines.append(f"{left:.1f} of them are left")
     return lines
+
+
+def _steps_left(study: Study, begun: Begun, records: Mapping[str, Record], row: str, task: str) -> int:
+    """Steps of the row's planned cells on the task that have no record."""
+    runs_in = sum((run.row, run.task) == (row, task) and run.id in records for run in begun.runs)
+    trials = sum(trial.steps for trial in begun.of(row, task) if trial.id not in records)
+    return trials + (len(study.seeds) - runs_in) * begun.run_steps[f"{row}-{task}"]
 
 
 def seconds_per_step(study: Study, begun: Begun, records: Mapping[str, Record], row: str, task: str) -> float | None:

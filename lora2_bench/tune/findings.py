@@ -47,6 +47,7 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         "## The primary comparison",
         "",
         *_primary(study, scores, mixed),
+        *chosen_at_edges(study, begun, records),
         "## Secondary comparisons",
         "",
         *_secondary(study, scores),
@@ -162,6 +163,26 @@ def primary_answer(study: Study, scores: Scores, mixed: Sequence[str]) -> list[s
     else:
         lines += ["**The two are not told apart (p of 0.05 or more): that is not the same as being equal.**", ""]
     return lines
+
+
+def chosen_at_edges(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
+    """Which values of the primary pair were chosen at an edge of their space, in words; nothing where none was."""
+    ours, other = study.comparisons[0]
+    found = [
+        f"{name_of(row)} on {task}, {' and '.join(best.at_edge)}"
+        for task in study.shared(ours, other)
+        for row in (ours, other)
+        if (best := _best(begun, records, row, task)) is not None and best.at_edge
+    ]
+    told = "Chosen at an edge of its space, beyond which a better value may lie"
+    return [f"{told}: {'; '.join(found)}.", ""] if found else []
+
+
+def _best(begun: Begun, records: Mapping[str, Record], row: str, task: str) -> Winner | None:
+    """The winner of a row on a task once all of its trials have ended; None where none has finished."""
+    trials = begun.of(row, task)
+    is_whole = bool(trials) and all(trial.id in records for trial in trials)
+    return winner(trials, records) if is_whole else None
 
 
 def _printed(ours: str, other: str, task: str) -> str:
@@ -280,19 +301,24 @@ def _score(by_seed: Mapping[int, float], letters: str) -> str:
 
 def _winners(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     lines = [
-        "| row | task | trial | held-out score | recipe's | values | at an edge |",
-        "| --- | --- | ---: | ---: | ---: | --- | --- |",
+        "| row | task | trial | held-out score | recipe's | values | at an edge | trials at 0 |",
+        "| --- | --- | ---: | ---: | ---: | --- | --- | ---: |",
     ]
     for row, task in study.places:
         trials = begun.of(row, task)
         if not trials or any(trial.id not in records for trial in trials):
             continue
         found = winner(trials, records)
-        failed = f"| {row} | {task} | – | – | – | all trials failed | |"
-        lines.append(failed if found is None else _winner_line(found, trials[0], records))
+        failed = f"| {row} | {task} | – | – | – | all trials failed |"
+        told = failed if found is None else _winner_line(found, trials[0], records)
+        lines.append(f"{told} | {sum((score_of(records[one.id]) or 0.0) <= 0 for one in trials)} |")
     if len(lines) == 2:
         return ["None is chosen yet.", ""]
-    return [*lines, "", "Trial 0 is the recipe. Equal scores go to the lower trial.", ""]
+    told = (
+        "Trial 0 is the recipe. Equal scores go to the lower trial. The last column counts the trials that failed or "
+        "scored 0 or less: they tell where its space breaks down, and no more."
+    )
+    return [*lines, "", told, ""]
 
 
 def _winner_line(found: Winner, first: Trial, records: Mapping[str, Record]) -> str:
@@ -301,7 +327,7 @@ def _winner_line(found: Winner, first: Trial, records: Mapping[str, Record]) -> 
     of_recipe = score_of(records[first.id])
     shown = "failed" if of_recipe is None else f"{of_recipe:.2f}"
     start = f"| {trial.row} | {trial.task} | {trial.number} ({trial.kind}) | {found.score:.2f} | {shown}"
-    return f"{start} | {values} | {', '.join(found.at_edge)} |"
+    return f"{start} | {values} | {', '.join(found.at_edge)}"
 
 
 def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:

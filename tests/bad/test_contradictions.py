@@ -34,6 +34,17 @@ WRONG = {
     "method=full method.size=name": r"method\.size=name is not possible",
     "method=lora method._target_=lora2_bench.methods.sora.SoRA": r"must be lora2_bench\.methods\.lora\.LoRA for",
     "method=lora method._target_=my_module.Mine": r"my_module\.Mine .+give your own a method\.name too",
+    "method=peft method._target_=peft.AdaLoraConfig": r"would be named as method=adalora, which is here already: give",
+    "method=peft method._target_=peft.LoKrConfig": r"would be named as method=lokr, which is here already: give method",
+    # what PEFT takes and should not
+    "method=dora method.lora_alpha=-1": r"method\.lora_alpha=-1 .* method\.lora_alpha must be a number above 0",
+    "method=hra kr=3": r"method\.r=3 is not possible: method\.r must be even: an odd number of reflections",
+    # what is never read
+    "protocol.split_seed=3": r"protocol\.split_seed=3 is of protocols that hold rows of train out: leave it out",
+    "method.reg.form=squared_sum method.reg.mean_over=chosen": r"mean_over=chosen is of \S+=norm_mean alone",
+    "method=sora method.xi_schedule.stages=5": r"xi_schedule\.stages=5 is of a schedule, which .*max_xi=\.\.\. begins",
+    "method=sora method.xi_schedule.first=0.5": r"xi_schedule\.first=0\.5 is of a schedule",
+    "recipe=minilm/lora": r"the recipe has no k, which method=lora2 takes from it: give recipe\.k=\.\.\., or another",
     # what is a backbone's own
     "model.name=mine": r"model\.name=mine is not possible: model\.name must be minilm, whose weights these are",
     "model.name=roberta_base": r"model\.name=roberta_base contradicts model\.source=package",

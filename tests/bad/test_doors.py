@@ -23,6 +23,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("report", "--res x", r"^--res is not an option"),  # no beginnings of names
     ("report", "--foo", r"^--foo is not an option: choose one of -h, --help, --results$"),
     ("report", "--results", r"^--results has no value: give --results VALUE$"),
+    ("report", "tables results=x", r"^results=x is not how it is given here: give --results x$"),
     ("report", "tables figures", r"^figures is one argument too many: leave it out$"),
     ("report", "-x", r"^-x is not an option: leave it out$"),
     ("report", "--results /nowhere", r"^--results /nowhere is no folder: run a cell, or name its results$"),

@@ -240,6 +240,7 @@ def test_wrong_folders_and_arguments_are_one_line(submit: Submit, tmp_path: Path
     assert nowhere.err == f"error: --results {tmp_path / 'nowhere'} is no folder: run a cell, or name its results\n"
     told = submit(tmp_path, method="")
     assert told.code == 2 and told.err.endswith(f"{tmp_path} has no run on GLUE's rows\n")
+    put(tmp_path, make_record(make_cell("rte", "lora2", source="local", protocol="tune"), 0.9), None)  # no run: a trial
     put(tmp_path, run_of("rte"), logits_for("rte"))
     told = submit(tmp_path, model="")
     assert told.code == 2 and told.err == (

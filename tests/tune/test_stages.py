@@ -24,6 +24,7 @@ from lora2_bench.report.selection import select
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.slurm import Slurm
 from lora2_bench.tune.command import _send
+from lora2_bench.tune.cost import cost_lines
 from lora2_bench.tune.differences import differences
 from lora2_bench.tune.findings import findings, score_table, shown_p
 from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets, trial_lines
@@ -32,7 +33,7 @@ from lora2_bench.tune.study import read_study
 from tests.conftest import Told
 from tests.made_records import make_failed
 from tests.sweep.test_sweep import FakeSlurm
-from tests.tune.conftest import Made
+from tests.tune.conftest import SMALL, Made
 
 pytestmark = pytest.mark.slow  # trains or simulates much
 
@@ -115,6 +116,24 @@ def test_a_winner_at_an_edge_gives_every_row_one_more_trial(made: Callable[..., 
     study.stages.plan_trials()
     assert len(begun.trials) == 8  # one round
     assert study.stages.winners()["lora_r1", "rte"].trial == extra[0]
+    text = "\n".join(findings(study.study, begun, study.stages.folder.records(begun.cells)))
+    beyond = " and ".join(edges(space, first, extra[0].values))
+    assert f"Chosen at an edge of its space, beyond which a better value may lie: LoRA r=1 on rte, {beyond}." in text
+
+
+def test_the_plan_tells_the_hours_that_are_left(made: Callable[..., Made]) -> None:
+    study = made(changes=(*SMALL, "study.seconds_per_step=3600"))
+    study.stages.plan_trials()
+    begun = study.stages.begun
+    done, runs = begun.trials[:2], len(study.study.seeds) * sum(begun.run_steps.values())
+    left = runs + sum(one.steps for one in begun.trials[2:])
+    study.finish(done, MIDDLE)
+    records = {
+        cell: dataclasses.replace(record, run={**record.run, "seconds_per_step": 3600.0})
+        for cell, record in study.stages.folder.records(done).items()
+    }
+    assert "left" not in "\n".join(cost_lines(study.study, begun, {}))
+    assert cost_lines(study.study, begun, records)[-1] == f"{left:.1f} of them are left"
 
 
 def test_unequal_budgets_are_told_in_one_line(made: Callable[..., Made]) -> None:
@@ -170,7 +189,7 @@ def test_a_place_whose_trials_all_failed_has_no_runs_and_holds_up_no_other(made:
     stages.tell()
     text = (stages.folder.path / "FINDINGS.md").read_text()
     assert "4 of 4 runs are in" in text and "under way" not in text and "Planned: " not in text
-    assert "| lora_r1 | mrpc | – | – | – | all trials failed | |" in text
+    assert "| lora_r1 | mrpc | – | – | – | all trials failed | | 1 |\n" in text
     assert "on average over rte?" in text  # mrpc has one of the two rows
     assert "One seed, or equal differences: their spread is not known, and there is no test." in text
 

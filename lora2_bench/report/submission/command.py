@@ -52,7 +52,7 @@ def _there(results: Path) -> str:
     found = {
         f"--model {record.cell['model']['name']} --method {record.cell['method']['name']}"
         for record in load_records(results)
-        if record.is_done and record.cell["data"]["source"] != "mini"
+        if record.is_done and record.cell["data"]["source"] != "mini" and not record.is_trial
     }
     return f"{results} has runs of {', '.join(sorted(found))}" if found else f"{results} has no run on GLUE's rows"
 
