@@ -17,7 +17,13 @@ from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, Omega
 
 from lora2_bench.config import resolvers
 from lora2_bench.config.arguments import config_folder
-from lora2_bench.config.contradictions import check_contradictions, check_experiment, quoted_ids, typed_values
+from lora2_bench.config.contradictions import (
+    check_contradictions,
+    check_experiment,
+    check_read,
+    quoted_ids,
+    typed_values,
+)
 from lora2_bench.config.messages import one_line
 from lora2_bench.config.own_tasks import take_own_task
 from lora2_bench.config.quicker import quicken
@@ -75,6 +81,7 @@ def plan_from(config: DictConfig, overrides: tuple[str, ...] = ()) -> Plan:
     check_contradictions(config, values, overrides)
     values["recipe"] = _recipe_of_method(config, values, overrides)
     cell, run_options = _cell(values, overrides, own), _run_options(values, own)
+    check_read(values, overrides)
     return Plan(cell, values["method"]["_target_"], run_options, _cuts(values, cell, overrides), overrides, values)
 
 

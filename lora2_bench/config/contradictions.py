@@ -74,7 +74,6 @@ def check_contradictions(config: DictConfig, values: Mapping[str, Any], override
                 f"{name}={given[name]} chooses no recipe: give recipe=MODEL/METHOD, as in recipe=minilm/lora2"
             )
     _check_data(values["data"], given)
-    _check_read(values, given)
     _check_peft(values["method"])
     _check_keys(config, values)
     task = values["task"]["name"]
@@ -182,8 +181,9 @@ def _check_data(data: Mapping[str, Any], given: Mapping[str, str]) -> None:
         )
 
 
-def _check_read(values: Mapping[str, Any], given: Mapping[str, str]) -> None:
-    """Raise UserError for a setting that this protocol or form of a method never reads: its cell would be another's."""
+def check_read(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Raise UserError for a typed setting that nothing of this protocol or method reads: it would make a new cell."""
+    given = typed_values(overrides)
     protocol, method = values["protocol"], values["method"]
     unread = {
         "protocol.split_seed": (protocol.get("name") == "paper", "is of protocols that hold rows of train out"),
