@@ -131,9 +131,12 @@ STUDY = ROOT / "results" / "studies" / "minilm_glue"
 @pytest.mark.slow
 def test_the_front_page_shows_the_study_as_its_command_tells_it(tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
-    shutil.copytree(STUDY, tmp_path / "studies" / "minilm_glue", ignore=shutil.ignore_patterns("figures"))
+    shutil.copytree(STUDY, tmp_path / "studies" / "minilm_glue")
+    figures = sorted(path.relative_to(STUDY) for path in STUDY.glob("figures/*.svg"))
+    assert Path("figures/differences.svg") in figures
     run(ROOT, "-m", "lora2_bench.tune", "study=minilm_glue", "stage=tables", f"results={tmp_path}")
-    for name in ("summary.md", "FINDINGS.md", "ledger.csv", "runs.csv", "curves.csv"):
+    tables = ("summary.md", "FINDINGS.md", "ledger.csv", "runs.csv", "curves.csv", "rates.csv")
+    for name in (*tables, *figures):  # a figure of other data is drawn anew
         made = tmp_path / "studies" / "minilm_glue" / name
         assert made.read_text(encoding="utf-8") == (STUDY / name).read_text(encoding="utf-8"), name
     text = (ROOT / "README.md").read_text(encoding="utf-8")

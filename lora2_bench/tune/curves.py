@@ -14,7 +14,7 @@ from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Curve, Forest, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
 from lora2_bench.tune.cost import step_seconds
-from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, Trial, score_of
+from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, RunCell, Trial, score_of
 from lora2_bench.tune.names import label_of
 
 _COLUMNS = ("task", "row", "n", "seconds", "expected", "sd", "draws", "recipe")
@@ -38,7 +38,8 @@ class Search:
     Attributes:
         row, task: whose.
         points: for n = 1 to the number of draws that ended; a failed one counts as 0 points. Seconds are steps times
-            the median seconds of a step, which a process that was stopped or went on from a checkpoint does not move.
+            the median seconds of a step, which a process that was stopped or went on from a checkpoint does not move,
+            of the runs where there are some: all rows' were made alike, and trials may have had a busier machine.
         recipe: score of trial 0, which is no draw; None while it is under way.
         rates: (learning rate, points) of every trial that has both, of any kind.
     """
@@ -55,16 +56,16 @@ def searches(begun: Begun, records: Mapping[str, Record]) -> list[Search]:
     places: dict[tuple[str, str], list[Trial]] = {}
     for trial in begun.trials:
         places.setdefault((trial.row, trial.task), []).append(trial)
-    return [_search(row, task, trials, records) for (row, task), trials in places.items()]
+    return [_search(row, task, trials, begun, records) for (row, task), trials in places.items()]
 
 
-def _search(row: str, task: str, trials: list[Trial], records: Mapping[str, Record]) -> Search:
+def _search(row: str, task: str, trials: list[Trial], begun: Begun, records: Mapping[str, Record]) -> Search:
     ended = [trial for trial in trials if trial.id in records]
     scores = {trial.id: score_of(records[trial.id]) for trial in ended}
     draws = [scores[trial.id] or 0.0 for trial in ended if trial.kind == DRAW]
     points: list[Point] = []
     if draws:
-        seconds = _seconds_of(ended, records)
+        seconds = _seconds_of(ended, [one for one in begun.runs if (one.row, one.task) == (row, task)], records)
         for n in range(1, len(draws) + 1):
             points.append(Point(n, n * seconds, expected_best(draws, n), spread_of_best(draws, n)))
     recipe = next((scores[trial.id] for trial in ended if trial.kind == RECIPE), None)
@@ -76,9 +77,9 @@ def _search(row: str, task: str, trials: list[Trial], records: Mapping[str, Reco
     return Search(row, task, points, recipe, sorted(rates))
 
 
-def _seconds_of(trials: Sequence[Trial], records: Mapping[str, Record]) -> float:
-    """Seconds of one of these trials; of those that failed, what they took."""
-    per_step = step_seconds(trials, records)
+def _seconds_of(trials: Sequence[Trial], runs: Sequence[RunCell], records: Mapping[str, Record]) -> float:
+    """Seconds of one of these trials, by the runs' seconds of a step where there are some; else what they took."""
+    per_step = step_seconds([run for run in runs if run.id in records], records) or step_seconds(trials, records)
     return fmean(records[one.id].run["seconds"] if per_step is None else one.steps * per_step for one in trials)
 
 
@@ -120,7 +121,7 @@ def _csv(lines: list[list[object] | tuple[str, ...]]) -> str:
 
 def _plots(name: str, found: list[Search]) -> list[Plot]:
     tasks = list(dict.fromkeys(one.task for one in found))
-    spread = "Bars: standard deviation of the best of n. Of draws alone, without the recipe (trial 0) and extra trials"
+    spread = "Bars: standard deviation of the best of n, no interval. Of draws alone: no recipe (trial 0), no extras"
 
     def best(unit: str, x_label: str, note: str, *, by_seconds: bool) -> Plot:
         return Plot(
@@ -145,7 +146,7 @@ def _plots(name: str, found: list[Search]) -> list[Plot]:
             y_label=_METRIC,
         )
 
-    by_seconds = "As by trials, with the seconds of a trial of each method: steps times the median seconds of a step."
+    by_seconds = "As by trials, with the seconds of a trial: steps times the runs' median seconds of a step."
     return [
         best("trials", "trials", "Closed form of Dodge et al. (arXiv 1909.03004).", by_seconds=False),
         best("seconds", "seconds of trials", by_seconds, by_seconds=True),

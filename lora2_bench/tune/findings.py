@@ -53,10 +53,13 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         *_secondary(study, scores),
         "## Scores",
         "",
-        *score_table(study, scores),
+        *score_table(study, scores, floors(begun, records)),
         "## The winners",
         "",
         *_winners(study, begun, records),
+        "## What was not reproduced",
+        "",
+        *_not_reproduced(study, scores),
         "## What cannot be said",
         "",
         *_limits(study, begun, records),
@@ -109,12 +112,19 @@ def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
 
 
 def unlike(begun: Begun, records: Mapping[str, Record]) -> list[str]:
-    """The rows whose finished runs were made by several versions of the code, or with several streams of masks."""
-    kinds: dict[str, set[tuple[Any, Any]]] = {}
+    """The rows whose finished runs were made by several versions of the code, or with several streams of masks.
+
+    All rows, where each was made alike but with another stream of masks, engine or torch than another.
+    """
+    kinds: dict[str, set[tuple[Any, ...]]] = {}
     for run in begun.runs:
         if run.id in records and (facts := records[run.id]).is_done:
-            kinds.setdefault(run.row, set()).add((facts.run.get("sources"), facts.run.get("masks")))
-    return [row for row, found in kinds.items() if len(found) > 1]
+            made = facts.run
+            common = (made.get("masks"), made.get("engine"), made.get("versions", {}).get("torch"))
+            kinds.setdefault(run.row, set()).add((made.get("sources"), *common))
+    mixed = [row for row, found in kinds.items() if len(found) > 1]
+    common_to_all = len({of[1:] for found in kinds.values() for of in found}) < 2
+    return mixed or ([] if common_to_all else list(kinds))
 
 
 def _at_majority(begun: Begun, records: Mapping[str, Record]) -> str:
@@ -140,7 +150,8 @@ def _primary(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
     for task in whole.tasks:
         shown = " | ".join(_cells(compared(scores, ours, other, [task]))[:3])
         lines.append(f"| {task} | {shown} | {_printed(ours, other, task)} |")
-    return [*lines, "", "Single tasks are shown, not tested. The paper's figures are of its own backbone.", ""]
+    told = "Single tasks have no p, and are no part of the answer; the letters below are of all pairs of a column."
+    return [*lines, "", told, ""]
 
 
 def primary_answer(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
@@ -186,14 +197,19 @@ def _best(begun: Begun, records: Mapping[str, Record], row: str, task: str) -> W
 
 
 def _printed(ours: str, other: str, task: str) -> str:
-    """The difference of two rows' printed figures in the paper's Table 1; a dash where it has none."""
+    found = _printed_difference(ours, other, task)
+    return "–" if found is None else f"{found:+.2f}"
+
+
+def _printed_difference(ours: str, other: str, task: str) -> float | None:
+    """The difference of two rows' printed figures in the paper's Table 1; None where it has none."""
     printed = {(row.method, row.size): row for row in table1().values()}
     one, two = (
         None if is_variant(name) else printed.get((rows()[name].method, rows()[name].size)) for name in (ours, other)
     )
     if one is None or two is None or task not in one.tasks:
-        return "–"
-    return f"{float(one.score(task).value - two.score(task).value):+.2f}"
+        return None
+    return float(one.score(task).value - two.score(task).value)
 
 
 def _told(one: Comparison) -> str:
@@ -252,10 +268,17 @@ def _secondary(study: Study, scores: Scores) -> list[str]:
     ]
 
 
-def score_table(study: Study, scores: Scores) -> list[str]:
+def floors(begun: Begun, records: Mapping[str, Record]) -> dict[str, float]:
+    """Task -> points of train's most frequent class for every dev row, by the records of its runs that tell them."""
+    found = ((run.task, majority_score(records[run.id])) for run in begun.runs if run.id in records)
+    return {task: floor for task, floor in found if floor is not None}
+
+
+def score_table(study: Study, scores: Scores, majority: Mapping[str, float] | None = None) -> list[str]:
     """Mean ± sd of every row and task, and over tasks that all rows share or the primary pair does, with their letters.
 
-    Rows without a run are left out. A column's letters of tie groups wait until all of its runs are in.
+    Rows without a run are left out. A column's letters of tie groups wait until all of its runs are in. The last
+    line is what the `majority` class of each task scores, where that is given (`floors`).
     """
     if not scores:
         return ["No run has finished yet.", ""]
@@ -268,10 +291,13 @@ def score_table(study: Study, scores: Scores) -> list[str]:
     for row in study.rows:
         if row in scores:
             lines.append(f"| {name_of(row)} | {' | '.join(column.get(row, '–') for column in columns)} |")
+    if majority:
+        shown = [f"{majority[task]:.2f}" if task in majority else "–" for task in study.tasks]
+        lines.append(f"| majority class | {' | '.join([*shown, *('–' for _ in sets)])} |")
     told = (
-        "Mean ± standard deviation over seeds (seeds). Rows that share a letter are tied: within their stretch no pair "
-        "is told apart by paired t tests with Holm over all pairs of a column, at 5 %. A column has letters once all "
-        "its runs are in."
+        "Mean ± standard deviation over seeds (seeds). Two rows without a common letter are told apart by paired t "
+        "tests with Holm over all pairs of a column, at 5 %; the planned comparisons are another family. A column has "
+        "letters once all its runs are in."
     )
     return [*lines, "", told, ""]
 
@@ -330,6 +356,30 @@ def _winner_line(found: Winner, first: Trial, records: Mapping[str, Record]) -> 
     return f"{start} | {values} | {', '.join(found.at_edge)}"
 
 
+def _not_reproduced(study: Study, scores: Scores) -> list[str]:
+    """The primary pair's printed differences beside ours: where the sign is another, and where they lie outside."""
+    ours, other = study.comparisons[0]
+    printed = {task: _printed_difference(ours, other, task) for task in study.shared(ours, other)}
+    if all(value is None for value in printed.values()):
+        return ["The paper prints nothing of this pair.", ""]
+    signs, outside = [], []
+    for task, value in printed.items():
+        found = compared(scores, ours, other, [task]).differences
+        if value is None or not found:
+            continue
+        interval = mean_interval(found)
+        if interval.estimate * value < 0:
+            signs.append(task)
+        if interval.low is not None and interval.high is not None and not interval.low <= value <= interval.high:
+            outside.append(task)
+    return [
+        f"The paper's difference of this pair has another sign on {', '.join(signs) or 'no task'}, and is outside of "
+        f"our interval on {', '.join(outside) or 'no task'}. Backbone, lengths and epochs are others than the paper's, "
+        "so this replicates none of its figures: it neither confirms nor refutes them.",
+        "",
+    ]
+
+
 def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """What the study does not show, by its own file and by what is missing."""
     lines = [f"- {text}" for text in study.values["left_out"]]
@@ -339,16 +389,32 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     most = max((len(begun.of(*place)) for place in study.places), default=study.trials) or study.trials
     by_task = [task for task, names in study.tasks.items() if set(names) != set(study.rows)]
     if by_task:
-        lines.append(f"- Fewer methods were planned on {', '.join(by_task)}: averages over all of them leave it out.")
+        lines.append(f"- Fewer methods were planned on {', '.join(by_task)}: averages over all methods leave it out.")
+    if recipes := _won_by_recipe(study, begun, records):
+        lines.append(f"- Of the primary pair the recipe itself won for {recipes}: how it was once chosen counts there.")
     lines += [
-        f"- {most} trials find no optimum; all have as many, and curves.csv says what fewer draws give."
+        f"- {most} trials find no optimum; all have as many, and curves.csv says what fewer draws give. Where trials "
+        "scored 0, fewer could win."
         if study.trials > 1
         else "- Nothing is tuned: another rate may suit a row better than its recipe's.",
+        "- Intervals and p take the winners as they are: the luck of the search is in none of them.",
+        "- A mean over tasks weighs points of their metrics alike: the task whose scores vary most decides what can be "
+        "told apart, and comparisons over other tasks are not on one scale.",
         "- Scores are of one backbone and of these tasks: nothing is said of larger ones.",
         "- Seeds change the head, the adapter, the order of rows and dropout, and never the dev rows: another dev set "
         "may differ by more than the intervals say.",
     ]
     return lines
+
+
+def _won_by_recipe(study: Study, begun: Begun, records: Mapping[str, Record]) -> str:
+    """Where a trial 0 of several is the winner of one of the primary pair, as `LoRA r=1 on cola`."""
+    return ", ".join(
+        f"{name_of(row)} on {task}"
+        for row in study.comparisons[0]
+        for task in study.shared(*study.comparisons[0])
+        if study.trials > 1 and (best := _best(begun, records, row, task)) is not None and best.trial.number == 0
+    )
 
 
 def _runs_in(begun: Begun, records: Mapping[str, Record], row: str, task: str) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.record import Record
 from lora2_bench.tune.compared import scores_of
-from lora2_bench.tune.findings import chosen_at_edges, primary_answer, progress, score_table, unlike
+from lora2_bench.tune.findings import chosen_at_edges, floors, primary_answer, progress, score_table, unlike
 from lora2_bench.tune.ledger import Begun, Folder
 from lora2_bench.tune.study import Study
 
@@ -28,4 +28,4 @@ def summary(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
         return lines[:1]
     answer = [*primary_answer(study, scores, unlike(begun, records)), *chosen_at_edges(study, begun, records)]
     told = [line for line in answer if line]
-    return [*lines, *told, "", *score_table(study, scores)[:-1]]
+    return [*lines, *told, "", *score_table(study, scores, floors(begun, records))[:-1]]

@@ -17,6 +17,7 @@ import yaml
 
 from lora2_bench.config.compose import plan_of
 from lora2_bench.config.grid import plan_points
+from lora2_bench.experiment import suites
 from lora2_bench.files.paths import CONF
 from lora2_bench.records.store import Store
 from lora2_bench.runner.run import run
@@ -26,6 +27,7 @@ from lora2_bench.sweep.batches import Batch
 from lora2_bench.sweep.local import Local
 from lora2_bench.sweep.status import main as status
 from lora2_bench.tune.command import main
+from lora2_bench.tune.space import draw, read_space
 from lora2_bench.tune.study import read_study
 from tests.composed import weights_folder
 from tests.conftest import Told
@@ -205,3 +207,20 @@ def test_the_frozen_plan_is_what_the_docs_say(name: str) -> None:
     assert ", ".join(map(str, values["seeds"])) in text
     pairs = re.findall(r"^- `(\w+)` against `(\w+)`", text, re.MULTILINE)
     assert [list(pair) for pair in pairs] == [values["primary"], *values["secondary"]]
+    assert name != "minilm_glue" or f"t most {values['settings']['all']['max_length']} tokens" in text
+
+
+def test_the_spaces_are_those_that_the_trials_were_drawn_from() -> None:
+    """The plan's factors of five and of four, and the draws themselves: made again they are the committed ones."""
+    plan = json.loads((CONF.parent / "results" / "studies" / "minilm_glue" / "plan.json").read_text(encoding="utf-8"))
+    recipes = {(one["row"], one["task"]): one["values"] for one in plan["trials"] if one["kind"] == "recipe"}
+    drawn = [one for one in plan["trials"] if one["kind"] in ("draw", "extra")]
+    for one in drawn:
+        recipe = recipes[one["row"], one["task"]]
+        space = read_space(suites.rows()[one["row"]].method)
+        assert {name.name: name.range(100.0) for name in space} == {
+            "lr": pytest.approx((20.0, 500.0)),
+            **({"alpha": pytest.approx((25.0, 400.0))} if "alpha" in recipe else {}),
+        }
+        assert draw(space, recipe, plan["study"], one["row"], one["task"], one["number"]) == one["values"]
+    assert len(drawn) > 100

@@ -89,10 +89,11 @@ def _score(one: Entrant, task: str, scale: _Step) -> Shown:
 
 
 def costs(board: Board) -> list[list[Shown]]:
-    """One row per method and machine: parameters, seconds a step and a run, peak memory."""
+    """One row per method and machine: parameters, seconds a step and a run, peak memory; over the averages' tasks."""
     lines = []
     for one in board.entrants:
-        for machine, runs in grouped(one.all_runs, "machine").items():
+        counted = [run for run in one.all_runs if run.task in board.averaged]
+        for machine, runs in grouped(counted or one.all_runs, "machine").items():
             active = fmean(run.active(board.protocol) for run in runs)
             head = fmean(run.parameters["head"] for run in runs)
             counts = [Shown(f"{number:,.0f}") for number in (one.adapter, head, active)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -153,11 +154,13 @@ def page(
 
 
 def planned_answer(findings: str) -> list[str]:
-    """What a study's findings say of its primary comparison, the answer to the question that it was planned for."""
+    """A study's question, and what its findings say of the primary comparison, which was planned to answer it."""
     _, _, after = findings.partition("## The primary comparison\n")
     section = after.partition("\n## ")[0].partition("\n|")[0]
     found = [line.strip("* ") for line in section.splitlines() if line.strip()]
-    return [*found, PLANNED] if found else []
+    asked = re.search(r"^Question: (i.*?\?)", findings, re.MULTILINE)
+    question = [asked[1][0].upper() + asked[1][1:]] if asked else []
+    return [*question, *found, PLANNED] if found else []
 
 
 def _any(found: Iterable[Board], protocol: str) -> bool:
