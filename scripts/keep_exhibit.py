@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from lora2_bench.experiment.suites import suites
 from lora2_bench.files.paths import below
 from lora2_bench.records.compact import FILE, read_compact, write_compact
+from lora2_bench.records.record import Record
 from lora2_bench.records.retention import COMPACT, read_compact_retention, read_retention, write_compact_retention
 from lora2_bench.records.store import Store, read_record, record_paths
 from lora2_bench.sweep.cells import plan_cells
@@ -24,7 +25,8 @@ from lora2_bench.sweep.cells import plan_cells
 def keep(name: str, results: Path, to: Path, wanted: Collection[str]) -> list[Path]:
     """Write both files, of the cells with these ids; returns their paths.
 
-    Raises ValueError where nothing was measured, for a damaged file, and for the folder of a study.
+    Raises ValueError where nothing was measured, for a damaged file, for the folder of a study, and for cells that were
+    not made alike.
     """
     folder, store = below(to / "studies", name), Store(results)
     if (folder / "plan.json").exists():
@@ -41,10 +43,27 @@ def keep(name: str, results: Path, to: Path, wanted: Collection[str]) -> list[Pa
             records[record.id], found[record.id] = record, facts
     if not found:
         raise ValueError(f"{results} has no measured cell: run lora2-bench sweep suite={name} results={results}")
+    _check_alike(records.values())
     folder.mkdir(parents=True, exist_ok=True)
     write_compact(paths[0], records.values())
     write_compact_retention(paths[1], found.values())
     return paths
+
+
+def _check_alike(records: Iterable[Record]) -> None:
+    """Raise ValueError where one method's runs are by several versions of its code, or one task's of several rows."""
+    made: dict[str, set[str]] = {}
+    for record in records:
+        made.setdefault(f"the code of method={record.cell['method']['name']}", set()).add(
+            str(record.run.get("sources"))
+        )
+        made.setdefault(f"the rows of task={record.cell['task']}", set()).add(str(record.result["data"]["sha256"]))
+        made.setdefault("the backbone's weights", set()).add(str(record.result["backbone"]["sha256"]))
+    for what, found in made.items():
+        if len(found) > 1:
+            raise ValueError(
+                f"{what} changed between the cells ({', '.join(sorted(found))}): train the older ones anew"
+            )
 
 
 def main() -> None:

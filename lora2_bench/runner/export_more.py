@@ -33,7 +33,7 @@ def export_merged(plan: Plan, store: Store, record: Record) -> Path:
 
     def write(folder: Path, method: Method) -> None:
         method.merge()
-        write_model(folder, method.backbone, spec)
+        write_model(folder, method.backbone, spec, plan.cell.train.max_length)
 
     return _exported(plan, store, record, "merged", "export.merged=true", write)
 

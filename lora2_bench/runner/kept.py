@@ -14,18 +14,24 @@ from lora2_bench.tasks.spec import TaskSpec
 from lora2_bench.training.state import trained_state
 
 
-def write_kept(folder: Path, cell_id: str, method: Method, spec: TaskSpec, keep: str | None) -> None:
+def keeps_weights(method: Method, keep: str | None) -> bool:
+    """Whether `keep` leaves what the method trained, from which a finished cell can be measured and exported."""
+    return keep == "weights" or (keep is None and method.exports != "none")
+
+
+def write_kept(folder: Path, cell_id: str, method: Method, spec: TaskSpec, max_length: int, keep: str | None) -> None:
     """Write what `keep` says into a cell's new folder, the weights that are in place being those of its best step.
 
-    Where every weight of the model trained, its weights are the folder of a whole model, which transformers loads.
+    Where every weight of the model trained, its weights are the folder of a whole model, which transformers loads; its
+    tokenizer cuts at `max_length` tokens.
     """
     if method.exports in ("lora", "peft") and keep in (None, "adapter"):
         export_adapter(folder / ADAPTER, method)
-    if keep in ("adapter", "nothing") or (keep is None and method.exports == "none"):
+    if not keeps_weights(method, keep):
         return
     state = trained_state(method)
     if state.keys() == method.backbone.model.state_dict().keys():
         save = partial(save_weights, cell_id=cell_id)
-        write_model(folder / MODEL, method.backbone, spec, save)
+        write_model(folder / MODEL, method.backbone, spec, max_length, save)
     else:
         save_weights(state, folder / WEIGHTS, cell_id)

@@ -20,7 +20,9 @@ from lora2_bench.tasks.spec import TaskSpec
 Save = Callable[[dict[str, Tensor], Path], None]
 
 
-def write_model(folder: Path, backbone: Backbone, spec: TaskSpec, save_tensors: Save | None = None) -> None:
+def write_model(
+    folder: Path, backbone: Backbone, spec: TaskSpec, max_length: int, save_tensors: Save | None = None
+) -> None:
     """Write a model of transformers whole: config, tokenizer, and its tensors as `model.safetensors`.
 
     Those of a model with maps in few bits are `quantised.safetensors`, which `from_pretrained` does not take for its
@@ -33,11 +35,19 @@ def write_model(folder: Path, backbone: Backbone, spec: TaskSpec, save_tensors: 
     config = labelled(model.config, spec)
     config.architectures = [type(model).__name__]
     config.save_pretrained(str(folder))
-    if backbone.tokenizer is not None:
-        backbone.tokenizer.save_pretrained(str(folder))
+    save_tokenizer(folder, backbone, max_length)
     quantised = any(isinstance(module, QuantisedLinear) for module in model.modules())
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     (save_tensors or _save)(tensors, folder / ("quantised.safetensors" if quantised else MODEL_WEIGHTS))
+
+
+def save_tokenizer(folder: Path, backbone: Backbone, max_length: int) -> None:
+    """Write the backbone's tokenizer, where it has one: `truncation=True` then cuts where the cell did."""
+    if (tokenizer := backbone.tokenizer) is None:
+        return
+    own, tokenizer.model_max_length = tokenizer.model_max_length, max_length
+    tokenizer.save_pretrained(str(folder))
+    tokenizer.model_max_length = own
 
 
 def labelled(config: PretrainedConfig, spec: TaskSpec) -> PretrainedConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from lora2_bench.records.store import PREDICTIONS, RETENTION, TEST_PREDICTIONS, 
 from lora2_bench.records.test_predictions import Predicted, write_predicted
 from lora2_bench.runner.facts import facts_of, prediction_table, record_of, scoring, with_results
 from lora2_bench.runner.foreign import failure_of
-from lora2_bench.runner.kept import write_kept
+from lora2_bench.runner.kept import keeps_weights, write_kept
 from lora2_bench.runner.predict import predict_test
 from lora2_bench.runner.retain import forgotten
 from lora2_bench.runner.setup import Setup, set_up
@@ -118,8 +119,10 @@ def run_cell(plan: Plan, store: Store, ranks: Ranks, pack: Pack | None = None) -
     if place.retention and failure is None:
         try:
             measured = ranks.on_main(partial(forgotten, plan, setup.method, record.result["best"]["step"]))
-        except Exception as error:  # raised once what was trained is kept
+        except Exception as error:  # raised once what was trained is kept, with what it can be measured from later
             trouble = error
+            if not keeps_weights(setup.method, place.keep):
+                place = replace(place, keep="weights")
 
     def keep() -> Record:
         write_record(record, predictions, test, setup.method, checkpoints, store, place, measured)
@@ -188,7 +191,7 @@ def write_record(
             write_predicted(folder / TEST_PREDICTIONS, record.id, test)
         if measured is not None:
             write_retention(folder / RETENTION, measured)
-        write_kept(folder, record.id, method, record.spec, place.keep)
+        write_kept(folder, record.id, method, record.spec, record.cell["train"]["max_length"], place.keep)
 
     try:
         store.write(record, write_outputs if record.is_done else None, over_finished=place.rerun)

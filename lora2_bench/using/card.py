@@ -60,6 +60,7 @@ def model_card(cell: Cell, record: Record, store: Store, library: str, rank: int
     Raises ValueError where the stored predictions, of which the interval is made, cannot be read.
     """
     spec, hub = cell.spec, cell.model.hub_id
+    is_glue = cell.data.source != "mini" and not spec.is_own and record.result["data"]["official"]
     licence = _LICENCES.get(str(hub), "unknown")
     head: dict[str, Any] = {
         "base_model": hub or cell.model.name,
@@ -68,7 +69,7 @@ def model_card(cell: Cell, record: Record, store: Store, library: str, rank: int
         "license": licence,
         "language": "en",
         "tags": [cell.task, str(cell.method["name"]), PROGRAM],
-        **({} if cell.data.source == "mini" or spec.is_own else {"datasets": ["nyu-mll/glue"]}),
+        **({"datasets": ["nyu-mll/glue"]} if is_glue else {}),
     }
     counts, label = record.result["parameters"], record.label_at(rank)
     adapter = counts["adapter"] if rank is None else record.by_rank[str(rank)]["active"]

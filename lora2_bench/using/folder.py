@@ -19,7 +19,7 @@ from lora2_bench.methods.lowrank.quantised import QuantisedLinear
 from lora2_bench.records.record import Record
 from lora2_bench.records.store import Store
 from lora2_bench.runner.export import export_adapter, write_adapter
-from lora2_bench.runner.model_folder import write_model
+from lora2_bench.runner.model_folder import save_tokenizer, write_model
 from lora2_bench.runner.opened import require_weights
 from lora2_bench.runner.setup import backbone_of
 from lora2_bench.runner.stored import stored_method
@@ -44,6 +44,7 @@ def write_folder(plan: Plan, record: Record, out: Path, merged: bool) -> str:
     kind = load_method(plan.implementation)
     if merged and not kind.merges and kind.exports in ("lora", "peft"):
         kind(kind.parse(plan.cell.method), total_steps=1).merge()  # which refuses, with its reason
+    max_length = plan.cell.train.max_length
     method = stored_method(plan, store, record, f"CELL={record.id}")
     base = _untouched(plan, method)
     prompt = None if merged else method.prompt_of_peft(base)
@@ -61,17 +62,14 @@ def write_folder(plan: Plan, record: Record, out: Path, merged: bool) -> str:
                 export_adapter(folder, method, name)
             else:
                 _write_prompt(folder, base, *prompt, name)
-            _cut_at_own_length(base, plan)
-            write_model(folder / BASE, base, spec)
-            assert base.tokenizer is not None
-            base.tokenizer.save_pretrained(str(folder))
+            write_model(folder / BASE, base, spec, max_length)
+            save_tokenizer(folder, base, max_length)
     else:
         with at_rank(method, rank):
             _make_plain(method, record, merged)
 
         def write(folder: Path) -> None:
-            _cut_at_own_length(method.backbone, plan)
-            write_model(folder, method.backbone, spec)
+            write_model(folder, method.backbone, spec, max_length)
 
     with at_rank(method, rank):
         _put_in_place(out, write, card)
@@ -120,12 +118,6 @@ def _dequantised(module: QuantisedLinear) -> nn.Linear:
     if module.bias is not None:
         linear.bias.copy_(module.bias)
     return linear
-
-
-def _cut_at_own_length(backbone: Backbone, plan: Plan) -> None:
-    """Let `truncation=True` cut where the cell did."""
-    assert backbone.tokenizer is not None
-    backbone.tokenizer.model_max_length = plan.cell.train.max_length
 
 
 def check_out(out: Path) -> None:

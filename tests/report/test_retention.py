@@ -146,10 +146,11 @@ def test_only_equal_training_is_judged_and_a_poor_choice_of_rates_is_told(tmp_pa
     assert (one.ours.run.lr, one.rates, one.ours.run.record.cell["train"]["epochs"]) == (1e-3, (1, 3), 5.0)
     assert one.notes == (
         "lora r=8 at 0.0001 has fewer seeds: left out",
+        "lora r=8's rate 0.001 is the highest given",
         "lora r=8 ends no better than one answer for every row",
     )
     text = sheet("minilm-mini", {("cola", "clean"): found_in(tmp_path)})
-    assert "Of the choice of rates: lora r=8 at 0.0001 has fewer seeds: left out; lora r=8 ends no better" in text
+    assert f"Of the choice of rates: {'; '.join(one.notes)}" in text
     assert "| full | 0.0001 | 60.0 → 50.0 |" in text  # its probe alone
     for seed in SEEDS:
         kept(tmp_path, "full", 1e-2, seed, held_out=0.35, dev=0.5, sts=0.1, probe=0.1)
@@ -230,6 +231,18 @@ def test_an_exhibit_kept_in_two_small_files_gives_the_same_sheet(results: Path, 
     (other / "studies" / "mine" / "plan.json").write_text("{}")
     with pytest.raises(ValueError, match="is a study's"):
         keep("mine", results, other, ids)
+    shutil.copytree(results / "cells", tmp_path / "changed" / "cells")
+    changed = read_record(record_paths(tmp_path / "changed")[0])
+    changed.run["sources"] = "f" * 16
+    measured = Store(tmp_path / "changed").retention(changed.id)
+    text = measured.read_bytes()
+    Store(tmp_path / "changed").write(
+        changed, lambda folder: (folder / measured.name).write_bytes(text), over_finished=True
+    )
+    with pytest.raises(
+        ValueError, match=r"^the code of method=\w+ changed between the cells \(.+\): train the older ones"
+    ):
+        keep("forgetting", tmp_path / "changed", other, ids)
 
 
 def test_a_file_that_is_not_as_written_is_named_and_left_out(

@@ -129,6 +129,10 @@ def test_a_cell_is_not_done_before_it_is_measured_and_an_error_there_loses_no_tr
     assert bench(*command, "retention=[sts]").code == 1
     (record,) = records_of(tmp_path)
     assert record["status"] == "done" and not Store(tmp_path).retention(record["id"]).exists()
+    monkeypatch.undo()  # the weights were kept, though full fine-tuning leaves none: they are measured now
+    told = bench(*command, "retention=[sts]")
+    assert told.code == 0 and "step/s" not in told.err and Store(tmp_path).retention(record["id"]).exists()
+    assert records_of(tmp_path) == [record]
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def dev_logits(model: torch.nn.Module, folder: Path) -> torch.Tensor:
     rows = []
     with torch.no_grad():
         for pair in zip(*dev.texts.values(), strict=True):
-            row = tokenizer(*pair, truncation=True, max_length=48, return_tensors="pt")
+            row = tokenizer(*pair, truncation=True, return_tensors="pt")
             rows.append(model.eval()(**row).logits[0])
     return torch.stack(rows)
 

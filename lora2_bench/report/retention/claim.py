@@ -96,10 +96,11 @@ def _there(difference: Difference | None) -> Difference:
 
 
 def _training(setting: Setting) -> str:
-    """On which rows a setting trained, and for how long."""
-    cell = setting.run.record.cell
+    """On which rows and weights a setting trained, and for how long."""
+    cell, result = setting.run.record.cell, setting.run.record.result
     train = {name: cell["train"].get(name) for name in ("epochs", "max_steps", "batch_size", "max_length")}
-    return json.dumps([train, cell["data"]], sort_keys=True)
+    made_of = [result["data"]["sha256"], result["backbone"]["sha256"]]
+    return json.dumps([train, cell["data"], made_of], sort_keys=True)
 
 
 def _best(found: Sequence[Setting]) -> tuple[Setting, int, tuple[str, ...]]:
@@ -115,7 +116,7 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, int, tuple[str, ...]]:
     seeds = max(len(one.runs) for one in most)
     able = [one for one in most if len(one.runs) == seeds]
     best = max(able, key=lambda one: (one.selected, -one.run.lr))
-    label, rates = best.run.label, sorted(one.run.lr for one in able)
+    label, rates = best.run.label, sorted(one.run.lr for one in most)
     notes = [f"{label} at {one.run.lr:g} has fewer seeds: left out" for one in most if one not in able]
     if len(rates) > 1 and best.run.lr in (rates[0], rates[-1]):
         end = "lowest" if best.run.lr == rates[0] else "highest"

@@ -82,6 +82,12 @@ class App:
         self.in_flight = 0
         self.is_stopping = False
 
+    @property
+    def owes(self) -> bool:
+        """Whether an accepted request has no answer yet, and its client is there."""
+        counts = self._metrics
+        return counts.accepted > counts.answered + counts.hung_up
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         began = perf_counter()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -53,6 +54,7 @@ class Server(uvicorn.Server):
         )
         self._app, self._tell = app, tell
         self.stopped_by = ""
+        self._stopping_since: float | None = None
         logger = logging.getLogger("uvicorn.error")
         logger.handlers, logger.propagate = [_OneLine(tell)], False
         logger.setLevel(logging.ERROR)
@@ -63,9 +65,15 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        """Called every tenth of a second: the end comes when all is answered."""
-        if self._app.is_stopping and not self._app.in_flight:
-            self.should_exit = True
+        """Called every tenth of a second: the end comes when all is answered.
+
+        A client that does not take its answer is waited for a while; then only what was accepted is.
+        """
+        if self._app.is_stopping:
+            self._stopping_since = self._stopping_since or time.monotonic()
+            is_late = time.monotonic() - self._stopping_since > _LEAVING_SECONDS
+            if not self._app.in_flight or (is_late and not self._app.owes):
+                self.should_exit = True
         return await super().on_tick(counter)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import time
 from collections.abc import Iterator
 
@@ -108,3 +109,20 @@ def test_clients_that_hang_up_anywhere_are_forgotten(port: int, toy: Toy) -> Non
     toy.gate.set()
     answer = httpx.post(f"http://127.0.0.1:{port}/predict", content=BODY, headers={"Content-Type": "application/json"})
     assert answer.status_code == 200
+
+
+def test_the_end_does_not_wait_for_a_client_that_takes_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lora2_bench.serving.http.server._LEAVING_SECONDS", 1)
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        with listening(Toy(), []) as port:
+            line.connect(("127.0.0.1", port))
+            line.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5000)
+            stuck, end = 0, time.monotonic() + 20
+            while stuck < 5:  # the page, and this request, again and again: nobody takes more of it
+                text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+                stuck = stuck + 1 if "_in_flight_requests 2\n" in text else 0
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        # `listening` has seen the server end, and the client is still there
+        assert line.fileno() > 0
