@@ -131,7 +131,7 @@ WRONG_VALUES: list[tuple[str, Any, str]] = [
     ("seed", 2**32, "under 2**32"),
     ("rerun", "maybe", "true or false"),
     ("predict_test", 1, "true or false"),
-    ("retention", "sts", "null, all, or a list of some of sts, probe, mlm, weights"),
+    ("retention", "stsb", "null, all, or a list of some of sts, probe, mlm, weights"),
     ("retention", [], "null, all, or a list of some of sts, probe, mlm, weights"),
     ("lr_factor", 0, "a number above 0"),
     ("keep", "all", "weights, adapter, nothing"),
