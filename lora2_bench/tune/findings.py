@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any
 
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
 from lora2_bench.paper.tables import table1
 from lora2_bench.records.record import Record
-from lora2_bench.report.majority import majority_score
-from lora2_bench.report.statistics.intervals import averages, mean_interval, spread
-from lora2_bench.report.statistics.power import detectable_difference
+from lora2_bench.report.statistics.intervals import mean_interval
 from lora2_bench.report.statistics.significance import holm, sign_flip_test
-from lora2_bench.report.statistics.ties import groups_of
+from lora2_bench.tune.answer import chosen_at_edges, primary_answer, progress, shown_p, unlike, winners_of_pair
 from lora2_bench.tune.compared import Comparison, Scores, compared, scores_of
-from lora2_bench.tune.ledger import Begun, Folder, Trial, budgets, score_of
+from lora2_bench.tune.ledger import Begun, Folder, Trial, score_of
 from lora2_bench.tune.names import is_variant, name_of
-from lora2_bench.tune.recipes import Winner, winner
+from lora2_bench.tune.recipes import Winner, winners
+from lora2_bench.tune.score_table import floors, score_table
 from lora2_bench.tune.study import Study
 
 
@@ -79,66 +75,6 @@ def _command(study: Study) -> str:
     return f"python -m lora2_bench.tune {shlex.join(parts)}"
 
 
-def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
-    """How much of the study is in."""
-    trials = sum(trial.id in records for trial in begun.trials)
-    planned = len(begun.runs) or len(study.places) * len(study.seeds)
-    runs = sum(run.id in records for run in begun.runs)
-    lines = [
-        f"{trials} of {len(begun.trials)} trials and {runs} of {planned} runs are in. {budgets(begun.trials, records)}",
-        "",
-    ]
-    if trials < len(begun.trials) or runs < planned:
-        primary = [run for run in begun.runs if run.row in study.comparisons[0]]
-        has_answer = bool(primary) and all(run.id in records for run in primary)
-        told = "what follows is of the runs that are in, and no answer yet"
-        if has_answer:
-            told = "the primary comparison is complete, the rest is of the runs that are in"
-        lines += [f"**The study is under way: {told}.**", ""]
-    failed = [one for one in begun.cells if one.id in records and not records[one.id].is_done]
-    if failed:
-        lines += [
-            f"{len(failed)} failed (ledger.csv and runs.csv have the causes); a failed trial counts as 0 points.",
-            "",
-        ]
-    if mixed := unlike(begun, records):
-        which = ", ".join(map(name_of, mixed))
-        lines += [f"**Runs of {which} are not of one version of the code and one stream of masks.**", ""]
-    if low := _at_majority(begun, records):
-        lines += [f"{low}; they count like all others.", ""]
-    if cut := sorted({mark for run in begun.runs if run.id in records for mark in records[run.id].cut}):
-        lines += [f"Runs are off their recipe: {'; '.join(cut)}.", ""]
-    return lines
-
-
-def unlike(begun: Begun, records: Mapping[str, Record]) -> list[str]:
-    """The rows whose finished runs were made by several versions of the code, or with several streams of masks.
-
-    All rows, where each was made alike but with another stream of masks, engine or torch than another.
-    """
-    kinds: dict[str, set[tuple[Any, ...]]] = {}
-    for run in begun.runs:
-        if run.id in records and (facts := records[run.id]).is_done:
-            made = facts.run
-            common = (made.get("masks"), made.get("engine"), made.get("versions", {}).get("torch"))
-            kinds.setdefault(run.row, set()).add((made.get("sources"), *common))
-    mixed = [row for row, found in kinds.items() if len(found) > 1]
-    common_to_all = len({of[1:] for found in kinds.values() for of in found}) < 2
-    return mixed or ([] if common_to_all else list(kinds))
-
-
-def _at_majority(begun: Begun, records: Mapping[str, Record]) -> str:
-    """How many runs ended no better than one class for every row, or without any correlation, and which; or nothing."""
-    found: Counter[tuple[str, str]] = Counter()
-    for run in begun.runs:
-        score = score_of(records[run.id]) if run.id in records else None
-        floor = None if score is None else majority_score(records[run.id])
-        if score is not None and score <= (floor or 0.0) + 1e-9:
-            found[run.row, run.task] += 1
-    told = ", ".join(f"{name_of(row)} on {task} {count}" for (row, task), count in found.items())
-    return f"{found.total()} runs ended no better than one answer for every row ({told})" if found else ""
-
-
 def _primary(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
     lines = primary_answer(study, scores, mixed)
     ours, other = study.comparisons[0]
@@ -152,48 +88,6 @@ def _primary(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
         lines.append(f"| {task} | {shown} | {_printed(ours, other, task)} |")
     told = "Single tasks have no p, and are no part of the answer; the letters below are of all pairs of a column."
     return [*lines, "", told, ""]
-
-
-def primary_answer(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
-    """The primary comparison's result and verdict, in words; no verdict where one of its rows is `mixed` (`unlike`)."""
-    ours, other = study.comparisons[0]
-    whole = compared(scores, ours, other, list(study.tasks))
-    if not whole.differences:
-        return ["No seed has finished on all tasks of both: nothing to compare yet.", ""]
-    lines = [f"{name_of(ours)} minus {name_of(other)}, over {', '.join(whole.tasks)}: {_told(whole)}.", ""]
-    p, planned, tasks = whole.t_p, len(study.seeds), study.shared(ours, other)
-    if len(whole.differences) < planned or whole.tasks != tasks:
-        lines += [f"Planned: {planned} seeds over {', '.join(tasks)}.", ""]
-    elif {ours, other} & {*mixed}:
-        lines += ["Their runs are not alike: there is no verdict.", ""]
-    elif p is None:
-        lines += ["One seed, or equal differences: their spread is not known, and there is no test.", ""]
-    elif p < 0.05:
-        better, worse = (ours, other) if fmean(whole.differences) > 0 else (other, ours)
-        lines += [f"**{name_of(better)} is better than {name_of(worse)} (p under 0.05).**", ""]
-    else:
-        lines += ["**The two are not told apart (p of 0.05 or more): that is not the same as being equal.**", ""]
-    return lines
-
-
-def chosen_at_edges(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
-    """Which values of the primary pair were chosen at an edge of their space, in words; nothing where none was."""
-    ours, other = study.comparisons[0]
-    found = [
-        f"{name_of(row)} on {task}, {' and '.join(best.at_edge)}"
-        for task in study.shared(ours, other)
-        for row in (ours, other)
-        if (best := _best(begun, records, row, task)) is not None and best.at_edge
-    ]
-    told = "Chosen at an edge of its space, beyond which a better value may lie"
-    return [f"{told}: {'; '.join(found)}.", ""] if found else []
-
-
-def _best(begun: Begun, records: Mapping[str, Record], row: str, task: str) -> Winner | None:
-    """The winner of a row on a task once all of its trials have ended; None where none has finished."""
-    trials = begun.of(row, task)
-    is_whole = bool(trials) and all(trial.id in records for trial in trials)
-    return winner(trials, records) if is_whole else None
 
 
 def _printed(ours: str, other: str, task: str) -> str:
@@ -212,21 +106,6 @@ def _printed_difference(ours: str, other: str, task: str) -> float | None:
     return float(one.score(task).value - two.score(task).value)
 
 
-def _told(one: Comparison) -> str:
-    """A comparison in words."""
-    interval, sd = mean_interval(one.differences), spread(one.differences)
-    n = len(one.differences)
-    text = f"{interval.estimate:+.2f} points ({n} seed{'s' if n > 1 else ''})"
-    if sd is None or interval.low is None or one.t_p is None:
-        return text
-    least = detectable_difference(sd, n)
-    return (
-        f"{text}, 95 % interval {interval.low:+.2f} to {interval.high:+.2f}, paired t p = {shown_p(one.t_p)}, "
-        f"sign-flip p = {shown_p(sign_flip_test(one.differences))}; sd {sd:.2f}, with which {n} seeds detect "
-        f"{least:.2f} points in 80 % of cases"
-    )
-
-
 def _cells(one: Comparison) -> tuple[str, str, str, str, str]:
     """A comparison as cells of a table: difference, interval, seeds, p of the t test and of the sign flips."""
     if not one.differences:
@@ -236,13 +115,6 @@ def _cells(one: Comparison) -> tuple[str, str, str, str, str]:
     p = "–" if one.t_p is None else shown_p(one.t_p)
     flipped = shown_p(sign_flip_test(one.differences)) if interval.n > 1 else "–"
     return f"{interval.estimate:+.2f}", between, str(interval.n), p, flipped
-
-
-def shown_p(p: float) -> str:
-    """A p to three digits after the point; to four where three would hide on which side of 0.05 it is."""
-    if p < 0.0005:
-        return "under 0.001"
-    return f"{p:.4f}" if 0.0495 <= p < 0.0505 else f"{p:.3f}"
 
 
 def _secondary(study: Study, scores: Scores) -> list[str]:
@@ -268,73 +140,13 @@ def _secondary(study: Study, scores: Scores) -> list[str]:
     ]
 
 
-def floors(begun: Begun, records: Mapping[str, Record]) -> dict[str, float]:
-    """Task -> points of train's most frequent class for every dev row, by the records of its runs that tell them."""
-    found = ((run.task, majority_score(records[run.id])) for run in begun.runs if run.id in records)
-    return {task: floor for task, floor in found if floor is not None}
-
-
-def score_table(study: Study, scores: Scores, majority: Mapping[str, float] | None = None) -> list[str]:
-    """Mean ± sd of every row and task, and over tasks that all rows share or the primary pair does, with their letters.
-
-    Rows without a run are left out. A column's letters of tie groups wait until all of its runs are in. The last
-    line is what the `majority` class of each task scores, where that is given (`floors`).
-    """
-    if not scores:
-        return ["No run has finished yet.", ""]
-    common = [task for task, names in study.tasks.items() if set(names) == set(study.rows)]
-    sets = [tasks for tasks in (common, study.shared(*study.comparisons[0])) if tasks]
-    sets = [tasks for at, tasks in enumerate(sets) if tasks not in sets[:at]]
-    columns = [_column(study, scores, [task]) for task in study.tasks] + [_column(study, scores, one) for one in sets]
-    head = [*study.tasks, *(f"mean of {', '.join(one)}" for one in sets)]
-    lines = [f"| method | {' | '.join(head)} |", "| --- |" + " ---: |" * len(head)]
-    for row in study.rows:
-        if row in scores:
-            lines.append(f"| {name_of(row)} | {' | '.join(column.get(row, '–') for column in columns)} |")
-    if majority:
-        shown = [f"{majority[task]:.2f}" if task in majority else "–" for task in study.tasks]
-        lines.append(f"| majority class | {' | '.join([*shown, *('–' for _ in sets)])} |")
-    told = (
-        "Mean ± standard deviation over seeds (seeds). Two rows without a common letter are told apart by paired t "
-        "tests with Holm over all pairs of a column, at 5 %; the planned comparisons are another family. A column has "
-        "letters once all its runs are in."
-    )
-    return [*lines, "", told, ""]
-
-
-def _column(study: Study, scores: Scores, tasks: Sequence[str]) -> dict[str, str]:
-    """Row -> what the table shows of it over these tasks, of those that have scores on all of them."""
-    planned = [row for row in study.rows if all(row in study.tasks[task] for task in tasks)]
-    found = {row: {task: scores[row][task] for task in tasks} for row in planned if _has_all(scores, row, tasks)}
-    whole = len(found) == len(planned) and all(
-        set(of) == set(study.seeds) for by_task in found.values() for of in by_task.values()
-    )
-    letters = groups_of(found) if whole else {}
-    return {row: _score(averages(of), letters.get(row, "")) for row, of in found.items()}
-
-
-def _has_all(scores: Scores, row: str, tasks: Sequence[str]) -> bool:
-    return bool(tasks) and all(scores.get(row, {}).get(task) for task in tasks)
-
-
-def _score(by_seed: Mapping[int, float], letters: str) -> str:
-    if not by_seed:
-        return "–"
-    values = [by_seed[seed] for seed in sorted(by_seed)]
-    sd = spread(values)
-    return f"{fmean(values):.2f}" + ("" if sd is None else f" ± {sd:.2f}") + f" ({len(values)}) {letters}".rstrip()
-
-
 def _winners(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     lines = [
         "| row | task | trial | held-out score | recipe's | values | at an edge | trials at 0 |",
         "| --- | --- | ---: | ---: | ---: | --- | --- | ---: |",
     ]
-    for row, task in study.places:
+    for (row, task), found in winners(begun, records, study.places).items():
         trials = begun.of(row, task)
-        if not trials or any(trial.id not in records for trial in trials):
-            continue
-        found = winner(trials, records)
         failed = f"| {row} | {task} | – | – | – | all trials failed |"
         told = failed if found is None else _winner_line(found, trials[0], records)
         lines.append(f"{told} | {sum((score_of(records[one.id]) or 0.0) <= 0 for one in trials)} |")
@@ -409,12 +221,8 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
 
 def _won_by_recipe(study: Study, begun: Begun, records: Mapping[str, Record]) -> str:
     """Where a trial 0 of several is the winner of one of the primary pair, as `LoRA r=1 on cola`."""
-    return ", ".join(
-        f"{name_of(row)} on {task}"
-        for row in study.comparisons[0]
-        for task in study.shared(*study.comparisons[0])
-        if study.trials > 1 and (best := _best(begun, records, row, task)) is not None and best.trial.number == 0
-    )
+    found = winners_of_pair(study, begun, records) if study.trials > 1 else []
+    return ", ".join(f"{name_of(one.trial.row)} on {one.trial.task}" for one in found if one.trial.number == 0)
 
 
 def _runs_in(begun: Begun, records: Mapping[str, Record], row: str, task: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,9 @@ import yaml
 from lora2_bench.experiment.suites import rows
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.record import Record
-from lora2_bench.tune.ledger import Folder, Trial, digest_of, score_of, trial_lines
+from lora2_bench.tune.ledger import Begun, Folder, Trial, digest_of, score_of, trial_lines
 from lora2_bench.tune.space import edges, read_space
-from lora2_bench.tune.study import Study
+from lora2_bench.tune.study import Pair, Study
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,16 @@ def winner(trials: Sequence[Trial], records: Mapping[str, Record]) -> Winner | N
     score, best = max(scored, key=lambda one: (one[0], -one[1].number))
     at_edge = edges(read_space(rows()[first.row].method), first.values, best.values)
     return Winner(best, score, at_edge)
+
+
+def winners(begun: Begun, records: Mapping[str, Record], places: Iterable[Pair]) -> dict[Pair, Winner | None]:
+    """(row, task) -> winner, of the places whose trials have all ended; None where all of them failed."""
+    tried = {place: trials for place in places if (trials := begun.of(*place))}
+    return {
+        place: winner(trials, records)
+        for place, trials in tried.items()
+        if all(trial.id in records for trial in trials)
+    }
 
 
 def write_recipe(

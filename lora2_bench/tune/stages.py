@@ -29,7 +29,7 @@ from lora2_bench.tune.ledger import (
     budgets,
     write_ledger,
 )
-from lora2_bench.tune.recipes import Winner, winner, write_recipe
+from lora2_bench.tune.recipes import Winner, winners, write_recipe
 from lora2_bench.tune.space import default_of, draw, read_space, widened
 from lora2_bench.tune.study import Pair, Study
 
@@ -103,7 +103,7 @@ class Stages:
         records = self.folder.records(self.begun.trials)
         if left := sum(trial.id not in records for trial in self.begun.trials):
             raise UserError(f"{left} of {len(self.begun.trials)} trials have not ended: run stage=trials first")
-        found = {place: winner(self.begun.of(*place), records) for place in self.study.places}
+        found = winners(self.begun, records, self.study.places)
         return {place: one for place, one in found.items() if one is not None}
 
     def send_runs(self) -> bool:

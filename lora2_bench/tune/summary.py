@@ -7,9 +7,10 @@ from pathlib import Path
 
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.record import Record
+from lora2_bench.tune.answer import chosen_at_edges, primary_answer, progress, unlike
 from lora2_bench.tune.compared import scores_of
-from lora2_bench.tune.findings import chosen_at_edges, floors, primary_answer, progress, score_table, unlike
 from lora2_bench.tune.ledger import Begun, Folder
+from lora2_bench.tune.score_table import floors, score_table
 from lora2_bench.tune.study import Study
 
 

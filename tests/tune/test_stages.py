@@ -23,11 +23,13 @@ from lora2_bench.report.records import load_records
 from lora2_bench.report.selection import select
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.slurm import Slurm
+from lora2_bench.tune.answer import shown_p
 from lora2_bench.tune.command import _send
 from lora2_bench.tune.cost import cost_lines
 from lora2_bench.tune.differences import differences
-from lora2_bench.tune.findings import findings, score_table, shown_p
+from lora2_bench.tune.findings import findings
 from lora2_bench.tune.ledger import EXTRA, RECIPE, WIDER, Folder, budgets, trial_lines
+from lora2_bench.tune.score_table import score_table
 from lora2_bench.tune.space import edges, read_space
 from lora2_bench.tune.study import read_study
 from tests.conftest import Told
