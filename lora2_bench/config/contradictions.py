@@ -185,17 +185,16 @@ def check_read(values: Mapping[str, Any], overrides: Sequence[str]) -> None:
     """Raise UserError for a typed setting that nothing of this protocol or method reads: it would make a new cell."""
     given = typed_values(overrides)
     protocol, method = values["protocol"], values["method"]
-    unread = {
-        "protocol.split_seed": (protocol.get("name") == "paper", "is of protocols that hold rows of train out"),
-        "method.reg.mean_over": (
-            value_at(method, "reg.form") == "squared_sum",
-            "is of method.reg.form=norm_mean alone",
-        ),
-    }
-    for key in ("stages", "first"):
-        never = "xi_schedule" in method and value_at(method, "xi_schedule.max_xi") is None
-        unread[f"method.xi_schedule.{key}"] = (never, "is of a schedule, which method.xi_schedule.max_xi=... begins")
-    for name, (is_unread, told) in unread.items():
+    is_squared_sum = value_at(method, "reg.form") == "squared_sum"
+    has_no_schedule = "xi_schedule" in method and value_at(method, "xi_schedule.max_xi") is None
+    of_schedule = "is of a schedule, which method.xi_schedule.max_xi=... begins"
+    unread = [
+        ("protocol.split_seed", protocol.get("name") == "paper", "is of protocols that hold rows of train out"),
+        ("method.reg.mean_over", is_squared_sum, "is of method.reg.form=norm_mean alone"),
+        ("method.xi_schedule.stages", has_no_schedule, of_schedule),
+        ("method.xi_schedule.first", has_no_schedule, of_schedule),
+    ]
+    for name, is_unread, told in unread:
         if is_unread and name in given:
             raise UserError(f"{name}={given[name]} {told}: leave it out")
 

@@ -78,10 +78,10 @@ def _where_it_is(name: str) -> str:
     if name == "experiment":  # no group of the defaults
         return "give -m +experiment=NAME"
     leaf = name.rpartition(".")[2]
-    config = OmegaConf.load(CONF / "config.yaml")
-    methods = [OmegaConf.load(path) for path in sorted((CONF / "method").glob("*.yaml"))]
     if leaf in _ELSEWHERE:
         return f"did you mean {_ELSEWHERE[leaf]}?"
+    config = OmegaConf.load(CONF / "config.yaml")
+    methods = [OmegaConf.load(path) for path in sorted((CONF / "method").glob("*.yaml"))]
     if name == f"method.{leaf}" and (whose := [str(one.name) for one in methods if leaf in one and "name" in one]):
         return f"it is one of method={', '.join(whose)}"
     sections = {"train": [config.train], "checkpoint": [config.checkpoint], "method": methods}

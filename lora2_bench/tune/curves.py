@@ -23,7 +23,10 @@ _METRIC = "100 × the task's metric, held-out rows of train"
 
 @dataclass(frozen=True)
 class Point:
-    """The best of `n` draws: its mean and standard deviation in points, and the seconds that n trials take."""
+    """The best of `n` draws: its mean and standard deviation in points, and the seconds that n trials take.
+
+    All are rounded as curves.csv shows them: a last bit that differs between machines draws no figure anew.
+    """
 
     n: int
     seconds: float
@@ -67,7 +70,8 @@ def _search(row: str, task: str, trials: list[Trial], begun: Begun, records: Map
     if draws:
         seconds = _seconds_of(ended, [one for one in begun.runs if (one.row, one.task) == (row, task)], records)
         for n in range(1, len(draws) + 1):
-            points.append(Point(n, n * seconds, expected_best(draws, n), spread_of_best(draws, n)))
+            expected, sd = expected_best(draws, n), spread_of_best(draws, n)
+            points.append(Point(n, round(n * seconds, 1), round(expected, 4), round(sd, 4)))
     recipe = next((scores[trial.id] for trial in ended if trial.kind == RECIPE), None)
     rates = [
         (lr, score)
@@ -144,6 +148,7 @@ def _plots(name: str, found: list[Search]) -> list[Plot]:
             ),
             x_label=x_label,
             y_label=_METRIC,
+            apart=not by_seconds,  # a shift along this axis would be read as seconds
         )
 
     by_seconds = "As by trials, with the seconds of a trial: steps times the runs' median seconds of a step."

@@ -85,8 +85,7 @@ class App:
     @property
     def owes(self) -> bool:
         """Whether an accepted request has no answer yet, and its client is there."""
-        counts = self._metrics
-        return counts.accepted > counts.answered + counts.hung_up
+        return self._metrics.unanswered > 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

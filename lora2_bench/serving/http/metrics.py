@@ -66,6 +66,11 @@ class Metrics:
         self.batch_rows = Histogram("batch_rows", "Rows of one batch.", _ROWS)
         self.batch_seconds = Histogram("batch_seconds", "Seconds of the engine for one batch.", _SECONDS)
 
+    @property
+    def unanswered(self) -> int:
+        """Accepted requests that have no answer yet, and whose client is there."""
+        return self.accepted - self.answered - self.hung_up
+
     def text(self, queue_rows: int, in_flight: int, adapters: int) -> bytes:
         """All of it, with what stands at the moment."""
         lines = _family("requests_total", "counter", "Requests by path and status (499: the client hung up).")

@@ -112,8 +112,7 @@ class Served:
             self.server.run([listening])
         finally:
             self._batcher.close()
-        counts = self._metrics
-        lost = counts.accepted - counts.answered - counts.hung_up
+        counts, lost = self._metrics, self._metrics.unanswered
         print(
             f"stopped by {self.server.stopped_by or 'its caller'}: {counts.accepted} requests accepted, "
             f"{counts.answered} answered, {counts.hung_up} hung up, {lost} lost",
