@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -204,6 +205,9 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
         lines.append(f"- Fewer methods were planned on {', '.join(by_task)}: averages over all methods leave it out.")
     if recipes := _won_by_recipe(study, begun, records):
         lines.append(f"- Of the primary pair the recipe itself won for {recipes}: how it was once chosen counts there.")
+    if len(kinds := _processors(begun, records)) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in kinds.most_common())
+        lines.append(f"- Runs by processor: {told}. A run does not repeat to the digit on another.")
     lines += [
         f"- {most} trials find no optimum; all have as many, and curves.csv says what fewer draws give. Where trials "
         "scored 0, fewer could win."
@@ -217,6 +221,13 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
         "may differ by more than the intervals say.",
     ]
     return lines
+
+
+def _processors(begun: Begun, records: Mapping[str, Record]) -> Counter[str]:
+    """GPU, or processor where there is none -> finished runs on it, of the records that name it."""
+    found = (records[run.id] for run in begun.runs if run.id in records and records[run.id].is_done)
+    named = (one.run.get("hardware") or {} for one in found)
+    return Counter(str(name) for one in named if (name := one.get("gpu") or one.get("processor")))
 
 
 def _won_by_recipe(study: Study, begun: Begun, records: Mapping[str, Record]) -> str:

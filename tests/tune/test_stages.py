@@ -237,6 +237,11 @@ def test_runs_that_are_not_alike_get_no_verdict_and_those_that_learnt_nothing_ar
         records[run.id].run["masks"] = "sfc64"
     text = "\n".join(findings(study.study, stages.begun, records))
     assert "**Runs of LoRA r=1 are not of one version of the code and one stream of masks.**" in text
+    assert "Runs by processor" not in text
+    for run, processor in zip(runs, ["B", *["A"] * (len(runs) - 1)], strict=True):
+        records[run.id].run["hardware"] = {"processor": processor, "gpu": None}
+    text = "\n".join(findings(study.study, stages.begun, records))
+    assert f"- Runs by processor: A {len(runs) - 1}, B 1." in text
     assert "Their runs are not alike: there is no verdict." in text and "told apart (p" not in text
     assert "is better than LoRA r=1 (p" not in text
 
