@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from lora2_bench.experiment.plan import measures_of
 from lora2_bench.experiment.settings import ABSENT, canonical, flatten, value_at
 from lora2_bench.files.paths import CONF
 from lora2_bench.records.identity import LEFT_OUT
@@ -78,7 +79,7 @@ class Suite:
         tasks: names of the tasks, in the table's order.
         seeds: the seeds of every row and task.
         others: name -> values of what else is swept over.
-        measures: whether its cells are asked for what they forget (`retention`).
+        measures: what its cells are asked for of what they forget (`retention`).
     """
 
     name: str
@@ -88,7 +89,7 @@ class Suite:
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     others: Mapping[str, tuple[str, ...]]
-    measures: bool
+    measures: tuple[str, ...]
 
     @property
     def cells(self) -> int:
@@ -137,7 +138,7 @@ def _suite(name: str) -> Suite:
         tuple(params["task"]),
         tuple(int(seed) for seed in params["seed"]),
         {name: tuple(values) for name, values in params.items() if name not in ("row", "task", "seed")},
-        values.get("retention") is not None,
+        measures_of(values.get("retention")),
     )
 
 

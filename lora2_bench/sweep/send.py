@@ -7,10 +7,14 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+import yaml
+
 from lora2_bench.errors import UserError
+from lora2_bench.experiment.plan import measures_of
 from lora2_bench.experiment.suites import suites
 from lora2_bench.records.lock import locked
 from lora2_bench.records.record import DONE
+from lora2_bench.records.retention import read_retention
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.batches import LOCAL, QueueReader, delete_ended_batches, live_jobs, read_batches
 from lora2_bench.sweep.cells import (
@@ -101,9 +105,9 @@ class _Sending:
         counts = ", ".join(f"{number} {name}" for name, number in count(found).items() if number)
         self.show(f"{self.sweep_dir.name}: {len(cells)} cells: {counts}")
         done = [state.id for state in found if state.state == DONE]
-        if _measures(self.overrides) and (lacking := self._unmeasured(done)):
+        if lacking := self._unmeasured(done):
             self.show(
-                f"{lacking} of the {len(done)} done were never measured, and are not sent for it: "
+                f"{lacking} of the {len(done)} done were not measured as asked, and are not sent for it: "
                 "python -m lora2_bench -m, with the same overrides, measures them from kept weights"
             )
         if not to_send or self.options.dry_run:
@@ -118,8 +122,17 @@ class _Sending:
         self.show(f"follow: {status}   logs: {self.sweep_dir / 'logs'}")
 
     def _unmeasured(self, done: Sequence[str]) -> int:
-        store = Store(self.results)
-        return sum(not store.retention(name).is_file() for name in done)
+        """How many of these cells lack a measure that is asked for, or have none that this version reads."""
+        wanted, store = {*_measures(self.overrides)}, Store(self.results)
+
+        def lacks(name: str) -> bool:
+            try:
+                found = read_retention(store.retention(name), name)
+            except ValueError:
+                return True
+            return found is None or not wanted.issubset(found["asked"])
+
+        return sum(map(lacks, done)) if wanted else 0
 
     def _send_batches(self, to_send: JobCells) -> None:
         split = self.launcher.split(to_send)
@@ -136,10 +149,12 @@ class _Sending:
             self.show(f"sent {sum(map(len, jobs))} cells: {where}")
 
 
-def _measures(overrides: Sequence[str]) -> bool:
-    """Whether these overrides ask for what cells forget, themselves or by their suite."""
+def _measures(overrides: Sequence[str]) -> tuple[str, ...]:
+    """What these overrides ask for of what cells forget, themselves or by their suite. Raises UserError."""
     given, suite = value_of(overrides, "retention"), suites().get(str(value_of(overrides, "suite")))
-    return given != "null" if given is not None else suite is not None and suite.measures
+    if given is not None:
+        return measures_of(yaml.safe_load(given))
+    return () if suite is None else suite.measures
 
 
 def _threads(options: Options, overrides: Sequence[str]) -> list[str]:

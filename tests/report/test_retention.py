@@ -105,7 +105,7 @@ def found_in(results: Path) -> Sequence[Setting]:
 
 def test_rates_are_chosen_on_held_out_rows_and_differences_are_paired_by_seed(results: Path) -> None:
     (one,) = judge(found_in(results))
-    assert (one.full.run.lr, one.ours.run.lr, one.rates) == (1e-4, 1e-3, (2, 2))
+    assert (one.full.run.lr, one.ours.run.lr, one.rates) == (1e-4, 1e-3, ("highest of 2", "highest of 2"))
     lost = [(0.20 + 3 * wiggle) - (0.10 + wiggle) for wiggle in WIGGLE]
     interval, p = one.forgets["sts"].interval, stats.ttest_1samp(lost, 0).pvalue
     assert interval.estimate == pytest.approx(100 * fmean(lost))
@@ -143,7 +143,11 @@ def test_only_equal_training_is_judged_and_a_poor_choice_of_rates_is_told(tmp_pa
             long = {"epochs": 10.0}
             kept(tmp_path, "lora", rate, seed, held_out=0.9, dev=0.9 - wiggle, sts=0.5, probe=0.5, train=long)
     (one,) = judge(found_in(tmp_path))
-    assert (one.ours.run.lr, one.rates, one.ours.run.record.cell["train"]["epochs"]) == (1e-3, (1, 3), 5.0)
+    assert (one.ours.run.lr, one.rates, one.ours.run.record.cell["train"]["epochs"]) == (
+        1e-3,
+        ("highest of 2", "of 3"),
+        5.0,
+    )
     assert one.notes == (
         "lora r=8 at 0.0001 has fewer seeds: left out",
         "lora r=8's rate 0.001 is the highest given",
@@ -177,10 +181,14 @@ def test_tables_hold_what_was_measured_and_nothing_else(results: Path) -> None:
     assert "LoRA learns less and forgets less" in text and "lora2" not in text and "masked LM" not in text
     assert "All: train.epochs=1 (recipe: 5)." in text
     (full,) = (line for line in text.splitlines() if line.startswith("| full | 0.0001 | 5 |"))
-    assert "| 60.00 ± 0.98 | 86.00 → 66.00, -20.00 ± 2.94 | 60.00 → 58.00, -2.00 ± 0.98 | 0.1000 | 2.5 | 1.00 |" in full
+    assert (
+        "| 1.0 | 60.00 ± 0.98 | 86.00 → 66.00, -20.00 ± 2.94 | 60.00 → 58.00, -2.00 ± 0.98 | 0.1000 | 2.5 | 1.00 |"
+        in full
+    )
     with (folder / "retention.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert len(rows) == 4 and {row["mlm_change"] for row in rows} == {""}
+    assert len(rows) == 4 and {(row["epoch"], row["mlm_change"]) for row in rows} == {("1", "")}
+    assert "| 0.001 (highest of 2) | 0.0001 (highest of 2) | 5 |" in text
     with (folder / "retention_claim.csv").open() as stream:
         claims = {row["question"]: row for row in csv.DictReader(stream)}
     assert claims["learns less"]["verdict"] == "supported"

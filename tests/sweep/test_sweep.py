@@ -14,6 +14,7 @@ from lora2_bench.config.compose import plan_of as made_plan
 from lora2_bench.errors import UserError
 from lora2_bench.files.paths import CONF
 from lora2_bench.records.lock import locked
+from lora2_bench.records.retention import SCHEMA, write_retention
 from lora2_bench.records.store import Store
 from lora2_bench.sweep.batches import read_batch, write_failure
 from lora2_bench.sweep.cells import SweepCell, plan_cells, sweep_dir_of
@@ -102,17 +103,24 @@ def test_finished_queued_and_running_cells_are_never_sent(tmp_path: Path) -> Non
     assert again == [[[cell.id for cell in (*cells[2:5], cells[11])]]]
 
 
-@pytest.mark.parametrize("words", [("retention=all",), ()])
-def test_finished_cells_that_were_not_measured_are_told(words: tuple[str, ...], tmp_path: Path) -> None:
-    slurm = FakeSlurm()
+@pytest.mark.parametrize(
+    ("words", "lacking"), [(("retention=all",), 3), (("retention=[sts]",), 2), (("retention=sts",), 2), ((), 0)]
+)
+def test_finished_cells_that_were_not_measured_as_asked_are_told(
+    words: tuple[str, ...], lacking: int, tmp_path: Path
+) -> None:
+    slurm, store = FakeSlurm(), Store(tmp_path)
     cells, told = send(slurm, tmp_path, *words, dry_run=True)
     assert len(told) == 2
-    finish(tmp_path, cells[0])
-    finish(tmp_path, cells[1])
-    Store(tmp_path).retention(cells[1].id).write_text("{}")
+    for cell in cells[:3]:
+        finish(tmp_path, cell)
+    store.retention(cells[1].id).write_text("{}")
+    run = {"finished": "2026-11-29", "seconds": 1.0, "cpu_seconds": 1.0, "versions": {}}
+    found = {"schema": SCHEMA, "cell": cells[2].id, "step": 1, "asked": ["sts"], "missing": {"sts": "no rows"}}
+    write_retention(store.retention(cells[2].id), {**found, "run": run})
     _, told = send(slurm, tmp_path, *words, dry_run=True)
-    lines = [line for line in told if line.startswith("1 of the 2 done were never measured, and are not sent for it")]
-    assert len(lines) == len(words)
+    lines = [line for line in told if "not measured as asked, and are not sent for it" in line]
+    assert [line.split(" were")[0] for line in lines] == ([f"{lacking} of the 3 done"] if lacking else [])
 
 
 def test_another_sweeps_cells_are_queued_too(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ class Judged:
 
     Attributes:
         ours, full: the settings that were chosen.
-        rates: how many learning rates each was chosen from.
+        rates: how many learning rates each was given, and whether the chosen one is an end, as `highest of 3`.
         notes: what a reader has to know of the choice: a rate at the edge of its grid or left out, nothing learnt.
         learns: difference of the target score.
         forgets: measure -> difference of what was kept.
@@ -47,7 +47,7 @@ class Judged:
 
     ours: Setting
     full: Setting
-    rates: tuple[int, int]
+    rates: tuple[str, str]
     notes: tuple[str, ...]
     learns: Difference
     forgets: dict[str, Difference]
@@ -103,8 +103,8 @@ def _training(setting: Setting) -> str:
     return json.dumps([train, cell["data"], made_of], sort_keys=True)
 
 
-def _best(found: Sequence[Setting]) -> tuple[Setting, int, tuple[str, ...]]:
-    """The learning rate with the highest mean on the rows that chose the checkpoint, of how many, and notes on it.
+def _best(found: Sequence[Setting]) -> tuple[Setting, str, tuple[str, ...]]:
+    """The learning rate with the highest mean on the rows that chose the checkpoint, which of how many, and notes.
 
     Of settings that differ in more than the rate, those with the most runs count, and of rates those with the most
     seeds. Equal means give the smaller rate.
@@ -117,13 +117,15 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, int, tuple[str, ...]]:
     able = [one for one in most if len(one.runs) == seeds]
     best = max(able, key=lambda one: (one.selected, -one.run.lr))
     label, rates = best.run.label, sorted(one.run.lr for one in most)
+    which = f"of {len(most)}"
     notes = [f"{label} at {one.run.lr:g} has fewer seeds: left out" for one in most if one not in able]
     if len(rates) > 1 and best.run.lr in (rates[0], rates[-1]):
         end = "lowest" if best.run.lr == rates[0] else "highest"
+        which = f"{end} {which}"
         notes.append(f"{label}'s rate {best.run.lr:g} is the {end} given")
     if not best.has_learnt:
         notes.append(f"{label} ends no better than one answer for every row")
-    return best, len(able), tuple(notes)
+    return best, which, tuple(notes)
 
 
 def _differences(ours: Setting, full: Setting, measure: str) -> list[float]:

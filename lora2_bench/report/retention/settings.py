@@ -50,11 +50,13 @@ class Kept:
 
     Attributes:
         selected: the score that chose its checkpoint, in points: on held-out rows of train under protocol clean.
+        epoch: after how many epochs that checkpoint was saved, which is the one that was measured.
     """
 
     run: Run
     facts: Retention
     selected: float
+    epoch: float
 
     def pair(self, measure: str) -> tuple[float, float] | None:
         """Before and after, both higher where more is known: points, and minus nats; None where it was not measured."""
@@ -121,6 +123,11 @@ class Setting:
         return fmean(one.selected for one in self.runs)
 
     @property
+    def epoch(self) -> float:
+        """Mean epoch of the checkpoints that were measured."""
+        return fmean(one.epoch for one in self.runs)
+
+    @property
     def marks(self) -> tuple[str, ...]:
         """Where it leaves its recipe, but for the learning rate."""
         return tuple(mark for mark in self.run.obstacles if not mark.startswith("train.lr="))
@@ -168,9 +175,11 @@ def settings(selection: Selection, store: Store) -> list[Setting]:
         facts, record = found
         if not record.is_done or facts["step"] != record.result["best"]["step"]:
             continue
-        selected = 100 * max(one["score"] for one in record.result["evaluations"])
+        evaluations = record.result["evaluations"]
+        selected = 100 * max(one["score"] for one in evaluations)
+        epoch = next(float(one["epoch"]) for one in evaluations if one["step"] == facts["step"])
         key = (run.folder, run.task, run.protocol, len(run.label), run.label, run.lr, run.science)
-        groups.setdefault(key, []).append(Kept(run, facts, selected))
+        groups.setdefault(key, []).append(Kept(run, facts, selected, epoch))
     if stale:
         print(f"warning: {stale} measured runs are left out: made by older code than others of theirs", file=sys.stderr)
     return [Setting(tuple(sorted(groups[key], key=lambda one: one.run.seed))) for key in sorted(groups, key=str)]

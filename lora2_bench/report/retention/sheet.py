@@ -15,8 +15,9 @@ from lora2_bench.report.statistics.intervals import Interval
 CLAIM = "LoRA learns less and forgets less"
 _NOTE = (
     "Means over seeds ± half the 95 % interval. A change is after minus before, the same encoder at its start: 0 "
-    "forgets nothing. Target: 100 × the task's metric on dev. ‖ΔW‖/‖W₀‖, effective rank and intruders (of a map's top "
-    "10 singular vectors) are means over all maps of the encoder. docs/RETENTION.md says what each number cannot."
+    "forgets nothing. Target: 100 × the task's metric on dev; epoch: that of the checkpoint, which both are of. "
+    "‖ΔW‖/‖W₀‖, effective rank and intruders (of a map's top 10 singular vectors) are means over all maps of the "
+    "encoder. docs/RETENTION.md says what each number cannot."
 )
 _CLAIM_NOTE = (
     "Minus full fine-tuning, paired by seed, each method at the learning rate with the highest mean on held-out rows "
@@ -44,14 +45,14 @@ def sheet(folder: str, places: Mapping[tuple[str, str], Sequence[Setting]]) -> s
 
 def _settings(found: Sequence[Setting], shared: Sequence[str]) -> list[str]:
     measures = [name for name in MEASURES if any(one.kept(name) is not None for one in found)]
-    head = ["method", "lr", "seeds", "target"]
+    head = ["method", "lr", "seeds", "epoch", "target"]
     head += [f"{MEASURES[name].name}, {MEASURES[name].unit}: before → after, change" for name in measures]
     head += ["‖ΔW‖/‖W₀‖", "effective rank", "intruders a map"]
     lines = [f"| {' | '.join(head)} |", "| --- |" + " ---: |" * (len(head) - 1)]
     for one in found:
         own = [mark for mark in one.marks if mark not in shared]
         name = one.run.label + (f" [{'; '.join(own)}]" if own else "")
-        cells = [name, f"{one.run.lr:g}", str(len(one.runs)), _plain(one.target, 2)]
+        cells = [name, f"{one.run.lr:g}", str(len(one.runs)), f"{one.epoch:.1f}", _plain(one.target, 2)]
         cells += [_change(one, measure) for measure in measures]
         weights = one.weights()
         cells += [f"{weights[key]:.{digits}f}" if weights else "–" for key, digits in _WEIGHTS.items()]
@@ -102,7 +103,7 @@ def _claim(judged: Sequence[Judged]) -> list[str]:
     for one in judged:
         cells = [one.ours.run.label]
         cells += [
-            f"{setting.run.lr:g} (of {rates})" for setting, rates in zip((one.ours, one.full), one.rates, strict=True)
+            f"{setting.run.lr:g} ({rates})" for setting, rates in zip((one.ours, one.full), one.rates, strict=True)
         ]
         cells += [str(one.learns.interval.n), _difference(one.learns, 2), one.learns.word]
         for name in measures:
@@ -122,14 +123,26 @@ def _difference(found: Difference, digits: int) -> str:
 def rows_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
     """One line a setting."""
     names = [f"{name}_{part}" for name in MEASURES for part in ("before", "after", "change", "low", "high")]
-    head = ["task", "protocol", "method", "lr", "cut", "seeds", "target", "target_low", "target_high", "selected"]
+    head = [
+        "task",
+        "protocol",
+        "method",
+        "lr",
+        "cut",
+        "seeds",
+        "epoch",
+        "target",
+        "target_low",
+        "target_high",
+        "selected",
+    ]
     lines = [[*head, *names, *_WEIGHTS]]
     for (task, protocol), found in places.items():
         for one in found:
             target = one.target
             line = [task, protocol, one.run.label, f"{one.run.lr:g}", "; ".join(one.marks)]
             line += [" ".join(str(kept.run.seed) for kept in one.runs)]
-            line += [_number(value) for value in (target.estimate, target.low, target.high, one.selected)]
+            line += [_number(value) for value in (one.epoch, target.estimate, target.low, target.high, one.selected)]
             for name in MEASURES:
                 both, kept = one.before_and_after(name) or (None, None), one.kept(name)
                 ends = (None, None, None) if kept is None else (kept.estimate, kept.low, kept.high)
