@@ -1,4 +1,4 @@
-"""Many adapters over one backbone: requests a second, latency and memory, beside other ways to serve the same cells.
+"""Many adapters over one backbone: requests a second and memory, beside other ways to serve the same cells.
 
 Run on an idle machine: python scripts/bench_serving.py [--adapters 1,8,64,512,2000] [--rounds 7] [--threads 1]. It
 trains one LoRA cell on MiniLM for two steps, and writes as many more cells beside it, with records and weights as the
@@ -6,7 +6,7 @@ package's own store writes them and with random factors of ranks 1 to 16, into a
 
 A round times each way once, on the same requests, one after another: 64 texts for adapters drawn evenly. Requests a
 second and ratios are of processor time, which other work on the machine changes least (it is the clock's on an idle one
-with --threads 1); a latency is the clock's, of a request that waits for its whole batch. The ways are
+with --threads 1); the milliseconds of a batch are the clock's (bench_http.py has latencies over HTTP). The ways are
 the engine of lora2_bench.serving; the bare backbone with one head; PEFT's `adapter_names`; one PEFT model whose adapter
 is switched; a merged copy of the model for each adapter. The last three are measured up to --rivals adapters, for they
 need minutes or many gigabytes for more.
@@ -244,7 +244,6 @@ def measure(library: Library, engine: Engine, entries: Sequence[Entry], held: He
             seconds[name].append(processor)
             if name == "engine":
                 waits.append(clock)
-    latency = " / ".join(f"{1e3 * quantile(waits, share):.0f}" for share in (0.5, 0.95, 0.99))
     ratios = [
         f"{statistics.median(other / own for other, own in zip(seconds[name], seconds['engine'], strict=True)):.2f}"
         if name in seconds
@@ -253,13 +252,7 @@ def measure(library: Library, engine: Engine, entries: Sequence[Entry], held: He
     ]
     memory = f"{held.adapters:,.0f} | {held.process:,.0f} | {held.load:.0f}"
     speed = f"{given.batch / statistics.median(seconds['engine']):.0f}"
-    return f"| {len(entries):,} | {memory} | {speed} | {latency} | {' | '.join(ratios)} |"
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+    return f"| {len(entries):,} | {memory} | {speed} | {1e3 * statistics.median(waits):.0f} | {' | '.join(ratios)} |"
 
 
 def main() -> None:
@@ -288,7 +281,7 @@ def main() -> None:
         held = [hold(engine, entries[:count]) for count in counts]  # before the other ways take memory
         warnings.simplefilter("ignore")  # PEFT's of another library's names
         told = ["adapters", "MiB of adapters", "MiB of the process", "ms to load one", "requests/s"]
-        head = [*told, "latency 50 / 95 / 99 % (ms)", *(f"engine's speed over {name}" for name in OTHERS)]
+        head = [*told, "ms of a batch", *(f"engine's speed over {name}" for name in OTHERS)]
         print(f"| {' | '.join(head)} |\n|{' --- |' * len(head)}")
         for count, found in zip(counts, held, strict=True):
             print(measure(library, engine, entries[:count], found, given), flush=True)

@@ -219,7 +219,7 @@ def made(draw: random.Random, entries: list[dict[str, Any]], bad: float, leaving
     if draw.random() < bad:
         return _bad(draw, entries)
     rows = [_row(draw, draw.choice(entries)) for _ in range(draw.choice((1, 1, 1, 1, 1, 1, 2, 3)))]
-    data = _post(json.dumps(rows if len(rows) > 1 else rows[0]).encode())
+    data = post(json.dumps(rows if len(rows) > 1 else rows[0]).encode())
     if draw.random() < leaving:
         return Request("leaves", data, (), draw.choice((len(data), len(data), draw.randrange(1, len(data)))))
     return Request("good", data, (200,))
@@ -230,24 +230,24 @@ def _bad(draw: random.Random, entries: list[dict[str, Any]]) -> Request:
     body = json.dumps(row).encode()
     pair = next((one for one in entries if one["pair"]), None)
     kinds = [
-        Request("cut JSON", _post(body[: draw.randrange(len(body))]), (400,)),
-        Request("bytes", _post(draw.randbytes(200)), (400,)),
-        Request("deep", _post(b"[" * 50_000), (400,)),
+        Request("cut JSON", post(body[: draw.randrange(len(body))]), (400,)),
+        Request("bytes", post(draw.randbytes(200)), (400,)),
+        Request("deep", post(b"[" * 50_000), (400,)),
         Request("no HTTP", draw.randbytes(40) + b"\r\n\r\n", (400,)),
-        Request("bad chunk", _post(b"", b"Transfer-Encoding: chunked") + b"zz\r\n", (400,)),
+        Request("bad chunk", post(b"", b"Transfer-Encoding: chunked") + b"zz\r\n", (400,)),
         Request("other path", b"GET /x%d HTTP/1.1\r\nHost: localhost\r\n\r\n" % draw.randrange(10**6), (404,)),
         Request("other method", b"DELETE /predict HTTP/1.1\r\nHost: localhost\r\n\r\n", (405,)),
-        Request("body too large", _post(b" " * (2**20 + 1)), (413,)),
-        Request("text too long", _post(json.dumps({**row, "text": "x" * 30_000}).encode()), (413,)),
-        Request("rows too many", _post(json.dumps([row] * 257).encode()), (413,)),
-        Request("no JSON's type", _post(body).replace(b"application/json", b"text/plain"), (415,)),
-        Request("foreign host", _post(body).replace(b"127.0.0.1", b"evil.example"), (421,)),
-        Request("no adapter", _post(json.dumps({**row, "adapter": f"x{draw.random()}"}).encode()), (422,)),
-        Request("no text", _post(json.dumps({**row, "text": None}).encode()), (422,)),
-        Request("half a pair", _post(json.dumps({**row, "text": "\ud800"}).encode()), (422,)),
+        Request("body too large", post(b" " * (2**20 + 1)), (413,)),
+        Request("text too long", post(json.dumps({**row, "text": "x" * 30_000}).encode()), (413,)),
+        Request("rows too many", post(json.dumps([row] * 257).encode()), (413,)),
+        Request("no JSON's type", post(body).replace(b"application/json", b"text/plain"), (415,)),
+        Request("foreign host", post(body).replace(b"127.0.0.1", b"evil.example"), (421,)),
+        Request("no adapter", post(json.dumps({**row, "adapter": f"x{draw.random()}"}).encode()), (422,)),
+        Request("no text", post(json.dumps({**row, "text": None}).encode()), (422,)),
+        Request("half a pair", post(json.dumps({**row, "text": "\ud800"}).encode()), (422,)),
     ]
     if pair:
-        kinds.append(Request("one text", _post(json.dumps({"adapter": pair["id"], "text": "a"}).encode()), (422,)))
+        kinds.append(Request("one text", post(json.dumps({"adapter": pair["id"], "text": "a"}).encode()), (422,)))
     return draw.choice(kinds)
 
 
@@ -260,7 +260,8 @@ def _text(draw: random.Random) -> str:
     return " ".join(draw.choices(WORDS, k=draw.randrange(2, 12)))
 
 
-def _post(body: bytes, framing: bytes | None = None) -> bytes:
+def post(body: bytes, framing: bytes | None = None) -> bytes:
+    """A request to /predict, as bytes."""
     framing = framing or b"Content-Length: %d" % len(body)
     return b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n%s\r\n\r\n%s" % (
         framing,
