@@ -12,8 +12,8 @@ from lora2_bench.report.majority import majority_score
 from lora2_bench.report.statistics.intervals import mean_interval, spread
 from lora2_bench.report.statistics.power import detectable_difference
 from lora2_bench.report.statistics.significance import sign_flip_test
-from lora2_bench.tune.compared import Comparison, Scores, compared
-from lora2_bench.tune.ledger import Begun, budgets, score_of
+from lora2_bench.tune.compared import Comparison, Scores, compared, secondary
+from lora2_bench.tune.ledger import WIDER, Begun, budgets, score_of
 from lora2_bench.tune.names import name_of
 from lora2_bench.tune.recipes import Winner, winners
 from lora2_bench.tune.study import Study
@@ -46,6 +46,8 @@ def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         lines += [f"**Runs of {which} are not of one version of the code and one stream of masks.**", ""]
     if low := _at_majority(begun, records):
         lines += [f"{low}; they count like all others.", ""]
+    elif runs and all(_has_floor(records[run.id]) for run in begun.runs if run.id in records):
+        lines[0] += " No run ended as low as one answer for every row."
     if cut := sorted({mark for run in begun.runs if run.id in records for mark in records[run.id].cut}):
         lines += [f"Runs are off their recipe: {'; '.join(cut)}.", ""]
     return lines
@@ -65,6 +67,11 @@ def unlike(begun: Begun, records: Mapping[str, Record]) -> list[str]:
     mixed = [row for row, found in kinds.items() if len(found) > 1]
     common_to_all = len({of[1:] for found in kinds.values() for of in found}) < 2
     return mixed or ([] if common_to_all else list(kinds))
+
+
+def _has_floor(record: Record) -> bool:
+    """Whether it is known what one answer for every row would score: nothing in a regression."""
+    return record.is_done and (record.spec.is_regression or majority_score(record) is not None)
 
 
 def _at_majority(begun: Begun, records: Mapping[str, Record]) -> str:
@@ -101,15 +108,39 @@ def primary_answer(study: Study, scores: Scores, mixed: Sequence[str]) -> list[s
     return lines
 
 
+def told_by_holm(study: Study, scores: Scores) -> list[str]:
+    """The secondary comparisons whose p by Holm is under 0.05, in words; nothing where none is planned."""
+    found = secondary(scores, study.comparisons[1:], list(study.tasks))
+    if not found:
+        return []
+    sure = [
+        f"{name_of(one.ours)} − {name_of(one.other)} {fmean(one.differences):+.2f}"
+        for one, p in found
+        if p is not None and p < 0.05
+    ]
+    return [f"Of {len(found)} secondary comparisons, under 0.05 by Holm: {', '.join(sure) or 'none'}."]
+
+
 def chosen_at_edges(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """Which values of the primary pair were chosen at an edge of their space, in words; nothing where none was."""
     found = [
-        f"{name_of(best.trial.row)} on {best.trial.task}, {' and '.join(best.at_edge)}"
+        f"{name_of(best.trial.row)} on {best.trial.task}, {' and '.join(best.at_edge)}{_beyond(best, begun, records)}"
         for best in winners_of_pair(study, begun, records)
         if best.at_edge
     ]
-    told = "Chosen at an edge of its space, beyond which a better value may lie"
-    return [f"{told}: {'; '.join(found)}.", ""] if found else []
+    return [f"Chosen at an edge of its space: {'; '.join(found)}.", ""] if found else []
+
+
+def _beyond(best: Winner, begun: Begun, records: Mapping[str, Record]) -> str:
+    """What is known beyond a winner's edge: the held-out score of the trial that was drawn there, if it lost."""
+    trials = begun.of(best.trial.row, best.trial.task)
+    wider = next((one for one in trials if one.kind == WIDER and one.id in records and one != best.trial), None)
+    if wider is None:
+        return ", beyond which a better value may lie"
+    values = ", ".join(f"{name} {value:g}" for name, value in wider.values.items())
+    score = score_of(records[wider.id])
+    told = "failed" if score is None else f"scored {score:.2f} on the held-out rows, the winner {best.score:.2f}"
+    return f"; the one trial beyond it ({values}) {told}"
 
 
 def winners_of_pair(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[Winner]:

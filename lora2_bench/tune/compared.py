@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lora2_bench.records.record import Record
 from lora2_bench.report.statistics.intervals import averages
-from lora2_bench.report.statistics.significance import t_test
+from lora2_bench.report.statistics.significance import holm, t_test
 from lora2_bench.tune.ledger import Begun, score_of
 
 Scores = dict[str, dict[str, dict[int, float]]]
@@ -47,6 +47,15 @@ def compared(scores: Scores, ours: str, other: str, tasks: Sequence[str]) -> Com
     }
     by_seed = averages(by_task) if by_task else {}
     return Comparison(ours, other, shared, [by_seed[seed] for seed in sorted(by_seed)])
+
+
+def secondary(
+    scores: Scores, pairs: Sequence[tuple[str, str]], tasks: Sequence[str]
+) -> list[tuple[Comparison, float | None]]:
+    """These comparisons, each with its p of the t test by Holm over all of them, None where there is none yet."""
+    found = [compared(scores, *pair, tasks) for pair in pairs]
+    adjusted = holm([1.0 if one.t_p is None else one.t_p for one in found])  # what cannot be tested yet stays in it
+    return [(one, None if one.t_p is None else p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def scores_of(begun: Begun, records: Mapping[str, Record]) -> Scores:

@@ -14,7 +14,7 @@ from lora2_bench.records.record import Record
 from lora2_bench.report.figures.chart import Curve, Forest, Mean, Panel, Plot, digest, styles
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
 from lora2_bench.tune.cost import step_seconds
-from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, RunCell, Trial, score_of
+from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, RunCell, Trial, processor_of, score_of
 from lora2_bench.tune.names import label_of
 
 _COLUMNS = ("task", "row", "n", "seconds", "expected", "sd", "draws", "recipe")
@@ -42,7 +42,8 @@ class Search:
         row, task: whose.
         points: for n = 1 to the number of draws that ended; a failed one counts as 0 points. Seconds are steps times
             the median seconds of a step, which a process that was stopped or went on from a checkpoint does not move,
-            of the runs where there are some: all rows' were made alike, and trials may have had a busier machine.
+            of the runs where there are some, on the processor that most of them had: all rows' were made alike, and
+            trials may have had a busier machine.
         recipe: score of trial 0, which is no draw; None while it is under way.
         rates: (learning rate, points) of every trial that has both, of any kind.
     """
@@ -59,16 +60,21 @@ def searches(begun: Begun, records: Mapping[str, Record]) -> list[Search]:
     places: dict[tuple[str, str], list[Trial]] = {}
     for trial in begun.trials:
         places.setdefault((trial.row, trial.task), []).append(trial)
-    return [_search(row, task, trials, begun, records) for (row, task), trials in places.items()]
+    by_processor: dict[str | None, list[RunCell]] = {}
+    for run in begun.runs:
+        if run.id in records:
+            by_processor.setdefault(processor_of(records[run.id]), []).append(run)
+    timed = max(by_processor.values(), key=len, default=[])
+    return [_search(row, task, trials, timed, records) for (row, task), trials in places.items()]
 
 
-def _search(row: str, task: str, trials: list[Trial], begun: Begun, records: Mapping[str, Record]) -> Search:
+def _search(row: str, task: str, trials: list[Trial], timed: list[RunCell], records: Mapping[str, Record]) -> Search:
     ended = [trial for trial in trials if trial.id in records]
     scores = {trial.id: score_of(records[trial.id]) for trial in ended}
     draws = [scores[trial.id] or 0.0 for trial in ended if trial.kind == DRAW]
     points: list[Point] = []
     if draws:
-        seconds = _seconds_of(ended, [one for one in begun.runs if (one.row, one.task) == (row, task)], records)
+        seconds = _seconds_of(ended, [run for run in timed if (run.row, run.task) == (row, task)], records)
         for n in range(1, len(draws) + 1):
             expected, sd = expected_best(draws, n), spread_of_best(draws, n)
             points.append(Point(n, round(n * seconds, 1), round(expected, 4), round(sd, 4)))
@@ -83,7 +89,7 @@ def _search(row: str, task: str, trials: list[Trial], begun: Begun, records: Map
 
 def _seconds_of(trials: Sequence[Trial], runs: Sequence[RunCell], records: Mapping[str, Record]) -> float:
     """Seconds of one of these trials, by the runs' seconds of a step where there are some; else what they took."""
-    per_step = step_seconds([run for run in runs if run.id in records], records) or step_seconds(trials, records)
+    per_step = step_seconds(runs, records) or step_seconds(trials, records)
     return fmean(records[one.id].run["seconds"] if per_step is None else one.steps * per_step for one in trials)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,13 +13,14 @@ from lora2_bench.files.writing import write_text
 from lora2_bench.paper.tables import table1
 from lora2_bench.records.record import Record
 from lora2_bench.report.statistics.intervals import mean_interval
-from lora2_bench.report.statistics.significance import holm, sign_flip_test
+from lora2_bench.report.statistics.significance import sign_flip_test
 from lora2_bench.tune.answer import chosen_at_edges, primary_answer, progress, shown_p, unlike, winners_of_pair
-from lora2_bench.tune.compared import Comparison, Scores, compared, scores_of
-from lora2_bench.tune.ledger import Begun, Folder, Trial, score_of
+from lora2_bench.tune.compared import Comparison, Scores, compared, scores_of, secondary
+from lora2_bench.tune.ledger import Begun, Folder, Trial, processor_of, score_of
 from lora2_bench.tune.names import is_variant, name_of
 from lora2_bench.tune.recipes import Winner, winners
-from lora2_bench.tune.score_table import floors, score_table
+from lora2_bench.tune.score_table import floors, parameters, score_table, told_apart
+from lora2_bench.tune.space import read_space
 from lora2_bench.tune.study import Study
 
 
@@ -38,7 +40,7 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         "",
         f"Question: is {name_of(ours)} better than {name_of(other)}, each {_tuned(study)}, on "
         f"average over {', '.join(study.shared(ours, other))}? Backbone {study.model}, data {study.data}; scores are "
-        "100 × the task's metric on dev at the end of training, dev looked at once.",
+        "100 × the task's metric on dev at the end of training, where each run looks at dev once.",
         "",
         *progress(study, begun, records),
         "## The primary comparison",
@@ -50,7 +52,7 @@ def findings(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         *_secondary(study, scores),
         "## Scores",
         "",
-        *score_table(study, scores, floors(begun, records)),
+        *score_table(study, scores, floors(begun, records), parameters(begun, records)),
         "## The winners",
         "",
         *_winners(study, begun, records),
@@ -87,7 +89,11 @@ def _primary(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:
     for task in whole.tasks:
         shown = " | ".join(_cells(compared(scores, ours, other, [task]))[:3])
         lines.append(f"| {task} | {shown} | {_printed(ours, other, task)} |")
-    told = "Single tasks have no p, and are no part of the answer; the letters below are of all pairs of a column."
+    apart = {task: told_apart(study, scores, ours, other, task) for task in whole.tasks}
+    told = "Single tasks have no p here, and are no part of the answer."
+    if all(known is not None for known in apart.values()):
+        split = ", ".join(task for task, known in apart.items() if known)
+        told += f" The letters below, of all pairs of a column, tell the two apart on {split or 'none of them'}."
     return [*lines, "", told, ""]
 
 
@@ -119,45 +125,56 @@ def _cells(one: Comparison) -> tuple[str, str, str, str, str]:
 
 
 def _secondary(study: Study, scores: Scores) -> list[str]:
-    pairs = study.comparisons[1:]
-    if not pairs:
+    found = secondary(scores, study.comparisons[1:], list(study.tasks))
+    if not found:
         return ["None is planned.", ""]
-    found = [compared(scores, *pair, list(study.tasks)) for pair in pairs]
-    tested = [one for one in found if one.t_p is not None]
-    known = [one.t_p for one in tested if one.t_p is not None]
-    family = [*known, *[1.0] * (len(found) - len(known))]  # what cannot be tested yet stays in it
-    adjusted = dict(zip(map(id, tested), holm(family), strict=False))
     lines = ["| comparison | tasks | difference | 95 % interval | seeds | t p | sign-flip p | Holm p |"]
     lines += ["| --- | --- | ---: | --- | ---: | ---: | ---: | ---: |"]
-    for one in found:
+    for one, adjusted in found:
         names = f"{name_of(one.ours)} − {name_of(one.other)}"
-        p = shown_p(adjusted[id(one)]) if id(one) in adjusted else "–"
+        p = "–" if adjusted is None else shown_p(adjusted)
         lines.append(f"| {names} | {' '.join(one.tasks) or '–'} | {' | '.join(_cells(one))} | {p} |")
-    return [
-        *lines,
-        "",
-        f"Holm's correction is over the {len(found)} planned, of which {len(tested)} can be tested.",
-        "",
-    ]
+    tested, seeds = sum(adjusted is not None for _, adjusted in found), len(study.seeds)
+    least = min(1.0, 2 / 2**seeds)
+    told = (
+        f"Holm's correction is over the {len(found)} planned, of which {tested} can be tested. The intervals are of "
+        f"each alone, and the sign-flip p is not adjusted: {seeds} seeds cannot give one under {least:.3f}."
+    )
+    return [*lines, "", told, ""]
 
 
 def _winners(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     lines = [
-        "| row | task | trial | held-out score | recipe's | values | at an edge | trials at 0 |",
+        "| row | task | trial | held-out score | recipe's | values | at an edge | learnt nothing |",
         "| --- | --- | ---: | ---: | ---: | --- | --- | ---: |",
     ]
     for (row, task), found in winners(begun, records, study.places).items():
         trials = begun.of(row, task)
         failed = f"| {row} | {task} | – | – | – | all trials failed |"
         told = failed if found is None else _winner_line(found, trials[0], records)
-        lines.append(f"{told} | {sum((score_of(records[one.id]) or 0.0) <= 0 for one in trials)} |")
+        lines.append(f"{told} | {sum(_learnt_nothing(records[one.id]) for one in trials)} |")
     if len(lines) == 2:
         return ["None is chosen yet.", ""]
     told = (
-        "Trial 0 is the recipe. Equal scores go to the lower trial. The last column counts the trials that failed or "
-        "scored 0 or less: they tell where its space breaks down, and no more."
+        "Trial 0 is the recipe. Equal scores go to the lower trial. The last column counts the trials that failed, "
+        "scored 0 or less, or gave one class for every row (by accuracy and F1): they tell where its space breaks down."
     )
     return [*lines, "", told, ""]
+
+
+def _learnt_nothing(record: Record) -> bool:
+    """Whether a trial failed, scored 0 or less, or gave one class for every row, as far as its metrics tell.
+
+    One class has recall 1 and a precision that is the accuracy a, hence F1 = 2a / (1 + a); the other one has F1 = 0.
+    """
+    last = record.result.get("last") if record.is_done else None
+    if last is None or last["score"] <= 0:
+        return True
+    (metrics,) = last["metrics"].values()
+    accuracy, f1 = metrics.get("accuracy"), metrics.get("f1")
+    if accuracy is None or f1 is None:
+        return False
+    return f1 == 0 or math.isclose(f1, 2 * accuracy / (1 + accuracy), rel_tol=1e-9)
 
 
 def _winner_line(found: Winner, first: Trial, records: Mapping[str, Record]) -> str:
@@ -206,11 +223,17 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     if recipes := _won_by_recipe(study, begun, records):
         lines.append(f"- Of the primary pair the recipe itself won for {recipes}: how it was once chosen counts there.")
     if len(kinds := _processors(begun, records)) > 1:
-        told = ", ".join(f"{name} {count}" for name, count in kinds.most_common())
+        told = ", ".join(f"{name} {count}" for name, count in kinds.items())
         lines.append(f"- Runs by processor: {told}. A run does not repeat to the digit on another.")
+    if epochs := _epochs(begun, records):
+        lines.append(f"- Runs train for {epochs}: how far methods come in that time, not where they would end.")
+    if study.trials > 1:
+        lines.append(
+            f"- Equal trials do not cover the spaces alike. Hyperparameters searched over: {_dimensions(study)}."
+        )
     lines += [
         f"- {most} trials find no optimum; all have as many, and curves.csv says what fewer draws give. Where trials "
-        "scored 0, fewer could win."
+        "learnt nothing, fewer could win."
         if study.trials > 1
         else "- Nothing is tuned: another rate may suit a row better than its recipe's.",
         "- Intervals and p take the winners as they are: the luck of the search is in none of them.",
@@ -223,11 +246,34 @@ def _limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     return lines
 
 
-def _processors(begun: Begun, records: Mapping[str, Record]) -> Counter[str]:
-    """GPU, or processor where there is none -> finished runs on it, of the records that name it."""
-    found = (records[run.id] for run in begun.runs if run.id in records and records[run.id].is_done)
-    named = (one.run.get("hardware") or {} for one in found)
-    return Counter(str(name) for one in named if (name := one.get("gpu") or one.get("processor")))
+def _processors(begun: Begun, records: Mapping[str, Record]) -> dict[str, str]:
+    """Processor (`processor_of`) -> how many finished runs are of it, and, but for the commonest one, which."""
+    places: dict[str, Counter[str]] = {}
+    for run in begun.runs:
+        if run.id in records and (name := processor_of(records[run.id])):
+            places.setdefault(name, Counter())[f"{name_of(run.row)} on {run.task}"] += 1
+    by_count = sorted(places, key=lambda name: -places[name].total())
+    return {
+        name: str(places[name].total()) + (f" ({', '.join(places[name])})" if at else "")
+        for at, name in enumerate(by_count)
+    }
+
+
+def _epochs(begun: Begun, records: Mapping[str, Record]) -> str:
+    """The epochs of the runs, as `3 epochs (cola), 2 epochs (stsb, mrpc)`."""
+    by_task = {run.task: records[run.id].cell["train"]["epochs"] for run in begun.runs if run.id in records}
+    found: dict[str, list[str]] = {}
+    for task, epochs in by_task.items():
+        found.setdefault(f"{epochs:g} epoch{'s' if epochs != 1 else ''}", []).append(task)
+    return ", ".join(f"{epochs} ({', '.join(tasks)})" for epochs, tasks in found.items())
+
+
+def _dimensions(study: Study) -> str:
+    """How many hyperparameters are searched over, as `1 (head), 2 (LoRA r=1, LoRA r=8)`."""
+    found: dict[int, list[str]] = {}
+    for row in study.rows:
+        found.setdefault(len(read_space(rows()[row].method)), []).append(name_of(row))
+    return ", ".join(f"{count} ({', '.join(found[count])})" for count in sorted(found))
 
 
 def _won_by_recipe(study: Study, begun: Begun, records: Mapping[str, Record]) -> str:

@@ -176,6 +176,12 @@ def score_of(record: Record) -> float | None:
     return None if last is None else 100 * last["score"]
 
 
+def processor_of(record: Record) -> str | None:
+    """The GPU that a finished cell ran on, or the processor where it had none; None where the record names neither."""
+    hardware = record.run.get("hardware") if record.is_done else None
+    return (hardware.get("gpu") or hardware.get("processor")) if hardware else None
+
+
 def trial_lines(trials: Sequence[Trial], records: Mapping[str, Record]) -> tuple[str, dict[Place, str]]:
     """The header of ledger.csv, and row, task and number of every trial -> its line; without ends of lines."""
     names = sorted({name for trial in trials for name in trial.values}, key=lambda name: (name != "lr", name))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from lora2_bench.files.writing import write_text
 from lora2_bench.records.record import Record
-from lora2_bench.tune.answer import chosen_at_edges, primary_answer, progress, unlike
+from lora2_bench.tune.answer import chosen_at_edges, primary_answer, progress, told_by_holm, unlike
 from lora2_bench.tune.compared import scores_of
 from lora2_bench.tune.ledger import Begun, Folder
-from lora2_bench.tune.score_table import floors, score_table
+from lora2_bench.tune.score_table import floors, parameters, score_table
 from lora2_bench.tune.study import Study
 
 
@@ -28,5 +28,5 @@ def summary(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[s
     if not scores:
         return lines[:1]
     answer = [*primary_answer(study, scores, unlike(begun, records)), *chosen_at_edges(study, begun, records)]
-    told = [line for line in answer if line]
-    return [*lines, *told, "", *score_table(study, scores, floors(begun, records))[:-1]]
+    told = [line for line in [*answer, *told_by_holm(study, scores)] if line]
+    return [*lines, *told, "", *score_table(study, scores, floors(begun, records), parameters(begun, records))[:-1]]

@@ -23,8 +23,9 @@ from lora2_bench.report.records import load_records
 from lora2_bench.report.selection import select
 from lora2_bench.sweep.options import Options
 from lora2_bench.sweep.slurm import Slurm
-from lora2_bench.tune.answer import shown_p
+from lora2_bench.tune.answer import shown_p, told_by_holm
 from lora2_bench.tune.command import _send
+from lora2_bench.tune.compared import Scores
 from lora2_bench.tune.cost import cost_lines
 from lora2_bench.tune.differences import differences
 from lora2_bench.tune.findings import findings
@@ -118,9 +119,19 @@ def test_a_winner_at_an_edge_gives_every_row_one_more_trial(made: Callable[..., 
     study.stages.plan_trials()
     assert len(begun.trials) == 8  # one round
     assert study.stages.winners()["lora_r1", "rte"].trial == extra[0]
-    text = "\n".join(findings(study.study, begun, study.stages.folder.records(begun.cells)))
-    beyond = " and ".join(edges(space, first, extra[0].values))
-    assert f"Chosen at an edge of its space, beyond which a better value may lie: LoRA r=1 on rte, {beyond}." in text
+    records = study.stages.folder.records(begun.cells)
+    text = "\n".join(findings(study.study, begun, records))
+    where = " and ".join(edges(space, first, extra[0].values))
+    told = f"Chosen at an edge of its space: LoRA r=1 on rte, {where}"
+    assert f"{told}, beyond which a better value may lie." in text
+    records[extra[0].id].result["last"]["score"] = 0.12  # now the draw at the edge wins, and the one beyond it is known
+    text = "\n".join(findings(study.study, begun, records))
+    where, beyond = (
+        " and ".join(edges(space, first, best.values)),
+        ", ".join(f"{name} {value:g}" for name, value in extra[0].values.items()),
+    )
+    told = f"Chosen at an edge of its space: LoRA r=1 on rte, {where}; the one trial beyond it ({beyond}) scored 12.00"
+    assert f"{told} on the held-out rows, the winner 90.00." in text
 
 
 def test_the_plan_tells_the_hours_that_are_left(made: Callable[..., Made]) -> None:
@@ -223,7 +234,12 @@ def test_runs_that_are_not_alike_get_no_verdict_and_those_that_learnt_nothing_ar
     counts = {"train": [900, 1100], "dev": [100, 300]}  # one class for every row scores 75
     for record in records.values():
         record.result["data"]["labels"] = counts
+    for record in records.values():
+        record.result["last"]["active"] = record.result["parameters"]["adapter"] = 41_472
+    records[runs[0].id].result["last"]["active"] = 0  # of six
     text = "\n".join(findings(study.study, stages.begun, records))
+    shrunk = "| 41k → 35k |"
+    assert text.count(shrunk) == 1 and text.count("| 41k |") == 1
     low = [sum(points[row, seed] <= 75 for seed in range(11, 17)) for row in ("lora_r1", "lora2_k1")]
     assert low[0] > low[1] > 0
     told = f"LoRA r=1 on rte {low[0]}, LoRA² k=1 on rte {low[1]}"
@@ -241,9 +257,38 @@ def test_runs_that_are_not_alike_get_no_verdict_and_those_that_learnt_nothing_ar
     for run, processor in zip(runs, ["B", *["A"] * (len(runs) - 1)], strict=True):
         records[run.id].run["hardware"] = {"processor": processor, "gpu": None}
     text = "\n".join(findings(study.study, stages.begun, records))
-    assert f"- Runs by processor: A {len(runs) - 1}, B 1." in text
+    first = f"{'LoRA r=1' if runs[0].row == 'lora_r1' else 'LoRA² k=1'} on rte"
+    assert f"- Runs by processor: A {len(runs) - 1}, B 1 ({first})." in text
     assert "Their runs are not alike: there is no verdict." in text and "told apart (p" not in text
     assert "is better than LoRA r=1 (p" not in text
+
+
+def test_trials_that_learnt_nothing_are_counted(made: Callable[..., Made]) -> None:
+    study = made()
+    study.stages.plan_trials()
+    begun = study.stages.begun
+    study.finish(begun.trials, {**MIDDLE, ("lora2_k1", 2): 0.0})
+    records = study.stages.folder.records(begun.trials)
+    one_class = [{"accuracy": 0.6, "f1": 0.75}, {"accuracy": 0.6, "f1": 0.0}, {"accuracy": 0.6, "f1": 0.7}]
+    for trial, metrics in zip(begun.of("lora_r1", "rte"), one_class, strict=True):
+        records[trial.id].result["last"]["metrics"] = {"held_out": metrics}
+    lines = "\n".join(findings(study.study, begun, records)).splitlines()
+    counts = {line.split(" | ")[0]: line.split(" | ")[-1] for line in lines if " | rte | " in line}
+    assert counts == {"| lora_r1": "2 |", "| lora2_k1": "1 |"}
+
+
+def test_a_summary_names_the_secondary_comparisons_that_holm_leaves() -> None:
+    study = read_study("minilm_glue", (), (), "minilm_glue")
+    scores: Scores = {
+        row: {task: {seed: 50.0 + seed % 3 for seed in study.seeds} for task in study.tasks if row in study.tasks[task]}
+        for row in study.rows
+    }
+    wiggle = [0.1, -0.1, 0.2, -0.2, 0.15, -0.15]
+    for task in scores["head"]:
+        scores["head"][task] = {seed: 40.0 + seed % 3 + part for seed, part in zip(study.seeds, wiggle, strict=True)}
+    (line,) = told_by_holm(study, scores)
+    assert line == "Of 8 secondary comparisons, under 0.05 by Holm: LoRA² k=1 − head +10.00."
+    assert told_by_holm(study, dict.fromkeys(scores, scores["full"]))[0].endswith("under 0.05 by Holm: none.")
 
 
 def test_letters_wait_until_a_column_is_whole() -> None:
@@ -382,10 +427,12 @@ def test_runs_count_in_exhibits_of_their_own_and_the_findings_say_what_they_show
     summary = (stages.folder.path / "summary.md").read_text().splitlines()
     assert summary[2].startswith("LoRA² k=1 minus LoRA r=1, over rte: ")
     assert summary[3].startswith("**LoRA² k=1 is better")
-    assert summary[5] == "| method | rte | mean of rte |" and set(summary) <= {"", *text.splitlines()}
+    assert summary[5] == "| method | parameters | rte | mean of rte |" and set(summary) <= {"", *text.splitlines()}
+    assert "The letters below, of all pairs of a column, tell the two apart on rte." in text
+    assert "- Runs train for 2 epochs (rte): how far methods come" in text and "No run ended as low" not in text
     drawn = (stages.folder.path / "figures" / "differences.svg").read_text()
     assert ">LoRA² k=1 − LoRA r=1<" in drawn and "study smoke" in drawn
-    assert "| LoRA r=1 | 71.00 ± 0.89 (6) b |" in text.replace(" b | 71.00 ± 0.89 (6) b |", " b |")
+    assert "| 71.00 ± 0.89 (6) b | 71.00 ± 0.89 (6) b |" in text
 
     selection = select(load_records(study.results))
     assert len(selection.runs) == 12 and all(not run.obstacles for run in selection.runs)
@@ -446,7 +493,8 @@ def test_rows_of_one_method_and_size_keep_their_names_and_no_figure_is_printed_f
     stages.tell()
     text = (stages.folder.path / "FINDINGS.md").read_text()
     assert "is LoRA² k=8 better than LoRA² k=8 (lora2_k8_noreg), each by its recipe, on average" in text
-    assert "| LoRA² k=8 (lora2_k8_noreg) | 71.00 (1) a |" in text and "| rte | -1.00 | – | 1 | – |" in text
+    assert re.search(r"^\| LoRA² k=8 \(lora2_k8_noreg\) \| \d+ \| 71\.00 \(1\) a \|", text, re.MULTILINE)
+    assert "| rte | -1.00 | – | 1 | – |" in text
     drawn = (stages.folder.path / "figures" / "score-over-lr.svg").read_text()
     assert ">lora2 k=8<" in drawn and ">lora2 k=8 (lora2_k8_noreg)<" in drawn
 
