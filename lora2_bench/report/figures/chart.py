@@ -89,6 +89,7 @@ class Plot:
         x_label: with its unit; `y_label` likewise.
         log_x: whether x is logarithmic.
         apart: whether points at one x, or nearly so on a logarithmic axis, stand side by side, lines with them.
+        cut: whether the axes are of the means alone, and an error bar that goes beyond ends at the frame.
         top: the initial rank of the maps, the upper end of a heat map's colours; 0 for any other figure.
     """
 
@@ -102,6 +103,7 @@ class Plot:
     y_label: str
     log_x: bool = False
     apart: bool = True
+    cut: bool = False
     top: int = 0
 
     def labels(self) -> list[str]:

@@ -104,6 +104,9 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
             _log_axis(ax, sorted({x for curve in panel.curves for x, _ in curve.mean}))
         elif panel.curves and all(one.x > 0 for one in panel.means):
             ax.set_xlim(left=0)
+        if plot.cut:
+            ax.set_xlim(*_room([one.x for one in panel.means]))
+            ax.set_ylim(*_room([one.y for one in panel.means]))
         ax.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 5, 10]))
         ax.set_xlabel(plot.x_label)
         if index % across == 0:
@@ -130,6 +133,13 @@ def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], 
             beside: dict[str, Any] = {"textcoords": "offset points", "xytext": (3, 3), "fontsize": 5.5}
             ax.annotate(one.mark, (one.x, one.y), color="#444444", **beside)
     ax.autoscale_view()
+
+
+def _room(values: Sequence[float]) -> tuple[float, float]:
+    """Limits with a fifth of the values' range, or one where they are equal, on either side."""
+    low, high = min(values), max(values)
+    beside = 0.2 * (high - low) or 1.0
+    return low - beside, high + beside
 
 
 def _shifts(panel: Panel, *, is_log: bool) -> list[float]:

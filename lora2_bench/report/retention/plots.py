@@ -9,8 +9,9 @@ from lora2_bench.report.figures.data import PROTOCOL_NAMES, SCORE, means_panel, 
 from lora2_bench.report.retention.settings import MEASURES, Setting
 
 _NOTE = (
-    "Means over n seeds with 95 % intervals; a point's number is its learning rate. Dotted line: Pareto front of the "
-    "means, nothing to its left scores as high. Runs off the recipe are in it; a run that was not measured is not."
+    "Means over n seeds with 95 % intervals, cut at the frame; a point's number is its learning rate. Dotted line: "
+    "Pareto front of the means, nothing to its left scores as high. Runs off the recipe are in it; a run that was not "
+    "measured is not."
 )
 
 
@@ -26,7 +27,7 @@ def retention_plots(places: Mapping[str, Mapping[tuple[str, str], Sequence[Setti
                     title = f"Score against what was forgotten, {about.name}: {folder}, {PROTOCOL_NAMES[protocol]}"
                     x_label = f"forgotten: {about.name}, {about.unit} lost"
                     name = f"forgotten-{measure}-{protocol}"
-                    made.append(Plot(folder, name, title, _NOTE, protocol, tuple(panels), x_label, SCORE))
+                    made.append(Plot(folder, name, title, _NOTE, protocol, tuple(panels), x_label, SCORE, cut=True))
     return made
 
 
