@@ -103,6 +103,7 @@ def test_old_records_give_their_old_figures(results: Path) -> None:
     means = [mean for plot in made.values() for panel in plot["panels"] for mean in panel["means"]]
     assert {(mean.pop("mark"), mean.pop("x_sd")) for mean in means} == {("", None)}  # of figures that came later
     assert all(plot.pop("apart") for plot in made.values())
+    assert not any(plot.pop("cut") for plot in made.values())
     golden = {name: without_those(plot) for name, plot in json.loads((OLD / "figures.json").read_text()).items()}
     assert made == {name: plot for name, plot in golden.items() if plot["panels"]}
 
