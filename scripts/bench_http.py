@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import multiprocessing
 import random
 import re
 import subprocess
@@ -26,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from bench_serving import make_cells
-from soak_serving import Request, Tally, fetch, load, post
+from bench_serving import make_elsewhere
+from soak_serving import Request, Tally, fetch, load, post, quantile
 
 from lora2_bench.tasks.sources import load_task
 
@@ -44,11 +43,7 @@ def main() -> None:
     given = parser.parse_args()
     counts = [int(part) for part in given.adapters.split(",")]
     with tempfile.TemporaryDirectory(prefix="bench-http-") as place:
-        maker = multiprocessing.get_context("spawn").Process(target=make_cells, args=(Path(place), max(counts)))
-        maker.start()
-        maker.join()
-        if maker.exitcode:
-            sys.exit("error: the cells could not be made: run python -m lora2_bench method=lora task=rte to see why")
+        make_elsewhere(Path(place), max(counts))
         told = ["adapters", "requests/s", "latency 50 / 95 / 99 % (ms)", "rows a batch", "MiB of the server"]
         print(f"| {' | '.join(told)} |\n|{' --- |' * len(told)}")
         for count in counts:
@@ -80,12 +75,6 @@ def measured(results: Path, count: int, given: argparse.Namespace) -> str:
     latency = " / ".join(f"{1e3 * quantile(tally.seconds, share):.0f}" for share in (0.5, 0.95, 0.99))
     rows = (after[0] - before[0]) / (after[1] - before[1])
     return f"| {count:,} | {given.requests / seconds:.0f} | {latency} | {rows:.0f} | {memory:,.0f} |"
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of them do not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def sent(port: int, requests: Iterator[Request], clients: int) -> Tally:

@@ -52,7 +52,7 @@ Way = Callable[[Batch], list[Tensor]]
 
 
 def make_cells(results: Path, count: int) -> None:
-    """`count` cells below `results`, of every rank in turn. In a process of its own, whose memory is then free."""
+    """`count` cells below `results`, of every rank in turn."""
     made = lora2_bench.run(*CELL, results=str(results), device="cpu")
     store = Store(results)
     shapes = {name: tensor.shape for name, tensor in load_file(store.weights(made.id)).items()}
@@ -66,6 +66,15 @@ def make_cells(results: Path, count: int) -> None:
             save_weights(tensors, folder / WEIGHTS, name)
 
         store.write(record, write)
+
+
+def make_elsewhere(results: Path, count: int) -> None:
+    """`make_cells` in a process of its own, whose memory is then free; ends this one where that fails."""
+    maker = multiprocessing.get_context("spawn").Process(target=make_cells, args=(results, count))
+    maker.start()
+    maker.join()
+    if maker.exitcode:
+        sys.exit("error: the cells could not be made: run python -m lora2_bench method=lora task=rte to see why")
 
 
 def sibling(record: Record, rank: int, seed: int) -> Record:
@@ -267,11 +276,7 @@ def main() -> None:
     counts = [int(part) for part in given.adapters.split(",")]
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as place:
         begun = time.perf_counter()
-        maker = multiprocessing.get_context("spawn").Process(target=make_cells, args=(Path(place), max(counts)))
-        maker.start()
-        maker.join()
-        if maker.exitcode:
-            sys.exit("error: the cells could not be made: run python -m lora2_bench method=lora task=rte to see why")
+        make_elsewhere(Path(place), max(counts))
         print(f"cells made in {time.perf_counter() - begun:.0f} s", flush=True)
         begun = time.perf_counter()
         library = Library(Path(place))

@@ -14,9 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -34,7 +31,10 @@ from lora2_bench.runner.rows import sample
 from lora2_bench.tasks.sources import load_task
 from lora2_bench.using.folder import write_folder
 
-READER = Path(__file__).resolve().parent.parent / "tests" / "using" / "plain.py"
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests' reader
+
+from tests.using.plain import read_plainly
+
 FORMS = {"as it is": False, "merged": True}
 METHODS = sorted({path.stem for path in (CONF / "method").glob("*.yaml")} - {"peft"})  # which needs settings
 
@@ -71,7 +71,7 @@ def main() -> None:
                 folders.setdefault(method, {})[form] = str(out)
         dev = sample(load_task(given.task, "mini").splits["dev"], given.rows)
         rows = [list(row) for row in zip(*dev.texts.values(), strict=True)]
-        found = read(rows, [out for of in folders.values() for out in of.values()], Path(place))
+        found = read_plainly(rows, [Path(out) for of in folders.values() for out in of.values()], Path(place))
     print("| method | read by | difference | merged | same predictions | sd of the logits |")
     print("| --- | --- | ---: | ---: | ---: | ---: |")
     for method, ours in stored.items():
@@ -87,22 +87,6 @@ def train(method: str, given: argparse.Namespace, results: Path) -> Any:
     """The record of a cell of this method."""
     words = (f"method={method}", f"task={given.task}", f"train.max_steps={given.steps}", f"data.max_eval={given.rows}")
     return lora2_bench.run(*words, keep="weights", results=str(results), device="cpu", threads=1)
-
-
-def read(rows: list[list[str]], folders: list[str], elsewhere: Path) -> dict[str, Any]:
-    """What another process tells of the folders, offline and with nothing of this package on its path."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-P", str(READER)],
-        input=json.dumps({"rows": rows, "folders": folders}),
-        env={**environment, "HF_HUB_OFFLINE": "1", "HF_HOME": str(elsewhere / "empty"), "OMP_NUM_THREADS": "1"},
-        cwd=elsewhere,
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,10 +96,8 @@ def soak(server: subprocess.Popen[str], count: int, clients: int, draw: random.R
     before = counted(fetch(port, "/metrics"))
     print(f"{count} requests from {clients} clients in {seconds:.0f} s ({count / seconds:.0f} a second)")
     print("by status:", ", ".join(f"{name}: {number}" for name, number in sorted(tally.outcomes.items())))
-    times = sorted(tally.seconds)
-    print(
-        "seconds of 200s at 50, 95, 99 %:", ", ".join(f"{times[int(len(times) * at)]:.3f}" for at in (0.5, 0.95, 0.99))
-    )
+    latency = ", ".join(f"{quantile(tally.seconds, share):.3f}" for share in (0.5, 0.95, 0.99))
+    print("seconds of 200s at 50, 95, 99 %:", latency)
     print(f"server: {before['accepted']} accepted, {before['answered']} answered, {before['hung_up']} hung up")
     print(f"memory: {memory.tenth:.1f} MiB at 10 %, {memory.whole:.1f} MiB at 100 %")
     failures = tally.wrong[:5]
@@ -267,6 +265,12 @@ def post(body: bytes, framing: bytes | None = None) -> bytes:
         framing,
         body,
     )
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of them do not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
 def fetch(port: int, path: str) -> str:

@@ -77,21 +77,20 @@ def _short(count: int) -> str:
 
 def told_apart(study: Study, scores: Scores, one: str, other: str, task: str) -> bool | None:
     """Whether two rows have no common letter in a task's column; None while it has none."""
-    letters = _letters(study, scores, [task])
+    letters = _letters(study, _found(study, scores, [task]), [task])
     return None if one not in letters or other not in letters else not {*letters[one]} & {*letters[other]}
 
 
 def _column(study: Study, scores: Scores, tasks: Sequence[str]) -> dict[str, str]:
     """Row -> what the table shows of it over these tasks, of those that have scores on all of them."""
-    found, letters = _found(study, scores, tasks), _letters(study, scores, tasks)
+    found = _found(study, scores, tasks)
+    letters = _letters(study, found, tasks)
     return {row: _score(averages(of), letters.get(row, "")) for row, of in found.items()}
 
 
-def _letters(study: Study, scores: Scores, tasks: Sequence[str]) -> dict[str, str]:
-    """Row -> its letters over these tasks; nothing until all runs of the column are in."""
-    found = _found(study, scores, tasks)
-    planned = [row for row in study.rows if all(row in study.tasks[task] for task in tasks)]
-    whole = len(found) == len(planned) and all(
+def _letters(study: Study, found: Scores, tasks: Sequence[str]) -> dict[str, str]:
+    """Row -> its letters over these tasks, of what was `_found`; nothing until all runs of the column are in."""
+    whole = len(found) == len(_planned(study, tasks)) and all(
         set(of) == set(study.seeds) for by_task in found.values() for of in by_task.values()
     )
     return groups_of(found) if whole else {}
@@ -99,8 +98,12 @@ def _letters(study: Study, scores: Scores, tasks: Sequence[str]) -> dict[str, st
 
 def _found(study: Study, scores: Scores, tasks: Sequence[str]) -> Scores:
     """The rows that have scores on all of these tasks."""
-    planned = [row for row in study.rows if all(row in study.tasks[task] for task in tasks)]
+    planned = _planned(study, tasks)
     return {row: {task: scores[row][task] for task in tasks} for row in planned if _has_all(scores, row, tasks)}
+
+
+def _planned(study: Study, tasks: Sequence[str]) -> list[str]:
+    return [row for row in study.rows if all(row in study.tasks[task] for task in tasks)]
 
 
 def _has_all(scores: Scores, row: str, tasks: Sequence[str]) -> bool:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +24,12 @@ from lora2_bench.using.predictor import Predictor
 from tests.conftest import Told
 from tests.methods.helpers import METHODS, method_class
 from tests.using.conftest import ROWS, Cells
+from tests.using.plain import read_plainly
 
 pytestmark = pytest.mark.slow  # many processes, or every method trained
 
 Call = Callable[..., Told]
 CellsOf = Callable[[str], Cells]
-PLAIN = Path(__file__).with_name("plain.py")
 PREFIXES = ("prefix", "ptuning_v2")  # prompts of PEFT's, over a base with shifted positions
 PROMPTS = ("prompt", "p_tuning")  # neither library computes them as they were trained
 EXPORTED = [("bert", name) for name in METHODS if name not in PROMPTS]
@@ -53,24 +50,6 @@ def dev_rows(task: str = "rte") -> list[list[str]]:
 def stored(cells: Cells, cell_id: str) -> torch.Tensor:
     """The cell's own dev logits at its best step."""
     return torch.from_numpy(read_predictions(cells.store.folder(cell_id) / "predictions.json")["dev"].logits["best"])
-
-
-def read_plainly(rows: list[list[str]], folders: list[Path], elsewhere: Path) -> dict[str, Any]:
-    """What `plain.py` tells of the folders, in another process with another working folder, offline."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-P", str(PLAIN)],
-        input=json.dumps({"rows": rows, "folders": list(map(str, folders))}),
-        env={**environment, "HF_HUB_OFFLINE": "1", "HF_HOME": str(elsewhere / "empty"), "OMP_NUM_THREADS": "1"},
-        cwd=elsewhere,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
 
 
 @pytest.fixture(scope="module")
