@@ -206,6 +206,18 @@ def test_a_slot_tells_missing_failed_and_done_seeds_apart() -> None:
     assert slot_of([done], range(3), {}).states == {0: MISSING, 1: OK, 2: MISSING}
 
 
+def test_a_reason_that_rows_share_is_told_once() -> None:
+    made = [
+        make_failed(make_cell("rte", row=row, model="deberta_v3_base", source="hub")) for row in ("lora_r1", "lora_r8")
+    ]
+    made += [make_row_record("sora_r1", "rte", 0, cut=("train.max_steps=40", "data.max_train=64"), max_steps=40)]
+    scores = sheets([grid_of(made)])[0]
+    assert [note for note in scores.notes if note.startswith("Runs that do not count")] == [
+        "Runs that do not count: LoRA r=1, LoRA r=8, rte: failed: the loss is nan; "
+        "SoRA r=1, rte: not comparable: train.max_steps=40, data.max_train=64."
+    ]
+
+
 def test_the_commands_below_a_table_are_the_cells_that_do_not_count(table: Grid) -> None:
     states = {
         (row.line.spec.name, task, seed): state

@@ -28,7 +28,7 @@ from lora2_bench.report.retention.sheet import sheet
 from lora2_bench.report.selection import select
 from lora2_bench.report.tables.write import write_tables
 from scripts.keep_exhibit import keep
-from tests.made_records import make_cell, make_record
+from tests.made_records import make_cell, make_failed, make_record
 
 SEEDS = (0, 1, 2, 3, 4)
 WIGGLE = (0.0, 0.01, -0.01, 0.005, -0.005)
@@ -160,6 +160,13 @@ def test_only_equal_training_is_judged_and_a_poor_choice_of_rates_is_told(tmp_pa
         kept(tmp_path, "full", 1e-2, seed, held_out=0.35, dev=0.5, sts=0.1, probe=0.1)
     (one,) = judge(found_in(tmp_path))
     assert one.notes[-1] == "full's rate 0.01 is the highest given"
+    for seed in SEEDS[:2]:
+        cell = make_cell("cola", "full", seed=seed, lr=0.1, protocol="clean")
+        record = make_failed(cell)
+        Store(tmp_path).write(dataclasses.replace(record, cut=("train.lr=0.1", "train.epochs=1 (recipe: 5)")))
+    (one,) = judge(found_in(tmp_path))
+    assert one.rates[1] == "of 5"  # a higher rate was given
+    assert one.notes[-1] == "full at 0.1 has failed runs alone, 2 of them"
 
 
 def test_tables_that_are_no_more_made_are_removed(results: Path, tmp_path: Path) -> None:

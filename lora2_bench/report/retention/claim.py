@@ -107,7 +107,7 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, str, tuple[str, ...]]:
     """The learning rate with the highest mean on the rows that chose the checkpoint, which of how many, and notes.
 
     Of settings that differ in more than the rate, those with the most runs count, and of rates those with the most
-    seeds. Equal means give the smaller rate.
+    seeds. Equal means give the smaller rate. A rate at which every run failed was given, too.
     """
     groups: dict[str, list[Setting]] = {}
     for one in found:
@@ -116,9 +116,10 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, str, tuple[str, ...]]:
     seeds = max(len(one.runs) for one in most)
     able = [one for one in most if len(one.runs) == seeds]
     best = max(able, key=lambda one: (one.selected, -one.run.lr))
-    label, rates = best.run.label, sorted(one.run.lr for one in most)
-    which = f"of {len(most)}"
+    label, rates = best.run.label, sorted({*best.failed, *(one.run.lr for one in most)})
+    which = f"of {len(rates)}"
     notes = [f"{label} at {one.run.lr:g} has fewer seeds: left out" for one in most if one not in able]
+    notes += [f"{label} at {lr:g} has failed runs alone, {n} of them" for lr, n in sorted(best.failed.items())]
     if len(rates) > 1 and best.run.lr in (rates[0], rates[-1]):
         end = "lowest" if best.run.lr == rates[0] else "highest"
         which = f"{end} {which}"

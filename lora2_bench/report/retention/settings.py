@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from lora2_bench.records.compact import FILE, read_compact
@@ -103,9 +103,14 @@ def _both(values: object) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in the seed alone, in its order."""
+    """Runs that differ in the seed alone, in its order.
+
+    Attributes:
+        failed: learning rate -> failed runs, of the same setting at rates where every run failed.
+    """
 
     runs: tuple[Kept, ...]
+    failed: Mapping[float, int] = field(default_factory=dict)
 
     @property
     def run(self) -> Run:
@@ -182,7 +187,26 @@ def settings(selection: Selection, store: Store) -> list[Setting]:
         groups.setdefault(key, []).append(Kept(run, facts, selected, epoch))
     if stale:
         print(f"warning: {stale} measured runs are left out: made by older code than others of theirs", file=sys.stderr)
-    return [Setting(tuple(sorted(groups[key], key=lambda one: one.run.seed))) for key in sorted(groups, key=str)]
+    lost = _lost(selection)
+    return [
+        Setting(tuple(sorted(same, key=lambda one: one.run.seed)), lost.get(_place(same[0].run), {}))
+        for same in (groups[key] for key in sorted(groups, key=str))
+    ]
+
+
+def _lost(selection: Selection) -> dict[tuple[str, ...], dict[float, int]]:
+    """Of each setting without its learning rate: rate -> failed runs, where none finished."""
+    finished = {(_place(run), run.lr) for run in selection.finished}
+    found: dict[tuple[str, ...], dict[float, int]] = {}
+    for run in selection.runs:
+        if not run.done and (_place(run), run.lr) not in finished:
+            counts = found.setdefault(_place(run), {})
+            counts[run.lr] = counts.get(run.lr, 0) + 1
+    return found
+
+
+def _place(run: Run) -> tuple[str, ...]:
+    return run.folder, run.task, run.label, run.without_lr
 
 
 def _own(run: Run, store: Store) -> tuple[Retention, Record] | None:

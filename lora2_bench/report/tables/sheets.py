@@ -275,13 +275,13 @@ def legend(marks: Iterable[str]) -> list[str]:
 
 
 def _reasons(grid: Grid) -> list[str]:
-    """Why runs of these places do not count."""
-    found = [
-        f"{row.line.label}, {task}: {reason}"
-        for row in grid.rows
-        for task, slot in row.slots.items()
-        for reason in slot.reasons
-    ]
+    """Why runs of these places do not count: each reason once for a task, after the rows that it holds for."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for row in grid.rows:
+        for task, slot in row.slots.items():
+            for reason in slot.reasons:
+                labels.setdefault((task, reason), []).append(row.line.label)
+    found = [f"{', '.join(of)}, {task}: {reason.replace('; ', ', ')}" for (task, reason), of in labels.items()]
     return ["Runs that do not count: " + "; ".join(found) + "."] if found else []
 
 
