@@ -23,12 +23,13 @@ def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
     """How much of the study is in."""
     trials = sum(trial.id in records for trial in begun.trials)
     planned = len(begun.runs) or len(study.places) * len(study.seeds)
-    runs = sum(run.id in records for run in begun.runs)
+    ended = begun.ended(records)
     lines = [
-        f"{trials} of {len(begun.trials)} trials and {runs} of {planned} runs are in. {budgets(begun.trials, records)}",
+        f"{trials} of {len(begun.trials)} trials and {len(ended)} of {planned} runs are in. "
+        f"{budgets(begun.trials, records)}",
         "",
     ]
-    if trials < len(begun.trials) or runs < planned:
+    if trials < len(begun.trials) or len(ended) < planned:
         primary = [run for run in begun.runs if run.row in study.comparisons[0]]
         has_answer = bool(primary) and all(run.id in records for run in primary)
         told = "what follows is of the runs that are in, and no answer yet"
@@ -46,9 +47,9 @@ def progress(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[
         lines += [f"**Runs of {which} are not of one version of the code and one stream of masks.**", ""]
     if low := _at_majority(begun, records):
         lines += [f"{low}; they count like all others.", ""]
-    elif runs and all(_has_floor(records[run.id]) for run in begun.runs if run.id in records):
+    elif ended and all(_has_floor(record) for _, record in ended):
         lines[0] += " No run ended as low as one answer for every row."
-    if cut := sorted({mark for run in begun.runs if run.id in records for mark in records[run.id].cut}):
+    if cut := sorted({mark for _, record in ended for mark in record.cut}):
         lines += [f"Runs are off their recipe: {'; '.join(cut)}.", ""]
     return lines
 
@@ -59,9 +60,9 @@ def unlike(begun: Begun, records: Mapping[str, Record]) -> list[str]:
     All rows, where each was made alike but with another stream of masks, engine or torch than another.
     """
     kinds: dict[str, set[tuple[Any, ...]]] = {}
-    for run in begun.runs:
-        if run.id in records and (facts := records[run.id]).is_done:
-            made = facts.run
+    for run, record in begun.ended(records):
+        if record.is_done:
+            made = record.run
             common = (made.get("masks"), made.get("engine"), made.get("versions", {}).get("torch"))
             kinds.setdefault(run.row, set()).add((made.get("sources"), *common))
     mixed = [row for row, found in kinds.items() if len(found) > 1]
@@ -77,9 +78,9 @@ def _has_floor(record: Record) -> bool:
 def _at_majority(begun: Begun, records: Mapping[str, Record]) -> str:
     """How many runs ended no better than one class for every row, or without any correlation, and which; or nothing."""
     found: Counter[tuple[str, str]] = Counter()
-    for run in begun.runs:
-        score = score_of(records[run.id]) if run.id in records else None
-        floor = None if score is None else majority_score(records[run.id])
+    for run, record in begun.ended(records):
+        score = score_of(record)
+        floor = None if score is None else majority_score(record)
         if score is not None and score <= (floor or 0.0) + 1e-9:
             found[run.row, run.task] += 1
     told = ", ".join(f"{name_of(row)} on {task} {count}" for (row, task), count in found.items())

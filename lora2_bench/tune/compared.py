@@ -61,8 +61,7 @@ def secondary(
 def scores_of(begun: Begun, records: Mapping[str, Record]) -> Scores:
     """Dev scores at the end of training of every finished run."""
     found: Scores = {}
-    for run in begun.runs:
-        score = score_of(records[run.id]) if run.id in records else None
-        if score is not None:
+    for run, record in begun.ended(records):
+        if (score := score_of(record)) is not None:
             found.setdefault(run.row, {}).setdefault(run.task, {})[run.seed] = score
     return found

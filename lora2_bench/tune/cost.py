@@ -46,7 +46,7 @@ def cost_lines(study: Study, begun: Begun, records: Mapping[str, Record]) -> lis
 
 def _steps_left(study: Study, begun: Begun, records: Mapping[str, Record], row: str, task: str) -> int:
     """Steps of the row's planned cells on the task that have no record."""
-    runs_in = sum((run.row, run.task) == (row, task) and run.id in records for run in begun.runs)
+    runs_in = sum((run.row, run.task) == (row, task) for run, _ in begun.ended(records))
     trials = sum(trial.steps for trial in begun.of(row, task) if trial.id not in records)
     return trials + (len(study.seeds) - runs_in) * begun.run_steps[f"{row}-{task}"]
 

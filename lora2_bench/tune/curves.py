@@ -61,9 +61,8 @@ def searches(begun: Begun, records: Mapping[str, Record]) -> list[Search]:
     for trial in begun.trials:
         places.setdefault((trial.row, trial.task), []).append(trial)
     by_processor: dict[str | None, list[RunCell]] = {}
-    for run in begun.runs:
-        if run.id in records:
-            by_processor.setdefault(processor_of(records[run.id]), []).append(run)
+    for run, record in begun.ended(records):
+        by_processor.setdefault(processor_of(record), []).append(run)
     timed = max(by_processor.values(), key=len, default=[])
     return [_search(row, task, trials, timed, records) for (row, task), trials in places.items()]
 

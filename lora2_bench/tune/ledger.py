@@ -77,6 +77,10 @@ class Begun:
         """All that is planned."""
         return [*self.trials, *self.runs]
 
+    def ended(self, records: Mapping[str, Record]) -> list[tuple[RunCell, Record]]:
+        """The runs that have a record, finished or failed, with it."""
+        return [(run, records[run.id]) for run in self.runs if run.id in records]
+
     def of(self, row: str, task: str) -> list[Trial]:
         """The trials of one place, by number."""
         found = [trial for trial in self.trials if (trial.row, trial.task) == (row, task)]

@@ -17,7 +17,8 @@ from lora2_bench.tune.study import Study
 def limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """What the study does not show, by its own file and by what is missing."""
     lines = [f"- {text}" for text in study.values["left_out"]]
-    missing = [f"{row} on {task}" for row, task in study.places if not _runs_in(begun, records, row, task)]
+    begun_places = {(run.row, run.task) for run, _ in begun.ended(records)}
+    missing = [f"{row} on {task}" for row, task in study.places if (row, task) not in begun_places]
     if missing:
         lines.append(f"- Not there yet: runs of {', '.join(missing)}.")
     most = max((len(begun.of(*place)) for place in study.places), default=study.trials) or study.trials
@@ -53,8 +54,8 @@ def limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[st
 def _processors(begun: Begun, records: Mapping[str, Record]) -> dict[str, str]:
     """Processor (`processor_of`) -> how many finished runs are of it, and, but for the commonest one, which."""
     places: dict[str, Counter[str]] = {}
-    for run in begun.runs:
-        if run.id in records and (name := processor_of(records[run.id])):
+    for run, record in begun.ended(records):
+        if name := processor_of(record):
             places.setdefault(name, Counter())[f"{name_of(run.row)} on {run.task}"] += 1
     by_count = sorted(places, key=lambda name: -places[name].total())
     return {
@@ -65,7 +66,7 @@ def _processors(begun: Begun, records: Mapping[str, Record]) -> dict[str, str]:
 
 def _epochs(begun: Begun, records: Mapping[str, Record]) -> str:
     """The epochs of the runs, as `3 epochs (cola), 2 epochs (stsb, mrpc)`."""
-    by_task = {run.task: records[run.id].cell["train"]["epochs"] for run in begun.runs if run.id in records}
+    by_task = {run.task: record.cell["train"]["epochs"] for run, record in begun.ended(records)}
     found: dict[str, list[str]] = {}
     for task, epochs in by_task.items():
         found.setdefault(f"{epochs:g} epoch{'s' if epochs != 1 else ''}", []).append(task)
@@ -84,7 +85,3 @@ def _won_by_recipe(study: Study, begun: Begun, records: Mapping[str, Record]) ->
     """Where a trial 0 of several is the winner of one of the primary pair, as `LoRA r=1 on cola`."""
     found = winners_of_pair(study, begun, records) if study.trials > 1 else []
     return ", ".join(f"{name_of(one.trial.row)} on {one.trial.task}" for one in found if one.trial.number == 0)
-
-
-def _runs_in(begun: Begun, records: Mapping[str, Record], row: str, task: str) -> bool:
-    return any((run.row, run.task) == (row, task) and run.id in records for run in begun.runs)

@@ -58,9 +58,8 @@ def parameters(begun: Begun, records: Mapping[str, Record]) -> dict[str, str]:
     """Row -> trained parameters but for the head, as `41k`, and what is left of them at the end, as `83k → 41k`."""
     trained: dict[str, int] = {}
     left: dict[str, list[int]] = {}
-    for run in begun.runs:
-        record = records.get(run.id)
-        if record is not None and record.is_done and (last := record.result.get("last")) is not None:
+    for run, record in begun.ended(records):
+        if record.is_done and (last := record.result.get("last")) is not None:
             trained[run.row] = record.result["parameters"]["adapter"]
             left.setdefault(run.row, []).append(last.get("active", trained[run.row]))
     return {
@@ -120,5 +119,5 @@ def _score(by_seed: Mapping[int, float], letters: str) -> str:
 
 def floors(begun: Begun, records: Mapping[str, Record]) -> dict[str, float]:
     """Task -> points of train's most frequent class for every dev row, by the records of its runs that tell them."""
-    found = ((run.task, majority_score(records[run.id])) for run in begun.runs if run.id in records)
+    found = ((run.task, majority_score(record)) for run, record in begun.ended(records))
     return {task: floor for task, floor in found if floor is not None}
