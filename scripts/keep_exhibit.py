@@ -3,7 +3,8 @@
     python scripts/keep_exhibit.py SUITE [--results DIR] [--to DIR] [OVERRIDES ...]
 
 Every finished cell of the suite whose retention was measured is kept, its record without the composed config, beside
-what was kept before. Tables, figures and the page read these files where the cells themselves are not there.
+what was kept before. Tables, figures and the page read these files where the cells themselves are not there. The
+exhibit's own sheet and figures, of these cells alone, are written beside them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ from pathlib import Path
 
 from lora2_bench.experiment.suites import suites
 from lora2_bench.files.paths import below
+from lora2_bench.files.writing import write_text
 from lora2_bench.records.compact import FILE, read_compact, write_compact
 from lora2_bench.records.record import Record
 from lora2_bench.records.retention import COMPACT, read_compact_retention, read_retention, write_compact_retention
 from lora2_bench.records.store import Store, read_record, record_paths
+from lora2_bench.report.figures.chart import styles
+from lora2_bench.report.figures.drawing import draw
+from lora2_bench.report.retention.plots import retention_plots
+from lora2_bench.report.retention.settings import by_place, settings
+from lora2_bench.report.retention.sheet import sheet
+from lora2_bench.report.selection import select
 from lora2_bench.sweep.cells import plan_cells
 
 
 def keep(name: str, results: Path, to: Path, wanted: Collection[str]) -> list[Path]:
-    """Write both files, of the cells with these ids; returns their paths.
+    """Write both files, of the cells with these ids, and what they show; returns the paths, the two files' first.
 
     Raises ValueError where nothing was measured, for a damaged file, for the folder of a study, and for cells that were
     not made alike.
@@ -47,7 +55,20 @@ def keep(name: str, results: Path, to: Path, wanted: Collection[str]) -> list[Pa
     folder.mkdir(parents=True, exist_ok=True)
     write_compact(paths[0], records.values())
     write_compact_retention(paths[1], found.values())
-    return paths
+    return paths + _show(folder, records.values(), Store(to))
+
+
+def _show(folder: Path, records: Iterable[Record], store: Store) -> list[Path]:
+    """Write the sheet of each backbone and data source, and the figures as SVG; returns their paths."""
+    selection = select(records)
+    places = by_place(settings(selection, store))
+    texts = {f"{name}.md": sheet(name, of) for name, of in places.items()}
+    style = styles(run.label for run in selection.runs)
+    for plot in retention_plots(places):
+        texts[f"{plot.folder}-{plot.name}.svg"] = draw(plot, style)[0].decode()
+    for name, text in texts.items():
+        write_text(below(folder, name), text)
+    return [folder / name for name in texts]
 
 
 def _check_alike(records: Iterable[Record]) -> None:

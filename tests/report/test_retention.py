@@ -236,10 +236,12 @@ def test_an_exhibit_kept_in_two_small_files_gives_the_same_sheet(results: Path, 
     half = set(sorted(ids)[::2])
     keep("forgetting", results, tmp_path, half)
     kept_paths = keep("forgetting", results, tmp_path, ids - half)  # beside what was kept before
-    assert [path.name for path in kept_paths] == ["records.jsonl", "retention.jsonl"]
+    figures = [f"minilm-mini-forgotten-{measure}-clean.svg" for measure in ("sts", "probe")]
+    assert [path.name for path in kept_paths] == ["records.jsonl", "retention.jsonl", "minilm-mini.md", *figures]
     both = [by_place(settings(select(load_records(one)), Store(one))) for one in (results, tmp_path)]
     texts = [sheet("minilm-mini", places["minilm-mini"]) for places in both]
-    assert texts[0] == texts[1] and not (tmp_path / "cells").exists()
+    assert texts[0] == texts[1] == kept_paths[2].read_text() and not (tmp_path / "cells").exists()
+    assert kept_paths[3].read_text().startswith("<?xml")
     other = tmp_path / "other"
     with pytest.raises(ValueError, match="has no measured cell"):
         keep("forgetting", results, other, {"0" * 16})
