@@ -132,6 +132,21 @@ def test_verdicts_turn_with_the_numbers_and_need_one_protocol_and_equal_rows(res
     assert judge([setting for setting in found_in(results) if setting.run.label != "full"]) == []
 
 
+def test_two_pairs_that_happen_to_agree_give_no_word_and_an_early_checkpoint_is_told(tmp_path: Path) -> None:
+    for seed in SEEDS[:3]:
+        kept(tmp_path, "full", 1e-4, seed, held_out=0.5, dev=0.5 + seed / 1000, sts=0.1, probe=0.1)
+        record = kept(tmp_path, "lora2", 1e-3, seed, held_out=0.5, dev=0.6, sts=0.2 + seed / 1000, probe=0.1)
+        if seed == 1:
+            record.result["best"] |= {"active": 955, "budget_met": False}
+            Store(tmp_path).write(record, over_finished=True)
+            write_retention(Store(tmp_path).retention(record.id), retention_of(record, 0.2, 0.1))
+        (one,) = judge(found_in(tmp_path))
+        word = "undecided" if seed < 2 else "contradicted"
+        assert (one.learns.interval.n, one.learns.word, one.forgets["sts"].word) == (seed + 1, word, word)
+    (note,) = one.notes
+    assert note.startswith("1 of 3 runs of lora2 ") and note.endswith("measured before the rank budget was met")
+
+
 def test_only_equal_training_is_judged_and_a_poor_choice_of_rates_is_told(tmp_path: Path) -> None:
     for seed, wiggle in zip(SEEDS, WIGGLE, strict=True):
         for rate, held_out in ((1e-5, 0.1), (1e-4, 0.3), (1e-3, 0.2)):
@@ -151,10 +166,10 @@ def test_only_equal_training_is_judged_and_a_poor_choice_of_rates_is_told(tmp_pa
     assert one.notes == (
         "lora r=8 at 0.0001 has fewer seeds: left out",
         "lora r=8's rate 0.001 is the highest given",
-        "lora r=8 ends no better than one answer for every row",
+        "5 of 5 runs of lora r=8 at 0.001 end no better than one answer for every row",
     )
     text = sheet("minilm-mini", {("cola", "clean"): found_in(tmp_path)})
-    assert f"Of the choice of rates: {'; '.join(one.notes)}" in text
+    assert f"Of what was chosen: {'; '.join(one.notes)}" in text
     assert "| full | 0.0001 | 60.0 → 50.0 |" in text  # its probe alone
     for seed in SEEDS:
         kept(tmp_path, "full", 1e-2, seed, held_out=0.35, dev=0.5, sts=0.1, probe=0.1)

@@ -12,6 +12,8 @@ from lora2_bench.report.statistics.significance import holm, pair, sign_flip_tes
 
 FULL = "full"
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+FEWEST_PAIRS = 3
+"""With fewer, two differences that happen to be close would give a word."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, str, tuple[str, ...]]:
     most = max(groups.values(), key=lambda group: sum(len(one.runs) for one in group))
     seeds = max(len(one.runs) for one in most)
     able = [one for one in most if len(one.runs) == seeds]
-    best = max(able, key=lambda one: (one.selected, -one.run.lr))
+    best = max(able, key=lambda one: (round(one.selected, 9), -one.run.lr))
     label, rates = best.run.label, sorted({*best.failed, *(one.run.lr for one in most)})
     which = f"of {len(rates)}"
     notes = [f"{label} at {one.run.lr:g} has fewer seeds: left out" for one in most if one not in able]
@@ -124,8 +126,12 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, str, tuple[str, ...]]:
         end = "lowest" if best.run.lr == rates[0] else "highest"
         which = f"{end} {which}"
         notes.append(f"{label}'s rate {best.run.lr:g} is the {end} given")
-    if not best.has_learnt:
-        notes.append(f"{label} ends no better than one answer for every row")
+    for count, what in (
+        (best.unlearnt, "end no better than one answer for every row"),
+        (best.early, "are measured before the rank budget was met"),
+    ):
+        if count:
+            notes.append(f"{count} of {seeds} runs of {label} at {best.run.lr:g} {what}")
     return best, which, tuple(notes)
 
 
@@ -163,8 +169,8 @@ def _tested(families: Sequence[list[float]], sign: int) -> list[Difference | Non
 
 
 def _word(interval: Interval, sign: int) -> str:
-    """Whether the whole interval lies on the claim's side of zero, on the other side, or on both."""
-    if interval.low is None or interval.high is None:
+    """Whether the whole interval lies on the claim's side of zero, on the other side, or on both (or has few pairs)."""
+    if interval.low is None or interval.high is None or interval.n < FEWEST_PAIRS:
         return UNDECIDED
     low, high = sorted((sign * interval.low, sign * interval.high))
     return SUPPORTED if low > 0 else CONTRADICTED if high < 0 else UNDECIDED

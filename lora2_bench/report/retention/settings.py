@@ -138,9 +138,14 @@ class Setting:
         return tuple(mark for mark in self.run.obstacles if not mark.startswith("train.lr="))
 
     @property
-    def has_learnt(self) -> bool:
-        """Whether its mean on dev is above what the most frequent class scores, or a regression's above zero."""
-        return self.target.estimate > (majority_score(self.run.record) or 0.0)
+    def unlearnt(self) -> int:
+        """How many runs score no more on dev than the most frequent class for every row, or in a regression than 0."""
+        return sum(score_of(one.run) <= (majority_score(one.run.record) or 0.0) + 1e-9 for one in self.runs)
+
+    @property
+    def early(self) -> int:
+        """How many checkpoints are from before the method's rank budget was met."""
+        return sum(one.run.is_early(one.run.protocol) for one in self.runs)
 
     def kept(self, measure: str) -> Interval | None:
         """Mean change of a measure; None where no run has it."""

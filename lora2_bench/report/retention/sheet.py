@@ -22,8 +22,8 @@ _NOTE = (
 _CLAIM_NOTE = (
     "Minus full fine-tuning, paired by seed, each method at the learning rate with the highest mean on held-out rows "
     "of train: dev chose nothing. In brackets the 95 % interval; p of the paired t test, adjusted by Holm over the "
-    "rows, and of sign flips, which five pairs cannot bring under 0.0625. The interval alone gives the word: on one "
-    "side of zero it is supported or contradicted, else undecided."
+    "rows, and of sign flips, which five pairs cannot bring under 0.0625. The interval alone, not adjusted, gives the "
+    "word: on one side of zero it is supported or contradicted, else undecided, as with fewer than three pairs."
 )
 
 
@@ -39,7 +39,7 @@ def sheet(folder: str, places: Mapping[tuple[str, str], Sequence[Setting]]) -> s
         if judged := judge(found):
             lines += [f"### {CLAIM} (arXiv 2405.09673)", "", *_claim(judged), "", _CLAIM_NOTE, ""]
             notes = list(dict.fromkeys(note for one in judged for note in one.notes))
-            lines += [f"Of the choice of rates: {'; '.join(notes)}.", ""] if notes else []
+            lines += [f"Of what was chosen: {'; '.join(notes)}.", ""] if notes else []
     return "\n".join(lines).rstrip() + "\n"
 
 
