@@ -5,7 +5,7 @@ Each imports what it needs when it is called; none imports torch, but `run` wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -99,11 +99,13 @@ def predict(
     from lora2_bench.runner.opened import find_cell, open_cell
     from lora2_bench.using.rows import given_rows
 
-    place, cell_id = find_cell(fspath(cell), results_folder(str(results)))
+    if method is not None and not isinstance(method, str):
+        raise UserError(f"method is a {type(method).__name__}: give MODULE.CLASS as text")
+    place, cell_id = find_cell(_path("cell", cell), results_folder(_path("results", results)))
     plan, record = open_cell(
         place,
         cell_id,
-        base=None if base is None else fspath(base),
+        base=None if base is None else _path("base", base),
         implementation=method,
         device=device,
         threads=threads,
@@ -117,12 +119,19 @@ def predict(
 
 
 def _column(name: str, value: object) -> list[str]:
-    """One text, or several, as a list. Raises UserError for what is neither."""
+    """One text, or several, as a list. Raises UserError for what is neither, and for dicts, sets, bytes and frames."""
     if isinstance(value, str):
         return [value]
-    if not isinstance(value, Iterable):
-        raise UserError(f"{name} is a {type(value).__name__}: give a text, or a list of texts")
-    return list(value)
+    if isinstance(value, Iterable) and not isinstance(value, (bytes, Mapping, Set)) and getattr(value, "ndim", 1) == 1:
+        return list(value)
+    raise UserError(f"{name} is a {type(value).__name__}: give a text, or a list of texts")
+
+
+def _path(name: str, value: object) -> str:
+    """Text, or a path as text. Raises UserError for anything else."""
+    if not isinstance(value, (str, PathLike)):
+        raise UserError(f"{name} is a {type(value).__name__}: give a text or a path")
+    return str(fspath(value))
 
 
 def compare(frame: pd.DataFrame, ours: str, other: str, *, margin: float | None = None) -> pd.DataFrame:

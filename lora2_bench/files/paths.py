@@ -37,7 +37,7 @@ def user_path(text: str, setting: str) -> Path:
         path = Path(text).expanduser()
         path.stat()
     except RuntimeError:
-        raise UserError(f"{setting}={shown}: there is no such user: give a folder") from None
+        raise UserError(f"{setting}={shown}: there is no such user: give another path") from None
     except (FileNotFoundError, NotADirectoryError):
         return path
     except (OSError, ValueError) as error:
@@ -47,11 +47,20 @@ def user_path(text: str, setting: str) -> Path:
 
 
 def file_to_write(text: str, option: str) -> Path:
-    """The file that an option names, before anything is computed for it. Raises UserError where none can be there."""
+    """The file that an option names, before anything is computed for it; of a link, the file that it points to.
+
+    Whole files are written by a rename, which would put a file in the place of a link, a device or a pipe. Raises
+    UserError where no file can be there.
+    """
+    if not text:
+        raise UserError(f"{option} is empty: give a file")
     path = user_path(text, option)
+    path = path.resolve() if path.is_symlink() else path
     if path.is_dir() or not path.absolute().parent.is_dir():
         why = "is a folder" if path.is_dir() else "lies in no folder that is there"
         raise UserError(f"{option} {shortened(text)} {why}: give a file")
+    if path.exists() and not path.is_file():
+        raise UserError(f"{option} {shortened(text)} is a device or a pipe: give a file")
     return path
 
 

@@ -43,16 +43,21 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """The JSON object in a line. Raises Unreadable for anything else: NaN and infinity, and a key given twice, too."""
+    """The JSON object in a line. Raises Unreadable for anything else, and for what `read_values` refuses."""
+    values = read_values(text)
+    if not isinstance(values, dict):
+        raise Unreadable("no JSON object")
+    return values
+
+
+def read_values(text: str) -> Any:
+    """What a text of JSON holds. Raises Unreadable for no JSON: NaN and infinity, and a key given twice, too."""
     try:
-        values = json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once)
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_each_once)
     except RecursionError:
         raise Unreadable("no JSON (nested too deep)") from None
     except ValueError as error:
         raise Unreadable(f"no JSON ({_reason(error)})") from None
-    if not isinstance(values, dict):
-        raise Unreadable("no JSON object")
-    return values
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lora2_bench.files.paths import CONF, shortened, user_path
 from lora2_bench.records.forms import PLAIN_NAME
 from lora2_bench.records.identity import AT
 from lora2_bench.records.record import Record
-from lora2_bench.records.store import Store
+from lora2_bench.records.store import ADAPTER, Store
 
 _ID = re.compile(rf"[0-9a-f]{{16}}({AT}[^/]*)?")
 
@@ -99,8 +99,9 @@ def open_cell(
 def require_weights(store: Store, record: Record) -> None:
     """Raise UserError where a cell kept no weights to be used with."""
     if not store.weights(record.id).is_file():
+        kept = "its adapter alone, which PEFT reads" if (store.folder(record.id) / ADAPTER).is_dir() else "no weights"
         raise UserError(
-            f"cell {record.id} ({record.label} on {record.cell['task']}) kept no weights: train it anew with "
+            f"cell {record.id} ({record.label} on {record.cell['task']}) kept {kept}: train it anew with "
             "rerun=true keep=weights"
         )
 

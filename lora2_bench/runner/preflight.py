@@ -245,8 +245,14 @@ def _check_function(cell: Cell, origin: Record) -> None:
 
 
 def check_kept(plan: Plan, store: Store, record: Record) -> None:
-    """Raise UserError where a finished cell did not keep what is asked for now."""
+    """Raise UserError where a finished cell did not keep what is asked for now; say where it keeps what is not."""
     keep, folder = plan.run_options.keep, store.folder(record.id)
+    if keep == "nothing" and any((folder / name).exists() for name in (ADAPTER, WEIGHTS, MODEL)):
+        print(
+            f"warning: keep=nothing: cell {record.id} is finished, and what it kept stays: delete it, or train it anew "
+            "with rerun=true keep=nothing",
+            file=sys.stderr,
+        )
     lacks_weights = keep == "weights" and not store.weights(record.id).is_file()
     if lacks_weights or (keep == "adapter" and not (folder / ADAPTER).is_dir()):
         raise UserError(

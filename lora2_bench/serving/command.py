@@ -67,7 +67,7 @@ def evaluate() -> None:
     for line in left:
         print(f"left out: {hide_secrets(line)}", file=sys.stderr)
     if not entries:
-        parser.stop(f"no cell is left to score on task={given.task}: give cells of a task with its labels")
+        parser.stop(f"no cell is left to score on task={given.task}: the lines above say why")
     sys.exit(1 if not scored or (left and given.cells != [ALL]) else 0)
 
 

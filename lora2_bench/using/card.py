@@ -88,7 +88,7 @@ def model_card(cell: Cell, record: Record, store: Store, library: str, rank: int
         f"- **Method**: {label} on {cell.model.name}; {adapter:,} adapter parameters and "
         f"{counts['head']:,} of the head.",
         f"- **Score**: {_score(cell, record, store, rank)}",
-        f"- **Made by**: cell {record.id}, seed {cell.seed}: `{PROGRAM} {shlex.join(record.run['command'])}`",
+        f"- **Made by**: cell {record.id}, seed {cell.seed}: `{_command(record)}`",
         f"- **Licence of the base**: {licence}"
         + ("" if licence != "unknown" else " here: ask where you have it from")
         + ".",
@@ -101,6 +101,11 @@ def model_card(cell: Cell, record: Record, store: Store, library: str, rank: int
         "",
     ]
     return "\n".join(lines)
+
+
+def _command(record: Record) -> str:
+    """What made the cell, but for where its results lay."""
+    return shlex.join([PROGRAM, *(word for word in record.run["command"] if not word.startswith("results="))])
 
 
 def _example(cell: Cell) -> str:

@@ -94,7 +94,7 @@ def export() -> None:
     given = parser.read()
     try:
         plan, record = _opened(given, device="cpu")
-        out = user_path(given.out, "--out")
+        out = _folder_to_make(given.out, Store(plan.run_options.results))
         require_weights(Store(plan.run_options.results), record)
         from lora2_bench.using.folder import write_folder  # torch takes seconds
 
@@ -103,6 +103,16 @@ def export() -> None:
         parser.stop(str(error))
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 1e6
     print(f"{_label(plan, record)} on {record.cell['task']}, for {library}: {out} ({size:,.1f} MB)")
+
+
+def _folder_to_make(text: str, store: Store) -> Path:
+    """The folder that export makes. Raises UserError where none can be."""
+    if not text:
+        raise UserError("--out is empty: give a folder")
+    out = user_path(text, "--out")
+    if store.cells.resolve() in out.resolve().parents:
+        raise UserError(f"--out {shortened(text)} is below {store.cells}, where cells are: give a folder elsewhere")
+    return out
 
 
 def _add_cell(parser: OneLineParser) -> None:
@@ -138,7 +148,7 @@ def _output(given: argparse.Namespace) -> Path | None:
     if given.out is None:
         return None
     out = file_to_write(given.out, "--out")
-    read = None if given.file in (None, _STDIN) else user_path(given.file, "--file")
+    read = None if given.file in (None, "", _STDIN) else user_path(given.file, "--file")
     if read is not None and out.exists() and read.exists() and out.samefile(read):
         raise UserError(f"--out {shortened(given.out)} is the file that is read: give another")
     return out
@@ -149,6 +159,8 @@ def _rows(given: argparse.Namespace, spec: TaskSpec) -> TextRows:
     if given.text is not None:
         if given.file is not None:
             raise UserError("--text and --file are both given: leave one of them out")
+        if given.format is not None:
+            raise UserError("--format is for --file or standard input: leave it out")
         pairs = None if given.text_pair is None else [given.text_pair]
         return given_rows(spec, [given.text], pairs, ("--text", "--text-pair"))
     if given.text_pair is not None:
@@ -158,6 +170,8 @@ def _rows(given: argparse.Namespace, spec: TaskSpec) -> TextRows:
             print("one row a line, Ctrl-D at the end:", file=sys.stderr)
         content = b"" if sys.stdin is None else sys.stdin.buffer.read()
         return read_rows(content, given.format or "lines", spec, "standard input")
+    if not given.file:
+        raise UserError("--file is empty: give a file, or - for standard input")
     path = user_path(given.file, "--file")
     form = given.format or path.suffix.removeprefix(".").lower()
     if form not in FORMATS:

@@ -122,6 +122,8 @@ def _dequantised(module: QuantisedLinear) -> nn.Linear:
 
 def check_out(out: Path) -> None:
     """Raise UserError where a folder cannot be put at `out`: there is a file, or a folder that is not empty."""
+    if (parent := next((one for one in out.absolute().parents if one.exists()), None)) and not parent.is_dir():
+        raise UserError(f"--out {out} lies below {parent}, which is a file: give another folder")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out {out} is there already: give a new folder, or an empty one")
 

@@ -21,7 +21,7 @@ from lora2_bench.training.device import make_accelerator, pick_device
 from lora2_bench.training.evaluation import logits_of
 from lora2_bench.using.prediction import Prediction
 
-_ROWS_AT_ONCE = 1024
+_ROWS_AT_ONCE = 256
 """Rows that are tokenised and sorted by length together: the progress bar moves after each such part."""
 
 

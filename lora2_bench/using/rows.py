@@ -157,6 +157,8 @@ def _unknown(name: str, spec: TaskSpec) -> str:
 
 def _header(names: Sequence[str], spec: TaskSpec, where: str) -> list[str]:
     """The columns of a header by the task's own names. Raises UserError for unknown, missing and repeated ones."""
+    if list(names) == [""]:
+        raise UserError(f"{where} has no header: its first line names the columns, {' and '.join(spec.columns)}")
     own = [_own_name(name, spec) for name in names]
     found = [name for name in own if name is not None]
     if len(found) < len(own):

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from lora2_bench.errors import UserError
+from lora2_bench.records.store import Store, read_record
+from lora2_bench.runner.opened import require_weights
 from tests.conftest import Told
 from tests.runner.test_export_merged import dev_logits
 from tests.runner.test_run import QUICK, records_of, tiny
@@ -73,7 +76,14 @@ def test_an_adapter_alone_and_nothing(bench: Bench, tiny_folders: Folders, tmp_p
         assert told.code == 0 and parts(cell) == left, told.err
         names = ", ".join(f"{cell / name} (0.01 MB)" for name in left) or "nothing but the record and the predictions"
         assert f"kept: {names}\n" in told.out
-    assert bench(*common, "keep=nothing").code == 0
+        if keep == "adapter":
+            with pytest.raises(UserError, match="kept its adapter alone, which PEFT reads: train it anew"):
+                require_weights(Store(tmp_path), read_record(cell / "record.json"))
+    told = bench(*common, "keep=nothing")
+    assert told.code == 0 and "warning" not in told.err
+    assert bench(*common, "keep=weights", "seed=2").code == 0
+    told = bench(*common, "keep=nothing", "seed=2")
+    assert told.code == 0 and "is finished, and what it kept stays: delete it, or train it anew" in told.err
     told = bench(*common, "seed=1", f"init_from='{cell.name}'")
     assert told.code == 2 and "kept no weights: train it anew with rerun=true keep=weights" in told.err
 

@@ -122,6 +122,14 @@ def test_the_card_and_the_score_of_a_regression(cells: CellsOf, call: Call, tmp_
     assert of.store.read(cell) is not None  # nothing was written into the cell
     again = call(main, "export", cell, "--results", str(of.results), "--base", str(of.base), "--out", str(out))
     assert again.code == 2 and again.err == f"error: --out {out} is there already: give a new folder, or an empty one\n"
+    (tmp_path / "file").write_text("")
+    for place, line in (
+        ("", "--out is empty: give a folder"),
+        (str(of.store.folder(cell) / "x"), f"is below {of.store.cells}, where cells are: give a folder elsewhere"),
+        (str(tmp_path / "file" / "x"), f"lies below {tmp_path / 'file'}, which is a file: give another folder"),
+    ):
+        told = call(main, "export", cell, "--results", str(of.results), "--base", str(of.base), "--out", place)
+        assert told.code == 2 and told.err.endswith(f"{line}\n") and told.err.count("\n") == 1, told.err
 
 
 def test_damaged_weights_and_a_method_that_cannot_be_merged_are_one_line(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import lora2_bench as lb
@@ -115,13 +116,17 @@ def test_what_cannot_be_predicted_is_one_line(
             ("--file", "a.tsv"),
             "a.tsv line 1: 'sentence' is no column: give sentence1 and sentence2 (or text and",
         ),
-        ("rte", ("--file", "empty.csv"), "empty.csv line 1: '' is no column"),
+        ("rte", ("--file", "empty.csv"), "empty.csv has no header: its first line names the columns, sentence1 and"),
         ("rte", ("--file", "a.jsonl"), "a.jsonl line 1 is not UTF-8: save it as UTF-8"),
         (
             "rte",
             ("--file", "notes.txt"),
             "--file notes.txt ends in no known form: give --format tsv, csv, jsonl, lines",
         ),
+        ("rte", ("--file", ""), "--file is empty: give a file, or - for standard input"),
+        ("rte", (*PAIR, "--format", "csv"), "--format is for --file or standard input: leave it out"),
+        ("rte", (*PAIR, "--out", ""), "--out is empty: give a file"),
+        ("rte", (*PAIR, "--out", "/dev/null"), "--out /dev/null is a device or a pipe: give a file"),
         ("rte", ("--file", "gone.tsv"), "--file gone.tsv is no file: give one, or - for standard input"),
         ("rte", ("--file", "a.tsv", "--out", "a.tsv"), "--out a.tsv is the file that is read: give another"),
         ("rte", ("--file", "-"), "standard input has no rows: give at least one"),
@@ -258,6 +263,19 @@ def test_a_missing_file_an_odd_id_and_odd_calls_are_one_line(
     told = predict("lora", "rte", "--file", str(tmp_path / "a.jsonl"), "--out", str(out))
     assert told.code == 0 and json.loads(out.read_text())["id"] == "\ud800"
     cell = of.id_of("lora", "rte")
-    for texts, kind in ((None, "NoneType"), (5, "int")):
+    frame = pd.DataFrame({"text": ["a"]})
+    for texts, kind in ((None, "NoneType"), (5, "int"), ({"a": 1}, "dict"), (b"a", "bytes"), (frame, "DataFrame")):
         with pytest.raises(lb.UserError, match=rf"^texts is a {kind}: give a text, or a list of texts$"):
             lb.predict(cell, texts, "b", results=of.results, base=of.base)  # type: ignore[arg-type]
+    assert lb.predict(cell, pd.Series(["a"]), ["b"], results=of.results, base=of.base)  # type: ignore[arg-type]
+    for name, wrong in (("cell", {"cell": 5}), ("results", {"results": 5}), ("base", {"base": 5})):
+        with pytest.raises(lb.UserError, match=rf"^{name} is a int: give a text or a path$"):
+            lb.predict(**{"cell": cell, "results": of.results, "texts": "a", "text_pairs": "b", **wrong})  # type: ignore[arg-type]
+    with pytest.raises(lb.UserError, match=r"^method is a int: give MODULE\.CLASS as text$"):
+        lb.predict(cell, "a", "b", results=of.results, base=of.base, method=5)  # type: ignore[arg-type]
+    link, real = tmp_path / "link.jsonl", tmp_path / "real.jsonl"
+    real.write_text("old\n")
+    link.symlink_to(real)
+    (tmp_path / "b.jsonl").write_text('{"text": "a", "text_pair": "b"}\n')
+    told = predict("lora", "rte", "--file", str(tmp_path / "b.jsonl"), "--out", str(link))
+    assert told.code == 0 and link.is_symlink() and json.loads(real.read_text())["line"] == 1

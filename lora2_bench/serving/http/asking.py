@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lora2_bench.errors import UserError
 from lora2_bench.files.arguments import nearest
+from lora2_bench.files.reading import Unreadable, read_values
 from lora2_bench.serving.http.limits import Limits
 from lora2_bench.serving.http.responses import Refused
 
@@ -31,9 +31,10 @@ class Wanted:
 def read_request(body: bytes, find: Callable[[str], Entry], limits: Limits) -> tuple[list[Wanted], bool]:
     """The rows of a body, and whether it is a list. Raises Refused: 400 for no JSON, 413, 422."""
     try:
-        given = json.loads(body.decode())
-    except (ValueError, RecursionError):  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise Refused(400, 'the body is not JSON: send {"adapter": "...", "text": "..."} or a list of these') from None
+        given = read_values(body.decode())
+    except ValueError as error:  # Unreadable and UnicodeDecodeError
+        why = str(error) if isinstance(error, Unreadable) else "no JSON (it is not UTF-8)"
+        raise Refused(400, f'the body is {why}: send {{"adapter": "...", "text": "..."}} or a list of these') from None
     if not isinstance(given, list):
         return [_row(given, find, limits, "")], False
     if not given:
@@ -76,7 +77,7 @@ def _text(given: dict[str, Any], name: str, place: str) -> str:
     if not isinstance(value, str):
         raise Refused(422, f"{place}{name} {'is missing' if name not in given else 'is no text'}: give a string")
     if not value.strip():
-        raise Refused(422, f"{place}{name} is empty: give a string")
+        raise Refused(422, f"{place}{name} is empty: give a text")
     try:
         value.encode()
     except UnicodeEncodeError:  # half of a pair of \ud800 escapes: no tokenizer takes it
