@@ -21,7 +21,7 @@ from lora2_bench.records.compact import FILE, read_compact, write_compact
 from lora2_bench.records.record import Record
 from lora2_bench.records.retention import COMPACT, read_compact_retention, read_retention, write_compact_retention
 from lora2_bench.records.store import Store, read_record, record_paths
-from lora2_bench.report.figures.chart import styles
+from lora2_bench.report.figures.chart import digest, styles
 from lora2_bench.report.figures.drawing import draw
 from lora2_bench.report.retention.plots import retention_plots
 from lora2_bench.report.retention.settings import by_place, settings
@@ -59,16 +59,23 @@ def keep(name: str, results: Path, to: Path, wanted: Collection[str]) -> list[Pa
 
 
 def _show(folder: Path, records: Iterable[Record], store: Store) -> list[Path]:
-    """Write the sheet of each backbone and data source, and the figures as SVG; returns their paths."""
+    """Write the sheet of each backbone and data source, and the figures as SVG; returns their paths.
+
+    A figure that is drawn of the same data already stays: another machine's may differ in its last digits.
+    """
     selection = select(records)
     places = by_place(settings(selection, store))
-    texts = {f"{name}.md": sheet(name, of) for name, of in places.items()}
+    written = []
+    for name, of in places.items():
+        written.append(below(folder, f"{name}.md"))
+        write_text(written[-1], sheet(name, of))
     style = styles(run.label for run in selection.runs)
     for plot in retention_plots(places):
-        texts[f"{plot.folder}-{plot.name}.svg"] = draw(plot, style)[0].decode()
-    for name, text in texts.items():
-        write_text(below(folder, name), text)
-    return [folder / name for name in texts]
+        path = below(folder, f"{plot.folder}-{plot.name}.svg")
+        written.append(path)
+        if not (path.is_file() and digest(plot, style) in path.read_text(encoding="utf-8")):
+            write_text(path, draw(plot, style)[0].decode())
+    return written
 
 
 def _check_alike(records: Iterable[Record]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import lora2_bench
+from scripts.keep_exhibit import keep
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "ADDING_A_METHOD.md"
@@ -142,3 +143,24 @@ def test_the_front_page_shows_the_study_as_its_command_tells_it(tmp_path: Path) 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"<!-- results/studies/minilm_glue/summary.md -->\n(.*?)<!-- its end -->", text, re.DOTALL)
     assert shown == [(STUDY / "summary.md").read_text(encoding="utf-8")]
+
+
+EXHIBIT = ROOT / "results" / "studies" / "forgetting"
+
+
+def test_the_page_on_retention_shows_the_exhibit_as_its_cells_tell_it(tmp_path: Path) -> None:
+    shutil.copytree(EXHIBIT, tmp_path / "studies" / "forgetting")
+    (tmp_path / "studies" / "forgetting" / "minilm-local.md").unlink()
+    for path in keep("forgetting", tmp_path, tmp_path, ()):
+        if path.suffix != ".svg":  # whose last digits are a machine's own
+            assert path.read_bytes() == (EXHIBIT / path.name).read_bytes(), path.name
+    text = (EXHIBIT / "minilm-local.md").read_text(encoding="utf-8")
+    parts = []
+    for task, claim in re.findall(r"(?ms)^## (\w+), protocol clean\n.*?^### (.*?)(?=^## |\Z)", text):
+        shown = [line for line in claim.splitlines() if line.startswith(("|", "Of what was chosen"))]
+        table = [line for line in shown if line.startswith("|")]
+        notes = shown[len(table) :]
+        parts.append("\n".join([f"{task}:", "", *table, *(["", *notes] if notes else []), ""]))
+    page = (ROOT / "docs" / "RETENTION.md").read_text(encoding="utf-8")
+    told = re.findall(r"<!-- results/studies/forgetting/minilm-local.md -->\n(.*?)<!-- its end -->", page, re.DOTALL)
+    assert len(parts) == 2 and told == ["\n".join(parts)]
