@@ -90,9 +90,10 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
     labels = plot.labels()
     is_line = bool(plot.panels[0].curves)
     across = min(3, len(plot.panels))
-    width = 3.25 if across > 1 else NARROWEST
+    width, height = (4.5, 3.4) if plot.cut else (3.25, 2.6)
+    width = width if across > 1 else NARROWEST
     per_row = max(1, int(across * width / (0.075 * max(map(len, labels)) + 0.5)))
-    figure, axes = _panels(plot, width, 2.6, across, below=0.1 + 0.19 * math.ceil(len(labels) / per_row))
+    figure, axes = _panels(plot, width, height, across, below=0.1 + 0.19 * math.ceil(len(labels) / per_row))
     for index, (ax, panel) in enumerate(zip(axes, plot.panels, strict=True)):
         ax.set_title(panel.title, loc="left")
         shifts = _shifts(panel, is_log=plot.log_x) if plot.apart else [0.0] * len(panel.means)
@@ -107,6 +108,8 @@ def _charts(plot: Plot, style: Mapping[str, Style]) -> Figure:
         if plot.cut:
             ax.set_xlim(*_room([one.x for one in panel.means]))
             ax.set_ylim(*_room([one.y for one in panel.means]))
+            _joined(ax, panel, style)
+        _marks(ax, panel, width - 0.6, height - 0.8)
         ax.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3, steps=[1, 2, 5, 10]))
         ax.set_xlabel(plot.x_label)
         if index % across == 0:
@@ -124,15 +127,34 @@ def _points(figure: Figure, ax: Axes, panel: Panel, style: Mapping[str, Style], 
     for one, shift in zip(panel.means, shifts, strict=True):
         look, place = style[one.label], _shifted(figure, ax, shift)
         bars: dict[str, Any] = {"markersize": 4.5, "elinewidth": 0.8, "capsize": 1.5, "transform": place}
-        ax.errorbar(
+        drawn = ax.errorbar(
             one.x, one.y, yerr=one.sd or None, xerr=one.x_sd or None, fmt=look.marker, color=look.colour, **bars
         )
+        for bar in (*drawn[1], *drawn[2]) if one.mark else ():  # many cross each other where points have marks
+            bar.set_alpha(0.4)
         x_sd, sd = one.x_sd or 0, one.sd or 0
         ax.update_datalim([(one.x + x_sd, one.y + sd), (one.x - x_sd, one.y - sd)])
-        if one.mark:
+    ax.autoscale_view()
+
+
+def _joined(ax: Axes, panel: Panel, style: Mapping[str, Style]) -> None:
+    """A thin line through each method's points, in their order."""
+    for label in dict.fromkeys(one.label for one in panel.means):
+        points = [(one.x, one.y) for one in panel.means if one.label == label]
+        ax.plot(*zip(*points, strict=True), color=style[label].colour, linewidth=0.7, alpha=0.6, zorder=1)
+
+
+def _marks(ax: Axes, panel: Panel, width: float, height: float) -> None:
+    """The marks beside their points, in a panel of so many inches, but for those that would lie on another."""
+    (left, right), (low, high) = ax.get_xlim(), ax.get_ylim()
+    taken: list[tuple[float, float, float]] = []
+    for one in sorted(panel.means, key=lambda one: (-one.y, one.x)):
+        x, y = width * (one.x - left) / (right - left), height * (one.y - low) / (high - low)
+        ends = x + 0.05 * len(one.mark)
+        if one.mark and not any(x < end and start < ends and abs(y - at) < 0.1 for start, end, at in taken):
+            taken.append((x, ends, y))
             beside: dict[str, Any] = {"textcoords": "offset points", "xytext": (3, 3), "fontsize": 5.5}
             ax.annotate(one.mark, (one.x, one.y), color="#444444", **beside)
-    ax.autoscale_view()
 
 
 def _room(values: Sequence[float]) -> tuple[float, float]:

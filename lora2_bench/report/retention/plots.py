@@ -9,9 +9,9 @@ from lora2_bench.report.figures.data import PROTOCOL_NAMES, SCORE, means_panel, 
 from lora2_bench.report.retention.settings import MEASURES, Setting
 
 _NOTE = (
-    "Means over n seeds with 95 % intervals, cut at the frame; a point's number is its learning rate. Dotted line: "
-    "Pareto front of the means, nothing to its left scores as high. Runs off the recipe are in it; a run that was not "
-    "measured is not."
+    "Means over n seeds with 95 % intervals, cut at the frame. A method's points are joined in the order of their "
+    "learning rates, which stand beside them where there is room. Dotted line: Pareto front of the means, nothing to "
+    "its left scores as high. Runs off the recipe are in it; a run that was not measured is not."
 )
 
 
