@@ -21,7 +21,7 @@ from lora2_bench.records.compact import FILE, read_compact, write_compact
 from lora2_bench.records.record import Record
 from lora2_bench.records.retention import COMPACT, read_compact_retention, read_retention, write_compact_retention
 from lora2_bench.records.store import Store, read_record, record_paths
-from lora2_bench.report.figures.chart import digest, styles
+from lora2_bench.report.figures.chart import is_drawn, styles
 from lora2_bench.report.figures.drawing import draw
 from lora2_bench.report.retention.plots import retention_plots
 from lora2_bench.report.retention.settings import by_place, settings
@@ -59,10 +59,7 @@ def keep(name: str, results: Path, to: Path, wanted: Collection[str]) -> list[Pa
 
 
 def _show(folder: Path, records: Iterable[Record], store: Store) -> list[Path]:
-    """Write the sheet of each backbone and data source, and the figures as SVG; returns their paths.
-
-    A figure that is drawn of the same data already stays: another machine's may differ in its last digits.
-    """
+    """Write the sheet of each backbone and data source, and the figures as SVG; returns their paths."""
     selection = select(records)
     places = by_place(settings(selection, store))
     written = []
@@ -73,7 +70,7 @@ def _show(folder: Path, records: Iterable[Record], store: Store) -> list[Path]:
     for plot in retention_plots(places):
         path = below(folder, f"{plot.folder}-{plot.name}.svg")
         written.append(path)
-        if not (path.is_file() and digest(plot, style) in path.read_text(encoding="utf-8")):
+        if not is_drawn(path, plot, style):
             write_text(path, draw(plot, style)[0].decode())
     return written
 

@@ -11,7 +11,7 @@ from statistics import fmean
 
 from lora2_bench.files.writing import write_bytes, write_text
 from lora2_bench.records.record import Record
-from lora2_bench.report.figures.chart import Curve, Forest, Mean, Panel, Plot, digest, styles
+from lora2_bench.report.figures.chart import Curve, Forest, Mean, Panel, Plot, is_drawn, styles
 from lora2_bench.report.statistics.search import expected_best, spread_of_best
 from lora2_bench.tune.cost import step_seconds
 from lora2_bench.tune.ledger import DRAW, RECIPE, Begun, Folder, RunCell, Trial, processor_of, score_of
@@ -207,7 +207,7 @@ def draw_plots(folder: Folder, plots: Sequence[Plot | Forest]) -> list[Path]:
     for plot in plots:
         paths = [place / f"{plot.name}.svg", place / f"{plot.name}.png"]
         written += paths
-        if all(path.is_file() for path in paths) and digest(plot, style) in paths[0].read_text(encoding="utf-8"):
+        if paths[1].is_file() and is_drawn(paths[0], plot, style):
             continue
         svg, png = draw(plot, style)
         write_text(paths[0], svg.decode())

@@ -17,8 +17,8 @@ from lora2_bench.tune.study import Study
 def limits(study: Study, begun: Begun, records: Mapping[str, Record]) -> list[str]:
     """What the study does not show, by its own file and by what is missing."""
     lines = [f"- {text}" for text in study.values["left_out"]]
-    begun_places = {(run.row, run.task) for run, _ in begun.ended(records)}
-    missing = [f"{row} on {task}" for row, task in study.places if (row, task) not in begun_places]
+    with_runs = {(run.row, run.task) for run, _ in begun.ended(records)}
+    missing = [f"{row} on {task}" for row, task in study.places if (row, task) not in with_runs]
     if missing:
         lines.append(f"- Not there yet: runs of {', '.join(missing)}.")
     most = max((len(begun.of(*place)) for place in study.places), default=study.trials) or study.trials

@@ -148,7 +148,7 @@ def _output(given: argparse.Namespace) -> Path | None:
     if given.out is None:
         return None
     out = file_to_write(given.out, "--out")
-    read = None if given.file in (None, "", _STDIN) else user_path(given.file, "--file")
+    read = None if given.file in (None, _STDIN) else user_path(given.file, "--file")
     if read is not None and out.exists() and read.exists() and out.samefile(read):
         raise UserError(f"--out {shortened(given.out)} is the file that is read: give another")
     return out

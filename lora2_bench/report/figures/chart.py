@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from lora2_bench import __version__
@@ -182,6 +183,11 @@ def digest(plot: Plot | Forest, style: Mapping[str, Style]) -> str:
     """SHA-256 of all that determines a figure: its data, its styles, the versions of this package and matplotlib."""
     used = {label: style[label] for label in plot.labels()}
     return hashlib.sha256(repr((plot, used, __version__, _matplotlib_version())).encode()).hexdigest()
+
+
+def is_drawn(svg: Path, plot: Plot | Forest, style: Mapping[str, Style]) -> bool:
+    """Whether the file is a figure of this data already: another machine's may differ in its last digits."""
+    return svg.is_file() and digest(plot, style) in svg.read_text(encoding="utf-8")
 
 
 @cache

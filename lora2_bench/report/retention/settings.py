@@ -192,7 +192,7 @@ def settings(selection: Selection, store: Store) -> list[Setting]:
         groups.setdefault(key, []).append(Kept(run, facts, selected, epoch))
     if stale:
         print(f"warning: {stale} measured runs are left out: made by older code than others of theirs", file=sys.stderr)
-    lost = _lost(selection)
+    lost = _lost(selection) if groups else {}
     return [
         Setting(tuple(sorted(same, key=lambda one: one.run.seed)), lost.get(_place(same[0].run), {}))
         for same in (groups[key] for key in sorted(groups, key=str))
@@ -201,10 +201,13 @@ def settings(selection: Selection, store: Store) -> list[Setting]:
 
 def _lost(selection: Selection) -> dict[tuple[str, ...], dict[float, int]]:
     """Of each setting without its learning rate: rate -> failed runs, where none finished."""
+    failed = [run for run in selection.runs if not run.done]
+    if not failed:  # most stores: what every run's settings are need not be asked
+        return {}
     finished = {(_place(run), run.lr) for run in selection.finished}
     found: dict[tuple[str, ...], dict[float, int]] = {}
-    for run in selection.runs:
-        if not run.done and (_place(run), run.lr) not in finished:
+    for run in failed:
+        if (_place(run), run.lr) not in finished:
             counts = found.setdefault(_place(run), {})
             counts[run.lr] = counts.get(run.lr, 0) + 1
     return found
