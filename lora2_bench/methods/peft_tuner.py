@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import types
 import typing
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Union
@@ -57,6 +58,8 @@ _OURS = (
 )
 # Tuners that change the backbone's outputs before the first step, by their definition.
 _START_ELSEWHERE = ("C3AConfig", "FourierFTConfig", "VBLoRAConfig")
+# Options of a size that PEFT changes, with no error, where they do not divide a map's inputs.
+_DIVISORS = {"OFTConfig": ("r", "oft_block_size")}
 # Tuners whose update PEFT does not put into a map.
 _NOT_MERGED = ("LilyConfig",)
 
@@ -132,7 +135,9 @@ class PeftTuner(Method):
             modules["target_modules"] = _modules(self.options.targets, backbone)
         config = self._config(self.options, modules)
         heads = backbone.head_parameters()
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Invalid `(r|oft_block_size)`")  # refused below
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")  # PEFT's own call
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             try:
                 self.peft: PeftModel = get_peft_model(backbone.model, config)
@@ -140,9 +145,19 @@ class PeftTuner(Method):
                 raise self._impossible(error) from None
         for parameter in heads.values():
             parameter.requires_grad_(True)
-        for module in backbone.model.modules():
+        for name, module in backbone.model.named_modules():
             if isinstance(module, BaseTunerLayer) and isinstance(module, nn.Module):
+                self._check_divisors(name, module)
                 module.register_forward_hook(_in_autocast_dtype)
+
+    def _check_divisors(self, name: str, tuned: BaseTunerLayer) -> None:
+        """Raise UserError where a size of the options is not the one that PEFT takes for this map."""
+        layer = tuned.get_base_layer()
+        for option in _DIVISORS.get(self.config_class.__name__, ()):
+            size = self.options.values.get(option)
+            if size and isinstance(layer, nn.Linear):
+                allowed = f"a divisor of {layer.in_features}, the inputs of {name}"
+                require(layer.in_features % size == 0, f"method.{option}", size, allowed)
 
     @torch.no_grad()
     def merge(self) -> None:

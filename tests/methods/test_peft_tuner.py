@@ -177,6 +177,14 @@ def test_options_that_peft_does_not_have_are_refused_in_one_line(options: dict[s
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("sizes", [{"oft_block_size": 7}, {"oft_block_size": 48}, {"oft_block_size": 0, "r": 5}])
+def test_a_block_of_oft_that_peft_would_change_is_refused(sizes: dict[str, int]) -> None:
+    option, value = next((name, size) for name, size in sizes.items() if size)
+    line = rf"^method\.{option}={value} is not possible: method\.{option} must be a divisor of 24, the inputs of \S+$"
+    with pytest.raises(UserError, match=line):
+        tuner_of("OFTConfig", "bert", **{"r": 0} | sizes)
+
+
 @pytest.mark.parametrize("target", ["peft.EvaConfig", "peft.PeftModel", "peft.PeftConfig", "peft.get_peft_model"])
 def test_what_is_no_tuner_is_refused(target: str) -> None:
     with pytest.raises(UserError, match=rf"^method\._target_={target} is no tuner: give a config"):
