@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -84,8 +85,10 @@ def console() -> Iterator[None]:
     - A stream that was closed before the start is as /dev/null.
     - Ctrl-C ends in one line, as `one_line_on_interrupt` has it.
     - Threads sleep where they wait for each other, as `wait_shortly` has it.
+    - bitsandbytes, which comes with PEFT, asks on some processors for a package that nothing here uses: not shown.
     """
     wait_shortly()
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     _fill_closed()
     before = sys.stdout, sys.stderr
     with _plain(sys.stdout) as stdout, _plain(sys.stderr) as stderr:

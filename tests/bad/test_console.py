@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import subprocess
 import sys
@@ -58,6 +59,13 @@ def ending(
     yield run
     for stream in opened:
         stream.close()  # what it still holds must not end in an error
+
+
+def test_a_library_that_asks_for_an_unused_package_is_not_heard(caplog: pytest.LogCaptureFixture) -> None:
+    with console():
+        logging.getLogger("bitsandbytes.backends.cpu.ops").warning("pip install kernels")
+        logging.getLogger("another").warning("heard")
+    assert caplog.messages == ["heard"]
 
 
 def report(what: str, results: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
