@@ -184,6 +184,33 @@ def test_only_equal_training_is_judged_and_a_poor_choice_of_rates_is_told(tmp_pa
     assert one.notes[-1] == "full at 0.1 has failed runs alone, 2 of them"
 
 
+def test_words_that_turn_with_a_rate_that_lost_by_chance_are_told(tmp_path: Path) -> None:
+    for seed, wiggle in zip(SEEDS, WIGGLE, strict=True):
+        kept(tmp_path, "full", 1e-5, seed, held_out=0.2 + wiggle, dev=0.1, sts=0.0, probe=0.1)
+        kept(tmp_path, "full", 1e-4, seed, held_out=0.5 - 2 * wiggle, dev=0.8 + wiggle, sts=0.2 + wiggle, probe=0.1)
+        kept(tmp_path, "full", 1e-3, seed, held_out=0.501, dev=0.6 - 9 * wiggle, sts=0.2 - wiggle, probe=0.1)
+        kept(tmp_path, "lora", 1e-3, seed, held_out=0.4, dev=0.6, sts=0.1, probe=0.1)
+        kept(tmp_path, "lora", 1e-2, seed, held_out=0.399 + wiggle, dev=0.6, sts=0.3 + wiggle, probe=0.1)
+    (one,) = judge(found_in(tmp_path))
+    assert (one.full.run.lr, one.ours.run.lr, one.learns.word) == (1e-3, 1e-3, "undecided")
+    own, against = one.turning
+    lost = stats.t.interval(0.95, 4, loc=-10, scale=stats.sem([200 * wiggle for wiggle in WIGGLE]))
+    assert own == (
+        f"lora r=8 at 0.01 forgets less by zero-shot STS-B: contradicted, -10.00 ({lost[0]:+.2f} to {lost[1]:+.2f})"
+    )
+    assert against.startswith("lora r=8 against full at 0.0001 learns less: supported, -20.00 (")
+    text = sheet("minilm-mini", {("cola", "clean"): found_in(tmp_path)})
+    assert f"do not tell apart from the chosen one: {own}; {against}.\n" in text
+    write_tables(tmp_path)
+    with (tmp_path / "tables" / "minilm-mini" / "retention_claim.csv").open() as stream:
+        assert {row["turning"] for row in csv.DictReader(stream)} == {f"{own}; {against}"}
+    for seed in SEEDS[2:]:
+        for path in record_paths(tmp_path):
+            if path.exists() and read_record(path).cell["seed"] == seed:
+                shutil.rmtree(path.parent)
+    assert judge(found_in(tmp_path))[0].turning == ()  # two pairs tell nothing apart
+
+
 def test_tables_that_are_no_more_made_are_removed(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results / "cells", tmp_path / "cells")
     write_tables(tmp_path)

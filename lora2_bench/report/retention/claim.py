@@ -12,6 +12,8 @@ from lora2_bench.report.statistics.significance import holm, pair, sign_flip_tes
 
 FULL = "full"
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
+HELD_OUT = "held_out"
+_QUESTIONS = {"target": -1, **dict.fromkeys(MEASURES, +1)}  # with the sign of the claim
 FEWEST_PAIRS = 3
 """With fewer, two differences that happen to be close would give a word."""
 
@@ -43,6 +45,7 @@ class Judged:
         ours, full: the settings that were chosen.
         rates: how many learning rates each was given, and whether the chosen one is an end, as `highest of 3`.
         notes: what a reader has to know of the choice: a rate at the edge of its grid or left out, nothing learnt.
+        turning: words that are others with a rate that the held-out rows do not tell apart from the chosen one.
         learns: difference of the target score.
         forgets: measure -> difference of what was kept.
     """
@@ -51,6 +54,7 @@ class Judged:
     full: Setting
     rates: tuple[str, str]
     notes: tuple[str, ...]
+    turning: tuple[str, ...]
     learns: Difference
     forgets: dict[str, Difference]
 
@@ -68,27 +72,27 @@ def judge(found: Sequence[Setting]) -> list[Judged]:
         by_label.setdefault(setting.run.label, []).append(setting)
     if FULL not in by_label:
         return []
-    full, full_rates, full_notes = _best(by_label.pop(FULL))
-    training, pairs = _training(full), []
+    full = _best(by_label.pop(FULL))
+    training, pairs = _training(full.best), []
     for own in by_label.values():
         able = [one for one in own if _training(one) == training]
-        if not able:
-            continue
-        ours, rates, notes = _best(able)
-        if _differences(ours, full, "target"):
-            pairs.append((ours, (rates, full_rates), (*notes, *full_notes)))
-    learns = _tested([_differences(ours, full, "target") for ours, *_ in pairs], -1)
-    forgets = {measure: _tested([_differences(ours, full, measure) for ours, *_ in pairs], +1) for measure in MEASURES}
+        if able and _differences((ours := _best(able)).best, full.best, "target"):
+            pairs.append(ours)
+    tested = {
+        question: _tested([_differences(ours.best, full.best, question) for ours in pairs], sign)
+        for question, sign in _QUESTIONS.items()
+    }
     return [
         Judged(
-            ours,
-            full,
-            rates,
-            notes,
-            _there(learns[at]),
-            {name: one for name in MEASURES if (one := forgets[name][at]) is not None},
+            ours.best,
+            full.best,
+            (ours.which, full.which),
+            (*ours.notes, *full.notes),
+            _turning(ours, full),
+            _there(tested["target"][at]),
+            {name: one for name in MEASURES if (one := tested[name][at]) is not None},
         )
-        for at, (ours, rates, notes) in enumerate(pairs)
+        for at, ours in enumerate(pairs)
     ]
 
 
@@ -105,8 +109,18 @@ def _training(setting: Setting) -> str:
     return json.dumps([train, cell["data"], made_of], sort_keys=True)
 
 
-def _best(found: Sequence[Setting]) -> tuple[Setting, str, tuple[str, ...]]:
-    """The learning rate with the highest mean on the rows that chose the checkpoint, which of how many, and notes.
+@dataclass(frozen=True)
+class _Choice:
+    """The setting of the chosen rate, which of how many it is, notes, and the other rates that could be chosen."""
+
+    best: Setting
+    which: str
+    notes: tuple[str, ...]
+    others: tuple[Setting, ...]
+
+
+def _best(found: Sequence[Setting]) -> _Choice:
+    """The learning rate with the highest mean on the rows that chose the checkpoint.
 
     Of settings that differ in more than the rate, those with the most runs count, and of rates those with the most
     seeds. Equal means give the smaller rate. A rate at which every run failed was given, too.
@@ -132,11 +146,51 @@ def _best(found: Sequence[Setting]) -> tuple[Setting, str, tuple[str, ...]]:
     ):
         if count:
             notes.append(f"{count} of {seeds} runs of {label} at {best.run.lr:g} {what}")
-    return best, which, tuple(notes)
+    return _Choice(best, which, tuple(notes), tuple(one for one in able if one is not best))
+
+
+def _turning(ours: _Choice, full: _Choice) -> tuple[str, ...]:
+    """The words that are others with a rate, of either, that held-out rows may have left out by chance."""
+    words, label, told = _words(ours.best, full.best), ours.best.run.label, []
+    others = [(one, full.best, f"{label} at {one.run.lr:g}") for one in _close(ours)]
+    others += [(ours.best, one, f"{label} against full at {one.run.lr:g}") for one in _close(full)]
+    for one, against, name in others:
+        for question, (word, difference) in _words(one, against).items():
+            if question in words and words[question][0] != word:
+                told.append(f"{name} {question}: {word}, {difference}")
+    return tuple(told)
+
+
+def _close(choice: _Choice) -> list[Setting]:
+    """The other rates that held-out rows, paired by seed, do not tell apart from the chosen one."""
+    found = []
+    for one in choice.others:
+        ahead = mean_interval(_differences(choice.best, one, HELD_OUT))
+        if ahead.n >= FEWEST_PAIRS and (ahead.estimate if ahead.low is None else ahead.low) <= 0:
+            found.append(one)
+    return found
+
+
+def _words(ours: Setting, full: Setting) -> dict[str, tuple[str, str]]:
+    """Question -> its word and the difference behind it."""
+    found = {}
+    for name, sign in _QUESTIONS.items():
+        if values := _differences(ours, full, name):
+            asked = "learns less" if name == "target" else f"forgets less by {MEASURES[name].name}"
+            interval, digits = mean_interval(values), MEASURES[name].digits if name in MEASURES else 2
+            found[asked] = _word(interval, sign), shown(interval, digits)
+    return found
+
+
+def shown(interval: Interval, digits: int) -> str:
+    """A difference with the ends of its interval."""
+    known = interval.low is not None and interval.high is not None
+    ends = f"{interval.low:+.{digits}f} to {interval.high:+.{digits}f}" if known else "unknown"
+    return f"{interval.estimate:+.{digits}f} ({ends})"
 
 
 def _differences(ours: Setting, full: Setting, measure: str) -> list[float]:
-    """Ours minus full's by seed, of the target or of what was kept of a measure on equal rows."""
+    """Ours minus full's by seed: of the target, of what was kept of a measure on equal rows, or on held-out rows."""
 
     def values(setting: Setting) -> dict[tuple[str, int], float]:
         found = {(_rows(one, measure), one.run.seed): _value(one, measure) for one in setting.runs}
@@ -146,11 +200,13 @@ def _differences(ours: Setting, full: Setting, measure: str) -> list[float]:
 
 
 def _rows(one: Kept, measure: str) -> str:
-    return "" if measure == "target" else "; ".join(one.rows(measure))
+    return "; ".join(one.rows(measure)) if measure in MEASURES else ""
 
 
 def _value(one: Kept, measure: str) -> float | None:
-    return score_of(one.run) if measure == "target" else one.kept(measure)
+    if measure == "target":
+        return score_of(one.run)
+    return one.selected if measure == HELD_OUT else one.kept(measure)
 
 
 def _tested(families: Sequence[list[float]], sign: int) -> list[Difference | None]:

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from lora2_bench.report.retention.claim import Difference, Judged, judge
+from lora2_bench.report.retention.claim import Difference, Judged, judge, shown
 from lora2_bench.report.retention.settings import MEASURES, Setting
 from lora2_bench.report.standing import task_name
 from lora2_bench.report.statistics.intervals import Interval
@@ -27,6 +27,10 @@ _CLAIM_NOTE = (
 )
 
 
+_CHOSEN = "Of what was chosen"
+_TURNING = "Of words that turn with a rate that held-out rows do not tell apart from the chosen one"
+
+
 def sheet(folder: str, places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
     """The Markdown page of one backbone and data source; `places` is (task, protocol) -> settings."""
     lines = [f"# What was forgotten: {folder}", "", _NOTE, ""]
@@ -38,8 +42,9 @@ def sheet(folder: str, places: Mapping[tuple[str, str], Sequence[Setting]]) -> s
         lines += [*_settings(found, shared), *_probes(found)]
         if judged := judge(found):
             lines += [f"### {CLAIM} (arXiv 2405.09673)", "", *_claim(judged), "", _CLAIM_NOTE, ""]
-            notes = list(dict.fromkeys(note for one in judged for note in one.notes))
-            lines += [f"Of what was chosen: {'; '.join(notes)}.", ""] if notes else []
+            for head, notes in ((_CHOSEN, [one.notes for one in judged]), (_TURNING, [one.turning for one in judged])):
+                told = dict.fromkeys(note for of in notes for note in of)
+                lines += [f"{head}: {'; '.join(told)}.", ""] if told else []
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -114,10 +119,8 @@ def _claim(judged: Sequence[Judged]) -> list[str]:
 
 
 def _difference(found: Difference, digits: int) -> str:
-    one = found.interval
-    ends = "unknown" if one.low is None or one.high is None else f"{one.low:+.{digits}f} to {one.high:+.{digits}f}"
     p = "" if found.adjusted is None else f"p {found.adjusted:.4f}, "
-    return f"{one.estimate:+.{digits}f} ({ends}); {p}flips {found.flips:.4f}"
+    return f"{shown(found.interval, digits)}; {p}flips {found.flips:.4f}"
 
 
 def rows_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
@@ -154,7 +157,7 @@ def rows_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
 def claims_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
     """One line a method and question: learns less (target), and forgets less by each measure."""
     head = ["task", "method", "lr", "full_lr", "question", "seeds", "difference", "low", "high"]
-    lines = [[*head, "p_t", "p_t_holm", "p_flips", "verdict", "notes"]]
+    lines = [[*head, "p_t", "p_t_holm", "p_flips", "verdict", "notes", "turning"]]
     for (task, _), found in places.items():
         for one in judge(found):
             questions = {"learns less": one.learns, **{f"forgets less: {name}": of for name, of in one.forgets.items()}}
@@ -162,7 +165,7 @@ def claims_csv(places: Mapping[tuple[str, str], Sequence[Setting]]) -> str:
                 line = [task, one.ours.run.label, f"{one.ours.run.lr:g}", f"{one.full.run.lr:g}", question]
                 line += [str(of.interval.n)]
                 numbers = (of.interval.estimate, of.interval.low, of.interval.high, of.p, of.adjusted, of.flips)
-                lines.append([*line, *map(_number, numbers), of.word, "; ".join(one.notes)])
+                lines.append([*line, *map(_number, numbers), of.word, "; ".join(one.notes), "; ".join(one.turning)])
     return _csv(lines) if len(lines) > 1 else ""
 
 
