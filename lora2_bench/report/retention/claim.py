@@ -12,7 +12,7 @@ from lora2_bench.report.statistics.significance import holm, pair, sign_flip_tes
 
 FULL = "full"
 SUPPORTED, CONTRADICTED, UNDECIDED = "supported", "contradicted", "undecided"
-HELD_OUT = "held_out"
+_HELD_OUT = "held_out"
 _QUESTIONS = {"target": -1, **dict.fromkeys(MEASURES, +1)}  # with the sign of the claim
 FEWEST_PAIRS = 3
 """With fewer, two differences that happen to be close would give a word."""
@@ -165,7 +165,7 @@ def _close(choice: _Choice) -> list[Setting]:
     """The other rates that held-out rows, paired by seed, do not tell apart from the chosen one."""
     found = []
     for one in choice.others:
-        ahead = mean_interval(_differences(choice.best, one, HELD_OUT))
+        ahead = mean_interval(_differences(choice.best, one, _HELD_OUT))
         if ahead.n >= FEWEST_PAIRS and (ahead.estimate if ahead.low is None else ahead.low) <= 0:
             found.append(one)
     return found
@@ -206,7 +206,7 @@ def _rows(one: Kept, measure: str) -> str:
 def _value(one: Kept, measure: str) -> float | None:
     if measure == "target":
         return score_of(one.run)
-    return one.selected if measure == HELD_OUT else one.kept(measure)
+    return one.selected if measure == _HELD_OUT else one.kept(measure)
 
 
 def _tested(families: Sequence[list[float]], sign: int) -> list[Difference | None]:
