@@ -84,7 +84,7 @@ def _at_majority(begun: Begun, records: Mapping[str, Record]) -> str:
         if score is not None and score <= (floor or 0.0) + 1e-9:
             found[run.row, run.task] += 1
     told = ", ".join(f"{name_of(row)} on {task} {count}" for (row, task), count in found.items())
-    return f"{found.total()} runs ended no better than one answer for every row ({told})" if found else ""
+    return f"Runs that ended no better than one answer for every row: {found.total()} ({told})" if found else ""
 
 
 def primary_answer(study: Study, scores: Scores, mixed: Sequence[str]) -> list[str]:

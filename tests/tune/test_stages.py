@@ -243,7 +243,7 @@ def test_runs_that_are_not_alike_get_no_verdict_and_those_that_learnt_nothing_ar
     low = [sum(points[row, seed] <= 75 for seed in range(11, 17)) for row in ("lora_r1", "lora2_k1")]
     assert low[0] > low[1] > 0
     told = f"LoRA r=1 on rte {low[0]}, LoRA² k=1 on rte {low[1]}"
-    assert f"{sum(low)} runs ended no better than one answer for every row ({told}); they count like all" in text
+    assert f"Runs that ended no better than one answer for every row: {sum(low)} ({told}); they count like all" in text
     assert "**LoRA² k=1 is better than LoRA r=1" in text or "**The two are not told apart" in text
     for run in (run for run in runs if run.row == "lora_r1"):
         records[run.id].run["masks"] = "torch"
