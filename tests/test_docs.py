@@ -126,26 +126,29 @@ def test_the_citation_is_one_of_the_format() -> None:
     assert preprint["status"] == "preprint"
 
 
-STUDY = ROOT / "results" / "studies" / "minilm_glue"
+STUDIES = ROOT / "results" / "studies"
 
 
 @pytest.mark.slow
-def test_the_front_page_shows_the_study_as_its_command_tells_it(tmp_path: Path) -> None:
-    (tmp_path / "studies").mkdir()
-    shutil.copytree(STUDY, tmp_path / "studies" / "minilm_glue")
-    figures = sorted(path.relative_to(STUDY) for path in STUDY.glob("figures/*.svg"))
+@pytest.mark.parametrize("name", ["minilm_glue", "minilm_parts"])
+def test_a_study_shows_what_its_command_tells_of_its_records(name: str, tmp_path: Path) -> None:
+    study, again = STUDIES / name, tmp_path / "studies" / name
+    shutil.copytree(study, again)
+    figures = sorted(path.relative_to(study) for path in study.glob("figures/*.svg"))
     assert Path("figures/differences.svg") in figures
-    run(ROOT, "-m", "lora2_bench.tune", "study=minilm_glue", "stage=tables", f"results={tmp_path}")
+    run(ROOT, "-m", "lora2_bench.tune", f"study={name}", "stage=tables", f"results={tmp_path}")
     tables = ("summary.md", "FINDINGS.md", "ledger.csv", "runs.csv", "curves.csv", "rates.csv")
-    for name in (*tables, *figures):  # a figure of other data is drawn anew
-        made = tmp_path / "studies" / "minilm_glue" / name
-        assert made.read_text(encoding="utf-8") == (STUDY / name).read_text(encoding="utf-8"), name
+    for path in (*tables, *figures):  # a figure of other data is drawn anew
+        assert (again / path).read_text(encoding="utf-8") == (study / path).read_text(encoding="utf-8"), path
+
+
+def test_the_front_page_shows_the_study_as_its_summary_does() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     shown = re.findall(r"<!-- results/studies/minilm_glue/summary.md -->\n(.*?)<!-- its end -->", text, re.DOTALL)
-    assert shown == [(STUDY / "summary.md").read_text(encoding="utf-8")]
+    assert shown == [(STUDIES / "minilm_glue" / "summary.md").read_text(encoding="utf-8")]
 
 
-EXHIBIT = ROOT / "results" / "studies" / "forgetting"
+EXHIBIT = STUDIES / "forgetting"
 
 
 def test_the_page_on_retention_shows_the_exhibit_as_its_cells_tell_it(tmp_path: Path) -> None:
