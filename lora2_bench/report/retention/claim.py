@@ -111,12 +111,12 @@ def _training(setting: Setting) -> str:
 
 @dataclass(frozen=True)
 class _Choice:
-    """The setting of the chosen rate, which of how many it is, notes, and the other rates that could be chosen."""
+    """The setting of the chosen rate, which of how many it is, notes, and the rates that may have lost by chance."""
 
     best: Setting
     which: str
     notes: tuple[str, ...]
-    others: tuple[Setting, ...]
+    close: tuple[Setting, ...]
 
 
 def _best(found: Sequence[Setting]) -> _Choice:
@@ -146,14 +146,14 @@ def _best(found: Sequence[Setting]) -> _Choice:
     ):
         if count:
             notes.append(f"{count} of {seeds} runs of {label} at {best.run.lr:g} {what}")
-    return _Choice(best, which, tuple(notes), tuple(one for one in able if one is not best))
+    return _Choice(best, which, tuple(notes), _close(best, able))
 
 
 def _turning(ours: _Choice, full: _Choice) -> tuple[str, ...]:
     """The words that are others with a rate, of either, that held-out rows may have left out by chance."""
     words, label, told = _words(ours.best, full.best), ours.best.run.label, []
-    others = [(one, full.best, f"{label} at {one.run.lr:g}") for one in _close(ours)]
-    others += [(ours.best, one, f"{label} against full at {one.run.lr:g}") for one in _close(full)]
+    others = [(one, full.best, f"{label} at {one.run.lr:g}") for one in ours.close]
+    others += [(ours.best, one, f"{label} against full at {one.run.lr:g}") for one in full.close]
     for one, against, name in others:
         for question, (word, difference) in _words(one, against).items():
             if question in words and words[question][0] != word:
@@ -161,14 +161,14 @@ def _turning(ours: _Choice, full: _Choice) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _close(choice: _Choice) -> list[Setting]:
+def _close(best: Setting, able: Sequence[Setting]) -> tuple[Setting, ...]:
     """The other rates that held-out rows, paired by seed, do not tell apart from the chosen one."""
     found = []
-    for one in choice.others:
-        ahead = mean_interval(_differences(choice.best, one, _HELD_OUT))
-        if ahead.n >= FEWEST_PAIRS and (ahead.estimate if ahead.low is None else ahead.low) <= 0:
+    for one in able:
+        ahead = mean_interval(_differences(best, one, _HELD_OUT))
+        if one is not best and ahead.n >= FEWEST_PAIRS and (ahead.estimate if ahead.low is None else ahead.low) <= 0:
             found.append(one)
-    return found
+    return tuple(found)
 
 
 def _words(ours: Setting, full: Setting) -> dict[str, tuple[str, str]]:
